@@ -1,0 +1,61 @@
+//! What the engine needs of the world. `wire` implements these for a real host, tests for a simulated one.
+
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+
+use crate::secret::Secret;
+
+/// Why the host's storage refused. The text is the host's own and must reach the caller unchanged: the host recognises
+/// `cannot write to readonly storage` in it and forwards the request to the active node.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}")]
+pub struct StorageError(pub String);
+
+/// The mount's own part of the host's storage. Keys are relative to the mount: no leading or trailing slash.
+#[async_trait]
+pub trait Storage: Send + Sync {
+    /// The entry at `key`, wiped when dropped; `None` if there is none.
+    async fn get(&self, key: &str) -> Result<Option<Secret>, StorageError>;
+    /// Writes `value` at `key`. `seal_wrap` asks the host for its additional wrapping.
+    async fn put(&self, key: &str, value: &Secret, seal_wrap: bool) -> Result<(), StorageError>;
+    /// Deletes `key`; deleting what is not there succeeds.
+    async fn delete(&self, key: &str) -> Result<(), StorageError>;
+    /// Direct children of `prefix` (which ends with `/`), sorted, exclusive of `after`; at most `limit` if positive.
+    async fn list(&self, prefix: &str, after: &str, limit: i32) -> Result<Vec<String>, StorageError>;
+}
+
+/// Why the host could not answer a question. The text is for the caller.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}")]
+pub struct HostError(pub String);
+
+/// The host's view of the mount.
+#[async_trait]
+pub trait Host: Send + Sync {
+    /// The mount's default lease duration.
+    async fn default_lease_ttl(&self) -> Result<Duration, HostError>;
+    /// The mount's longest lease duration.
+    async fn max_lease_ttl(&self) -> Result<Duration, HostError>;
+    /// True on a node that must not act on a target (its storage is read-only).
+    async fn is_standby(&self) -> Result<bool, HostError>;
+    /// A password by a policy of the host. `None` if there is no such policy.
+    async fn generate_password(&self, policy: &str) -> Result<Option<Secret>, HostError>;
+}
+
+/// The time.
+pub trait Clock: Send + Sync {
+    /// Now, by the wall clock.
+    fn now(&self) -> SystemTime;
+}
+
+/// The wall clock of the machine.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    #[allow(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]
+    fn now(&self) -> SystemTime {
+        SystemTime::now()
+    }
+}

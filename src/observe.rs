@@ -1,0 +1,1 @@
+//! Log lines in the form the host reads (hclog JSON on stderr).

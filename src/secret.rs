@@ -1,0 +1,57 @@
+//! Secret material: the type that holds it, where it comes from, the form in which a server may see it.
+
+pub mod memory;
+pub mod password;
+pub mod verifier;
+
+use std::fmt;
+
+use zeroize::Zeroize;
+
+/// A secret text on the heap, wiped when dropped.
+///
+/// It has no `Clone`, no `Display`, no `Serialize`; its `Debug` prints nothing of the content. What needs the text
+/// borrows it with [`Secret::expose`].
+pub struct Secret(String);
+
+impl Secret {
+    /// Takes ownership of `text`. The caller must not keep a copy.
+    pub fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    /// The secret text. Never put what this returns into a log line, an error or a `Debug`.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// A second copy, on purpose and by name; both are wiped when dropped.
+    pub fn duplicate(&self) -> Self {
+        Self(self.0.clone())
+    }
+
+    /// True if there is no text at all.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl Drop for Secret {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+/// Equality in time that depends on the lengths only.
+impl PartialEq for Secret {
+    fn eq(&self, other: &Self) -> bool {
+        subtle::ConstantTimeEq::ct_eq(self.0.as_bytes(), other.0.as_bytes()).into()
+    }
+}
+impl Eq for Secret {}

@@ -1,0 +1,1 @@
+//! Randomness, and the default password generator.

@@ -1,0 +1,1 @@
+//! Password verifiers: what a server stores instead of a password.

@@ -1,0 +1,137 @@
+//! What we act on: database servers. A target knows nothing of roles, leases or approvals; it is handed a filled plan
+//! and gives back an outcome.
+
+pub mod dsn;
+pub mod postgres;
+pub mod statement;
+
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+
+use crate::secret::Secret;
+
+/// How an action at a target ended.
+///
+/// A time-out or a lost connection *after* something was sent that may have taken effect is `Unknown`, never `Failed`:
+/// the caller has to settle it, not guess.
+#[must_use = "an unknown outcome must be settled"]
+#[derive(Debug)]
+pub enum Outcome<T> {
+    /// It happened.
+    Done(T),
+    /// It did not happen, and nothing of it remains.
+    Failed(TargetError),
+    /// It may have happened.
+    Unknown(TargetError),
+}
+
+/// Why a target refused or could not be reached. The text never holds a secret: it is built from the server's own
+/// message and from the parts of the connection that are public (user, host, port, database).
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum TargetError {
+    /// The connection settings cannot be used at all (unparsable DSN, bad certificate, …).
+    #[error("{0}")]
+    Config(String),
+    /// No session could be had: refused, timed out, authentication failed.
+    #[error("{0}")]
+    Connect(String),
+    /// The server answered a statement with an error.
+    #[error("ERROR: {message} (SQLSTATE {code})")]
+    Server {
+        /// The server's primary message.
+        message: String,
+        /// SQLSTATE (PostgreSQL) or the error number (MySQL).
+        code: String,
+    },
+    /// The deadline passed; the text names the setting that would change it.
+    #[error("{0}")]
+    Timeout(String),
+    /// The session broke while in use.
+    #[error("{0}")]
+    Lost(String),
+    /// The plan cannot be carried out as written (for example: it does not create the user it should).
+    #[error("{0}")]
+    Plan(String),
+}
+
+/// A role statement list, ready to be filled: see [`statement`].
+pub use statement::Script;
+
+/// Whose a minted user is, and until when: written beside it at the target, in the same transaction.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Marker {
+    /// The mount's stable id (the host's `backendUUID`).
+    pub mount: String,
+    /// Role name.
+    pub role: String,
+    /// Id of the request that minted the user.
+    pub request: String,
+    /// The caller's entity id, empty if the token has none.
+    pub entity: String,
+    /// When the user must be gone, unix seconds.
+    pub expires: u64,
+}
+
+/// What to create.
+#[derive(Debug)]
+pub struct MintPlan {
+    /// The user's name.
+    pub username: String,
+    /// Creation statements; `{{name}}`, `{{username}}`, `{{password}}`, `{{expiration}}` are filled.
+    pub creation: Script,
+    /// Statements that undo a failed creation; `{{name}}`, `{{username}}` are filled. Run in a transaction of their own.
+    pub rollback: Script,
+    /// When the server itself should refuse the login.
+    pub expiration: SystemTime,
+    /// The note left at the target.
+    pub marker: Marker,
+}
+
+/// What to prolong.
+#[derive(Debug)]
+pub struct RenewPlan {
+    /// The user's name.
+    pub username: String,
+    /// Renew statements; empty means the target's default.
+    pub renew: Script,
+    /// The new end.
+    pub expiration: SystemTime,
+    /// When the marker should say the user ends, unix seconds.
+    pub expires: u64,
+}
+
+/// What to end.
+#[derive(Debug)]
+pub struct EndPlan {
+    /// The user's name.
+    pub username: String,
+    /// Revocation statements; empty means the target's default clean-up.
+    pub revocation: Script,
+}
+
+/// What ending a user came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// The user existed when we came.
+    pub existed: bool,
+    /// Sessions that were ended.
+    pub sessions: u64,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// One connected target. Calls may run concurrently; each has its own deadline.
+#[async_trait]
+pub trait Target: Send + Sync {
+    /// Connects and asks for a sign of life.
+    async fn verify(&self) -> Result<(), TargetError>;
+    /// Creates a user with `password`. Safe against a dropped future: the work is done or undone, not half done.
+    async fn mint(&self, plan: &MintPlan, password: &Secret) -> Outcome<()>;
+    /// Moves the end of a user.
+    async fn renew(&self, plan: &RenewPlan) -> Result<(), TargetError>;
+    /// Ends a user: no login, no session, no user. A user that is already gone is a success.
+    async fn end(&self, plan: &EndPlan) -> Result<Ended, TargetError>;
+    /// Closes every session. Later calls fail with [`TargetError::Connect`].
+    async fn close(&self);
+}
