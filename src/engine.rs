@@ -1,6 +1,7 @@
 //! What a mount does. It names no transport and no driver; what it needs of the world are [`port`]s.
 
 pub mod error;
+pub mod field;
 pub mod go;
 pub mod port;
 pub mod request;

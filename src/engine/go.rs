@@ -8,7 +8,7 @@ pub mod layout;
 use std::fmt;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Number, Value};
 
 const SECOND: i64 = 1_000_000_000;
 const MINUTE: i64 = 60 * SECOND;
@@ -148,7 +148,7 @@ impl GoDuration {
         match value {
             Value::Null => Ok(Self(0)),
             Value::String(text) => Self::parse_field(text),
-            Value::Number(number) => Self::parse_field(&number.to_string()),
+            Value::Number(number) => Self::parse_field(&literal(number)),
             _ => Err(DurationError::NotADuration),
         }
     }
@@ -222,6 +222,12 @@ impl fmt::Display for Quoted<'_> {
         }
         f.write_str("\"")
     }
+}
+
+/// A JSON number as the client wrote it, which is how Go sees it. Our parser adds a `+` to exponents without a sign;
+/// hardly anyone writes one.
+pub fn literal(number: &Number) -> String {
+    number.to_string().replace("e+", "e")
 }
 
 /// The leading ASCII digits of `text`.
