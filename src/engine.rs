@@ -15,14 +15,18 @@ pub mod request;
 pub mod route;
 pub mod template;
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use database::connection::Connections;
 use database::paths;
 use error::Error;
-use field::Body;
+use field::Input;
 use port::{Clock, Host, Storage};
-use request::{Existence, LeaseGrant, Operation, Reply, Request, Response};
+use crate::target::Connector;
+use request::{Existence, Fields, LeaseGrant, Operation, Reply, Request, Response};
 
 /// Which paths a mount answers on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +44,8 @@ pub struct Ports {
     pub host: Arc<dyn Host>,
     /// The time.
     pub clock: Arc<dyn Clock>,
+    /// The drivers.
+    pub targets: Arc<dyn Connector>,
 }
 
 /// One mount of the engine.
@@ -85,8 +91,14 @@ impl Mount {
         if !route.takes(request.operation) {
             return Err(Error::UnsupportedOperation);
         }
-        let body = Body::new(route.fields, &request.data, name);
-        let mut reply = database::handle(self, route.id, name, &body, &request).await?;
+        let input = match request.operation {
+            Operation::Create | Operation::Update | Operation::List => {
+                Input::decode(route.fields, &request.data, route.captured(name))
+                    .map_err(|e| Error::Refused(e.in_handler()))?
+            }
+            _ => Input::default(),
+        };
+        let mut reply = database::handle(self, route.id, name, &input, &request).await?;
         if let Some(response) = &mut reply {
             response.warnings.extend(route.ignored(&request.data));
         }
@@ -105,11 +117,16 @@ impl Mount {
     }
 
     /// Whether the path of a write has an entry already. A pure read: the host asks before it checks the ACL.
-    pub async fn exists(&self, path: &str) -> Result<Existence, Error> {
-        match route::find(self.routes(), path) {
-            Some((route, name)) => database::exists(self, route.id, name).await,
-            None => Err(Error::UnsupportedPath),
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if a field of the request is wrong; [`Error::UnsupportedPath`].
+    pub async fn exists(&self, path: &str, data: &Fields) -> Result<Existence, Error> {
+        let (route, name) = route::find(self.routes(), path).ok_or(Error::UnsupportedPath)?;
+        let found = database::exists(self, route.id, name).await?;
+        if found != Existence::Unchecked {
+            Input::decode(route.fields, data, route.captured(name)).map_err(|e| Error::Refused(e.to_string()))?;
         }
+        Ok(found)
     }
 
     /// Drops what was cached of a storage key that another node changed.

@@ -10,23 +10,23 @@ use serde_json::json;
 
 use super::Mount;
 use super::error::Error;
-use super::field::Body;
+use super::field::Input;
 use super::request::{Existence, Operation, Reply, Request, Response};
 use paths::Path;
 
 /// Answers a request on a path of this engine. `name` is what the path captured.
-pub async fn handle(mount: &Mount, path: Path, name: &str, body: &Body, request: &Request) -> Reply {
+pub async fn handle(mount: &Mount, path: Path, name: &str, input: &Input, request: &Request) -> Reply {
     use Operation::{Create, Delete, List, Read, Update};
     match (path, request.operation) {
-        (Path::Configs, List) => connection::list(mount, body).await,
+        (Path::Configs, List) => connection::list(mount, input).await,
         (Path::Config, Read) => connection::read(mount, name).await,
-        (Path::Config, Create | Update) => connection::write(mount, name, body).await,
+        (Path::Config, Create | Update) => connection::write(mount, name, input, &request.data).await,
         (Path::Config, Delete) => connection::delete(mount, name).await,
         (Path::Reset, Create | Update) => connection::reset(mount, name).await,
         (Path::Reload, Create | Update) => connection::reload(mount, name).await,
-        (Path::Roles, List) => role::list(mount, body).await,
+        (Path::Roles, List) => role::list(mount, input).await,
         (Path::Role, Read) => role::read(mount, name).await,
-        (Path::Role, Create | Update) => role::write(mount, name, body).await,
+        (Path::Role, Create | Update) => role::write(mount, name, input).await,
         (Path::Role, Delete) => role::delete(mount, name).await,
         (Path::Creds, Read) => creds::read(mount, name, request).await,
         _ => Err(Error::UnsupportedOperation),
@@ -47,11 +47,11 @@ pub async fn exists(mount: &Mount, path: Path, name: &str) -> Result<Existence, 
 }
 
 /// LIST below a storage prefix, with `after` and `limit`. An empty list is a 404 of the host.
-async fn list(mount: &Mount, prefix: &str, body: &Body) -> Reply {
-    let after = body.string("after")?.unwrap_or_default();
-    let limit = body.int("limit")?.unwrap_or(-1);
+async fn list(mount: &Mount, prefix: &str, input: &Input) -> Reply {
+    let after = input.text("after").unwrap_or_default();
+    let limit = input.int("limit").unwrap_or(-1);
     let limit = i32::try_from(limit).map_err(|_| Error::Refused(format!("limit {limit} is out of range")))?;
-    let keys = mount.ports.storage.list(prefix, &after, limit).await?;
+    let keys = mount.ports.storage.list(prefix, after, limit).await?;
     Ok(Some(if keys.is_empty() {
         Response { data: Some(Vec::new()), ..Response::default() }
     } else {

@@ -122,6 +122,11 @@ impl<S: Session> Pool<S> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()
     }
 
+    /// Drops idle sessions: one of them was found dead, and the others are no younger.
+    pub fn drop_idle(&self) {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// Closes idle sessions now and sessions in use when they are given back; waiting requests fail.
     pub async fn close(&self) {
         self.permits.close();

@@ -8,11 +8,13 @@ use serde_json::{Value, json};
 
 use crate::engine::Mount;
 use crate::engine::error::Error;
-use crate::engine::field::Body;
+use crate::engine::field::Input;
 use crate::engine::request::{Fields, Reply, Response};
 use crate::engine::template::{self, Template};
 use crate::secret::Secret;
-use crate::target::{self, Driver, Target, TargetError};
+use crate::target::{self, Driver, Target};
+
+mod settings;
 
 /// Fields of the request that the engine keeps itself; everything else describes the connection to the driver.
 const ENGINE_FIELDS: &[&str] =
@@ -113,12 +115,18 @@ impl Config {
     /// Lays `details` over what is there, texts that may not be seen apart.
     fn merge(&mut self, details: Fields) {
         for (key, value) in details {
-            match value {
-                Value::String(text) if key == "connection_url" || SECRET_DETAILS.contains(&key.as_str()) => {
+            let text = match value {
+                _ if key != "connection_url" && !SECRET_DETAILS.contains(&key.as_str()) => Err(value),
+                Value::String(text) => Ok(text),
+                Value::Number(number) => Ok(number.to_string()),
+                other => Err(other),
+            };
+            match text {
+                Ok(text) => {
                     self.details.remove(&key);
                     self.secrets.insert(key, Secret::new(text));
                 }
-                value => {
+                Err(value) => {
                     self.secrets.remove(&key);
                     self.details.insert(key, value);
                 }
@@ -131,20 +139,20 @@ impl Config {
         self.allowed_roles.iter().any(|pattern| glob(pattern, role))
     }
 
-    /// The driver, ready to be used. Opens no session.
-    fn open(&self) -> Result<Connection, String> {
+    /// The connection, ready to be used. Opens no session.
+    fn open(&self, mount: &Mount) -> Result<Connection, String> {
         let driver = self.driver()?;
-        let username = match self.details.get("username_template").and_then(Value::as_str).filter(|t| !t.is_empty()) {
-            Some(text) => template::checked(text, driver.longest_username())?,
-            None => Template::parse(driver.default_username_template()).map_err(|e| e.to_string())?,
+        let settings = settings::read(driver, &self.details, &self.secrets)?;
+        let username = match settings.username_template.as_str() {
+            "" => Template::parse(template::default_for(driver)).map_err(|e| e.to_string())?,
+            text => template::checked(text, driver.longest_username())?,
         };
-        let target = target::open(driver, &self.details, &self.secrets).map_err(|e| e.to_string())?;
         Ok(Connection {
             driver,
             allowed_roles: self.allowed_roles.clone(),
             password_policy: self.password_policy.clone(),
             username,
-            target,
+            target: mount.ports.targets.open(settings.target),
         })
     }
 
@@ -241,7 +249,7 @@ impl Connections {
                 live.changes
             };
             let config = Config::load(mount, name).await?.ok_or_else(|| missing(name))?;
-            let opened = config.open().map_err(Error::Failed)?;
+            let opened = config.open(mount).map_err(Error::Failed)?;
             if let Err(text) = verify(&opened).await {
                 opened.target.close().await;
                 return Err(Error::Failed(text));
@@ -268,10 +276,7 @@ fn retire(connection: Option<Arc<Connection>>) {
 }
 
 async fn verify(connection: &Connection) -> Result<(), String> {
-    connection.target.verify().await.map_err(|e: TargetError| match e {
-        TargetError::Config(_) => e.to_string(),
-        e => format!("error verifying connection: {e}"),
-    })
+    connection.target.verify().await.map_err(|e| format!("error verifying connection: {e}"))
 }
 
 /// GET.
@@ -294,33 +299,33 @@ pub async fn read(mount: &Mount, name: &str) -> Reply {
 
 /// POST and PUT. Nothing is stored unless the driver accepts the settings and, unless `verify_connection=false`, the
 /// server answers.
-pub async fn write(mount: &Mount, name: &str, body: &Body) -> Reply {
+pub async fn write(mount: &Mount, name: &str, input: &Input, data: &Fields) -> Reply {
     mount.refuse_on_standby().await?;
-    let verifying = body.bool("verify_connection")?.unwrap_or(true);
+    let verifying = input.flag_or_preset("verify_connection");
     let mut config = Config::load(mount, name).await?.unwrap_or_default();
-    if let Some(plugin_name) = body.string("plugin_name")? {
-        config.plugin_name = plugin_name;
+    if let Some(plugin_name) = input.text("plugin_name") {
+        config.plugin_name = plugin_name.to_owned();
     }
     if config.plugin_name.is_empty() {
         return Err(Error::Refused("empty plugin name".into()));
     }
-    if let Some(version) = body.string("plugin_version")? {
-        config.plugin_version = canonical_version(&version)?;
+    if let Some(version) = input.text("plugin_version") {
+        config.plugin_version = canonical_version(version)?;
     }
-    if let Some(roles) = body.list("allowed_roles")? {
-        config.allowed_roles = roles;
+    if let Some(roles) = input.list("allowed_roles") {
+        config.allowed_roles = roles.to_vec();
     }
-    if let Some(statements) = body.list("root_rotation_statements")? {
-        config.root_rotation_statements = statements;
+    if let Some(statements) = input.list("root_rotation_statements") {
+        config.root_rotation_statements = statements.to_vec();
     }
-    if let Some(policy) = body.string("password_policy")? {
-        config.password_policy = policy;
+    if let Some(policy) = input.text("password_policy") {
+        config.password_policy = policy.to_owned();
     }
-    let details = body.raw().iter().filter(|(key, _)| !ENGINE_FIELDS.contains(&key.as_str()));
+    let details = data.iter().filter(|(key, _)| !ENGINE_FIELDS.contains(&key.as_str()));
     config.merge(details.map(|(key, value)| (key.clone(), value.clone())).collect());
 
     let refused = |text: String| Error::Refused(format!("error creating database object: {text}"));
-    let opened = config.open().map_err(refused)?;
+    let opened = config.open(mount).map_err(refused)?;
     if verifying && let Err(text) = verify(&opened).await {
         opened.target.close().await;
         return Err(refused(text));
@@ -353,8 +358,8 @@ pub async fn delete(mount: &Mount, name: &str) -> Reply {
 }
 
 /// LIST, with `after` and `limit`.
-pub async fn list(mount: &Mount, body: &Body) -> Reply {
-    super::list(mount, "config/", body).await
+pub async fn list(mount: &Mount, input: &Input) -> Reply {
+    super::list(mount, "config/", input).await
 }
 
 /// `reset/:name`: new sessions, verified.

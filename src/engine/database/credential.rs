@@ -1,9 +1,10 @@
 //! Credential types of a role and their settings.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Value, json};
 
-use crate::engine::field::{go_int, go_string};
 use crate::engine::request::Fields;
 use crate::engine::template::Template;
 
@@ -43,15 +44,14 @@ impl CredentialType {
     ///
     /// # Errors
     /// The text after `credential_config validation failed: `.
-    pub fn validate(self, written: &Fields) -> Result<Fields, String> {
+    pub fn validate(self, written: &BTreeMap<String, String>) -> Result<Fields, String> {
         match self {
             Self::Password => {
-                let policy = text(written, "password_policy")?;
-                Ok(policy.filter(|name| !name.is_empty()).map(|name| ("password_policy".into(), json!(name)))
-                    .into_iter().collect())
+                let policy = text(written, "password_policy");
+                Ok((!policy.is_empty()).then(|| ("password_policy".into(), json!(policy))).into_iter().collect())
             }
             Self::RsaPrivateKey => {
-                let format = text(written, "format")?.unwrap_or_default().to_lowercase();
+                let format = text(written, "format").to_lowercase();
                 if !matches!(format.as_str(), "" | "pkcs8") {
                     return Err(format!("invalid format: {format}"));
                 }
@@ -68,11 +68,11 @@ impl CredentialType {
 }
 
 /// The order of the checks is the built-in engine's.
-fn certificate(written: &Fields) -> Result<Fields, String> {
+fn certificate(written: &BTreeMap<String, String>) -> Result<Fields, String> {
     let mut stored = Fields::new();
-    let key_type = text(written, "key_type")?.unwrap_or_default();
+    let key_type = text(written, "key_type");
     let bits = number(written, "key_bits")?;
-    let bits = match (key_type.as_str(), bits) {
+    let bits = match (key_type, bits) {
         ("rsa", 0) => 2048,
         ("rsa", 2048 | 3072 | 4096) | ("ec", 224 | 256 | 384 | 521) => bits,
         ("ec", 0) => 256,
@@ -89,24 +89,30 @@ fn certificate(written: &Fields) -> Result<Fields, String> {
     stored.insert("key_bits".into(), json!(bits));
     stored.insert("signature_bits".into(), json!(signature));
     for required in ["common_name_template", "ca_cert", "ca_private_key"] {
-        let value = text(written, required)?.unwrap_or_default();
+        let value = text(written, required);
         if value.is_empty() {
             return Err(format!("missing required {required}"));
         }
         if required == "common_name_template" {
-            Template::parse(&value).map_err(|e| format!("failed to create template: {e}"))?;
+            Template::parse(value).map_err(|e| format!("failed to create template: {e}"))?;
         }
         stored.insert(required.into(), json!(value));
     }
     Ok(stored)
 }
 
-fn text(from: &Fields, key: &str) -> Result<Option<String>, String> {
-    from.get(key).filter(|value| !value.is_null()).map(|value| go_string(key, value)).transpose()
+fn text<'a>(from: &'a BTreeMap<String, String>, key: &str) -> &'a str {
+    from.get(key).map_or("", String::as_str)
 }
 
-fn number(from: &Fields, key: &str) -> Result<i64, String> {
-    from.get(key).filter(|value| !value.is_null()).map_or(Ok(0), |value| go_int(key, value))
+/// A number given as text; an empty text counts as 0, as in the host's framework.
+fn number(from: &BTreeMap<String, String>, key: &str) -> Result<i64, String> {
+    match text(from, key) {
+        "" => Ok(0),
+        digits => digits
+            .parse()
+            .map_err(|_| format!("1 error(s) decoding:\n\n* cannot parse '{key}' as int: strconv.ParseInt: invalid syntax")),
+    }
 }
 
 /// Stored as the built-in engine's integer.

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::credential::CredentialType;
 use crate::engine::Mount;
 use crate::engine::error::Error;
-use crate::engine::field::Body;
+use crate::engine::field::Input;
 use crate::engine::request::{Fields, Reply, Response};
 use crate::secret::Secret;
 
@@ -119,7 +119,7 @@ pub async fn read(mount: &Mount, name: &str) -> Reply {
 }
 
 /// POST and PUT.
-pub async fn write(mount: &Mount, name: &str, body: &Body) -> Reply {
+pub async fn write(mount: &Mount, name: &str, input: &Input) -> Reply {
     mount.refuse_on_standby().await?;
     if mount.ports.storage.get(&format!("static-role/{name}")).await?.is_some() {
         return Err(Error::Refused("Role and Static Role names must be unique".into()));
@@ -128,48 +128,44 @@ pub async fn write(mount: &Mount, name: &str, body: &Body) -> Reply {
     let creating = stored.is_none();
     let mut role = stored.unwrap_or_default();
 
-    if let Some(db_name) = body.string("db_name")? {
-        role.db_name = db_name;
+    if let Some(db_name) = input.text("db_name") {
+        role.db_name = db_name.to_owned();
     }
     if role.db_name.is_empty() {
         return Err(Error::Refused("database name is required".into()));
     }
 
-    let kind = body.string("credential_type")?;
-    if let Some(kind) = kind.as_deref().filter(|kind| !kind.is_empty()) {
+    let kind = input.text("credential_type").filter(|kind| !kind.is_empty());
+    if let Some(kind) = kind {
         role.credential_type =
             CredentialType::named(kind).ok_or_else(|| Error::Refused(format!("invalid credential_type {kind:?}")))?;
     }
-    let config = body.pairs("credential_config")?;
+    let config = input.pairs("credential_config");
     if config.is_some() || kind.is_some() || creating {
-        let written = match config {
-            Some(config) => config,
-            None if kind.is_some() => Fields::new(),
-            None => role.credential_config.clone(),
-        };
+        let written = config.cloned().unwrap_or_default();
         role.credential_config = role
             .credential_type
             .validate(&written)
             .map_err(|e| Error::Refused(format!("credential_config validation failed: {e}")))?;
     }
 
-    if let Some(ttl) = body.duration("default_ttl")? {
+    if let Some(ttl) = input.span("default_ttl") {
         role.default_ttl = ttl;
     }
-    if let Some(ttl) = body.duration("max_ttl")? {
+    if let Some(ttl) = input.span("max_ttl") {
         role.max_ttl = ttl;
     }
-    if let Some(list) = body.list("creation_statements")? {
-        role.statements.creation = list;
+    if let Some(list) = input.list("creation_statements") {
+        role.statements.creation = list.to_vec();
     }
-    if let Some(list) = body.list("revocation_statements")? {
-        role.statements.revocation = list.into_iter().filter(|text| !text.is_empty()).collect();
+    if let Some(list) = input.list("revocation_statements") {
+        role.statements.revocation = list.iter().filter(|text| !text.is_empty()).cloned().collect();
     }
-    if let Some(list) = body.list("rollback_statements")? {
-        role.statements.rollback = list;
+    if let Some(list) = input.list("rollback_statements") {
+        role.statements.rollback = list.to_vec();
     }
-    if let Some(list) = body.list("renew_statements")? {
-        role.statements.renewal = list;
+    if let Some(list) = input.list("renew_statements") {
+        role.statements.renewal = list.to_vec();
     }
 
     role.store(mount, name).await?;
@@ -190,6 +186,6 @@ pub async fn delete(mount: &Mount, name: &str) -> Reply {
 }
 
 /// LIST, with `after` and `limit`.
-pub async fn list(mount: &Mount, body: &Body) -> Reply {
-    super::list(mount, "role/", body).await
+pub async fn list(mount: &Mount, input: &Input) -> Reply {
+    super::list(mount, "role/", input).await
 }
