@@ -85,7 +85,7 @@ impl Driver {
     /// Whose SQL its statements are in.
     pub fn dialect(self) -> Dialect {
         match self {
-            Self::PostgreSql => Dialect::PostgreSql,
+            Self::PostgreSql => Dialect::Postgres,
         }
     }
 

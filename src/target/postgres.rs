@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use super::dsn::Endpoint;
+use super::dsn::PgEndpoint;
 use super::pool::{Checkout, Limits, Pool};
 use super::{EndPlan, Ended, MintPlan, Outcome, RenewPlan, Target, TargetError};
 use crate::secret::Secret;
@@ -36,7 +36,7 @@ pub enum PasswordForm {
 #[derive(Debug)]
 pub struct Settings {
     /// Where, and as whom.
-    pub endpoint: Endpoint,
+    pub endpoint: PgEndpoint,
     /// How many sessions, for how long.
     pub limits: Limits,
     /// How long one statement may take.

@@ -1,15 +1,16 @@
 //! One session at a PostgreSQL server, and what it says.
 
+use std::fmt;
 use std::io;
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgDatabaseError, PgRow};
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Either, Executor};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgDatabaseError, PgRow, PgSslMode};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Either, Executor, Row};
 
 use crate::secret::Secret;
 use crate::target::TargetError;
-use crate::target::dsn::{Endpoint, Host};
+use crate::target::dsn::{Pem, PgEndpoint, SessionAttrs, SslMode};
 use crate::target::pool::Session;
 
 /// How much longer than the server's own `statement_timeout` we wait for its answer.
@@ -144,22 +145,36 @@ fn problem(e: sqlx::Error) -> Problem {
     }
 }
 
-/// Connects to the first host that lets us in.
+/// Connects to the first host that lets us in and is the kind of server that is wanted.
 ///
 /// # Errors
 /// What each host said, in the words of the built-in engine's driver.
 pub async fn open(
-    endpoint: &Endpoint,
+    endpoint: &PgEndpoint,
     database: Option<&str>,
     statement_timeout: Duration,
 ) -> Result<PgSession, TargetError> {
     let database = database.unwrap_or(&endpoint.database);
     let mut said = Vec::new();
-    for host in &endpoint.hosts {
-        let options = options(endpoint, host, database)?;
-        match PgConnection::connect_with(&options).await {
-            Ok(connection) => return Ok(PgSession { connection, statement_timeout }),
-            Err(e) => said.push(format!("{}: {}", address(host), connect_text(e, host))),
+    let preferring = endpoint.session_attrs == SessionAttrs::PreferStandby;
+    let rounds: &[SessionAttrs] =
+        if preferring { &[SessionAttrs::Standby, SessionAttrs::Any] } else { &[endpoint.session_attrs] };
+    for wanted in rounds {
+        for (name, port) in &endpoint.hosts {
+            let address = Address { name, port: *port };
+            let connected = PgConnection::connect_with(&options(endpoint, &address, database)).await;
+            let refusal = match connected {
+                Ok(connection) => {
+                    let mut session = PgSession { connection, statement_timeout };
+                    match suits(&mut session, *wanted).await {
+                        Ok(true) => return Ok(session),
+                        Ok(false) => "the server is not the kind that target_session_attrs asks for".to_owned(),
+                        Err(e) => TargetError::from(e).to_string(),
+                    }
+                }
+                Err(e) => connect_text(e, &address),
+            };
+            said.push(format!("{address}: {refusal}"));
         }
     }
     let who = format!("failed to connect to `user={} database={database}`:", endpoint.user);
@@ -169,20 +184,52 @@ pub async fn open(
     }))
 }
 
-fn address(host: &Host) -> String {
-    if host.is_socket() {
-        format!("{}/.s.PGSQL.{} ({})", host.name, host.port, host.name)
-    } else {
-        format!("{}:{} ({})", host.name, host.port, host.name)
+/// Whether the server is the kind that is wanted (libpq's `target_session_attrs`).
+async fn suits(session: &mut PgSession, wanted: SessionAttrs) -> Result<bool, Problem> {
+    let (ask, expected) = match wanted {
+        SessionAttrs::Any | SessionAttrs::PreferStandby => return Ok(true),
+        SessionAttrs::ReadWrite => ("SHOW transaction_read_only", "off"),
+        SessionAttrs::ReadOnly => ("SHOW transaction_read_only", "on"),
+        SessionAttrs::Primary => ("SELECT pg_is_in_recovery()::text", "false"),
+        SessionAttrs::Standby => ("SELECT pg_is_in_recovery()::text", "true"),
+    };
+    let row = session.run(ask).await?;
+    Ok(row.and_then(|row| row.try_get::<String, _>(0).ok()).as_deref() == Some(expected))
+}
+
+/// One host of an endpoint.
+struct Address<'a> {
+    name: &'a str,
+    port: u16,
+}
+
+impl Address<'_> {
+    /// A directory of unix sockets, not a host.
+    fn is_socket(&self) -> bool {
+        self.name.starts_with('/')
+    }
+
+    fn dialled(&self) -> String {
+        if self.is_socket() {
+            format!("unix {}/.s.PGSQL.{}", self.name, self.port)
+        } else if self.name.contains(':') {
+            format!("tcp [{}]:{}", self.name, self.port)
+        } else {
+            format!("tcp {}:{}", self.name, self.port)
+        }
     }
 }
 
-fn connect_text(e: sqlx::Error, host: &Host) -> String {
+impl fmt::Display for Address<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let dialled = self.dialled();
+        write!(f, "{} ({})", dialled.split_once(' ').map_or(dialled.as_str(), |(_, place)| place), self.name)
+    }
+}
+
+fn connect_text(e: sqlx::Error, address: &Address<'_>) -> String {
     match e {
-        sqlx::Error::Io(e) if host.is_socket() => {
-            format!("dial error: dial unix {}/.s.PGSQL.{}: connect: {}", host.name, host.port, io_text(&e))
-        }
-        sqlx::Error::Io(e) => format!("dial error: dial tcp {}:{}: connect: {}", host.name, host.port, io_text(&e)),
+        sqlx::Error::Io(e) => format!("dial error: dial {}: connect: {}", address.dialled(), io_text(&e)),
         sqlx::Error::Database(e) => match e.try_downcast_ref::<PgDatabaseError>() {
             Some(e) => {
                 let stage = if e.code() == "28P01" { "failed SASL auth" } else { "server error" };
@@ -209,19 +256,42 @@ fn io_text(e: &io::Error) -> String {
 }
 
 /// Every setting is given: what is not would be read from the environment.
-fn options(endpoint: &Endpoint, host: &Host, database: &str) -> Result<PgConnectOptions, TargetError> {
+fn options(endpoint: &PgEndpoint, address: &Address<'_>, database: &str) -> PgConnectOptions {
+    let mode = match endpoint.ssl_mode {
+        SslMode::Disable => PgSslMode::Disable,
+        SslMode::Allow => PgSslMode::Allow,
+        SslMode::Prefer => PgSslMode::Prefer,
+        SslMode::Require => PgSslMode::Require,
+        SslMode::VerifyFull => PgSslMode::VerifyFull,
+    };
     let mut options = PgConnectOptions::new_without_pgpass()
-        .port(host.port)
+        .port(address.port)
         .username(&endpoint.user)
-        .password(endpoint.password.expose())
-        .database(database)
+        .password(endpoint.password.as_ref().map_or("", |password| password.expose()))
+        .database(if database.is_empty() { &endpoint.user } else { database })
         .application_name(&endpoint.application_name)
+        .ssl_mode(mode)
         .statement_cache_capacity(0)
         .disable_statement_logging();
-    options = if host.is_socket() { options.socket(&host.name) } else { options.host(&host.name) };
-    options = endpoint.tls.apply(options)?;
-    if !endpoint.parameters.is_empty() {
-        options = options.options(endpoint.parameters.iter().map(|(key, value)| (key.as_str(), value.as_str())));
+    options = if address.is_socket() { options.socket(address.name) } else { options.host(address.name) };
+    options = match &endpoint.ssl_root_cert {
+        Some(Pem::File(path)) => options.ssl_root_cert(path),
+        Some(Pem::Inline(text)) => options.ssl_root_cert_from_pem(text.expose().as_bytes().to_vec()),
+        None => options,
+    };
+    options = match &endpoint.ssl_cert {
+        Some(Pem::File(path)) => options.ssl_client_cert(path),
+        Some(Pem::Inline(text)) => options.ssl_client_cert_from_pem(text.expose()),
+        None => options,
+    };
+    options = match &endpoint.ssl_key {
+        Some(Pem::File(path)) => options.ssl_client_key(path),
+        Some(Pem::Inline(text)) => options.ssl_client_key_from_pem(text.expose()),
+        None => options,
+    };
+    if endpoint.params.is_empty() {
+        options
+    } else {
+        options.options(endpoint.params.iter().map(|(key, value)| (key.as_str(), value.as_str())))
     }
-    Ok(options)
 }

@@ -9,7 +9,7 @@ use crate::engine::field::weak::Reader;
 use crate::engine::go::GoDuration;
 use crate::engine::request::Fields;
 use crate::secret::Secret;
-use crate::target::dsn::{self, Structured};
+use crate::target::dsn::{PgEndpoint, Source};
 use crate::target::pool::Limits;
 use crate::target::postgres::{self, PasswordForm};
 use crate::target::{self, Driver};
@@ -42,7 +42,7 @@ pub fn read(driver: Driver, details: &Fields, secrets: &BTreeMap<String, Secret>
     let username_template = reader.text("username_template").unwrap_or_default();
     let password_authentication = reader.text("password_authentication").unwrap_or_default();
     let host = reader.text("host").unwrap_or_default();
-    let port = reader.int("port").unwrap_or_default();
+    let port = reader.text("port").unwrap_or_default();
     let database = reader.text("database").unwrap_or_default();
     let sslmode = reader.text("sslmode").unwrap_or_default();
     let tls_ca = reader.text("tls_ca").unwrap_or_default();
@@ -50,17 +50,17 @@ pub fn read(driver: Driver, details: &Fields, secrets: &BTreeMap<String, Secret>
     reader.finish().map_err(|e| e.to_string())?;
 
     let lifetime = duration(details, "max_connection_lifetime")?.unwrap_or_default();
-    let connect_timeout = duration(details, "connect_timeout")?.filter(|d| !d.is_zero()).unwrap_or(CONNECT_TIMEOUT);
+    let connect_timeout = duration(details, "connect_timeout")?.filter(|d| !d.is_zero());
     let statement_timeout =
         duration(details, "statement_timeout")?.filter(|d| !d.is_zero()).unwrap_or(STATEMENT_TIMEOUT);
 
-    let endpoint = dsn::endpoint(&Structured {
-        connection_url: secret("connection_url"),
+    let endpoint = PgEndpoint::parse(&Source {
+        connection_url: secret("connection_url").map_or("", |url| url.expose()),
         username: &username,
         password: secret("password"),
         disable_escaping,
         host: &host,
-        port: u16::try_from(port).map_err(|_| format!("port {port} is not between 0 and 65535"))?,
+        port: &port,
         database: &database,
         sslmode: &sslmode,
         tls_ca: &tls_ca,
@@ -68,6 +68,7 @@ pub fn read(driver: Driver, details: &Fields, secrets: &BTreeMap<String, Secret>
         private_key: secret("private_key"),
     })
     .map_err(|e| e.to_string())?;
+    let connect_timeout = connect_timeout.or(endpoint.connect_timeout).unwrap_or(CONNECT_TIMEOUT);
     let password_form = match password_authentication.as_str() {
         "" => PasswordForm::Where,
         "password" => PasswordForm::Text,
