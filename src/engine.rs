@@ -5,6 +5,7 @@ pub mod field;
 pub mod go;
 pub mod port;
 pub mod request;
+pub mod template;
 
 use std::sync::Arc;
 
