@@ -8,6 +8,7 @@ pub mod end;
 pub mod error;
 pub mod field;
 pub mod go;
+pub mod help;
 pub mod issue;
 pub mod lease;
 pub mod port;
@@ -20,12 +21,12 @@ mod tests;
 
 use std::sync::Arc;
 
+use crate::target::Connector;
 use database::connection::Connections;
 use database::paths;
 use error::Error;
 use field::Input;
 use port::{Clock, Host, Storage};
-use crate::target::Connector;
 use request::{Existence, Fields, LeaseGrant, Operation, Reply, Request, Response};
 
 /// Which paths a mount answers on.
@@ -113,7 +114,7 @@ impl Mount {
 
     /// `path-help` and the OpenAPI document, of one path or of the whole mount.
     fn help(&self, request: &Request) -> Result<Response, Error> {
-        route::help(self.routes(), paths::HELP, &request.path, &request.data).ok_or(Error::UnsupportedPath)
+        help::answer(self.routes(), paths::HELP, &request.path, &request.data).ok_or(Error::UnsupportedPath)
     }
 
     /// Whether the path of a write has an entry already. A pure read: the host asks before it checks the ACL.
@@ -157,4 +158,3 @@ impl Mount {
 
 /// The kind of lease, as the host keeps it with its internal data.
 pub const SECRET_TYPE: &str = "secret_type";
-

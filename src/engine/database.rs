@@ -1,8 +1,8 @@
 //! The paths of the `database` engine.
 
 pub mod connection;
-pub mod creds;
 pub mod credential;
+pub mod creds;
 pub mod paths;
 pub mod role;
 

@@ -69,6 +69,16 @@ impl<F: FnMut(&mut [u8]) -> Result<(), NoEntropy>> Entropy for F {
     }
 }
 
+/// The operating system's random bytes.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct OsEntropy;
+
+impl Entropy for OsEntropy {
+    fn fill(&mut self, buffer: &mut [u8]) -> Result<(), NoEntropy> {
+        crate::secret::password::fill(buffer).map_err(|_| NoEntropy)
+    }
+}
+
 /// Why a text is no template, or a template gave no username. After the prefix, the text is Go's where it could be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TemplateError {

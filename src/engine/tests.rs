@@ -14,9 +14,7 @@ use super::port::{Clock, Host, HostError, Storage, StorageError};
 use super::request::{Caller, Datum, Existence, LeaseRef, Operation, Reply, Request, Response};
 use super::{Kind, Mount, Ports};
 use crate::secret::Secret;
-use crate::target::{
-    Connector, EndPlan, Ended, MintPlan, Outcome, RenewPlan, Settings, Target, TargetError,
-};
+use crate::target::{Connector, EndPlan, Ended, MintPlan, Outcome, RenewPlan, Settings, Target, TargetError};
 
 /// A host, its storage, and a target that only remembers names.
 #[derive(Default)]
@@ -226,10 +224,7 @@ async fn a_connection_that_cannot_be_reached_is_not_stored() {
     world.down.store(true, Ordering::SeqCst);
     let before = world.entries.lock().unwrap().clone();
     let refused = ask(&mount, Operation::Update, "config/pg", json!({"allowed_roles": "x"})).await;
-    assert_eq!(
-        refused.unwrap_err().to_string(),
-        "error creating database object: error verifying connection: down"
-    );
+    assert_eq!(refused.unwrap_err().to_string(), "error creating database object: error verifying connection: down");
     assert_eq!(*world.entries.lock().unwrap(), before);
 }
 
@@ -237,7 +232,8 @@ async fn a_connection_that_cannot_be_reached_is_not_stored() {
 async fn no_read_returns_a_secret() {
     let world = Arc::default();
     let mount = prepared(&world).await;
-    let extra = json!({"private_key": "KEY-1", "tls_certificate_key": "KEY-2", "service_account_json": "KEY-3", "unknown": 5});
+    let extra =
+        json!({"private_key": "KEY-1", "tls_certificate_key": "KEY-2", "service_account_json": "KEY-3", "unknown": 5});
     ask(&mount, Operation::Update, "config/pg", extra).await.unwrap();
     let shown = format!("{:?}", ask(&mount, Operation::Read, "config/pg", json!({})).await.unwrap());
     assert!(!shown.contains("KEY-") && !shown.contains("root's own"), "{shown}");
@@ -288,8 +284,7 @@ fn any_json() -> impl Strategy<Value = Value> {
     leaf.prop_recursive(3, 16, 4, |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
-            prop::collection::btree_map(".{0,6}", inner, 0..4)
-                .prop_map(|map| Value::Object(map.into_iter().collect())),
+            prop::collection::btree_map(".{0,6}", inner, 0..4).prop_map(|map| Value::Object(map.into_iter().collect())),
         ]
     })
 }

@@ -10,16 +10,22 @@ use crate::engine::Mount;
 use crate::engine::error::Error;
 use crate::engine::field::Input;
 use crate::engine::request::{Fields, Reply, Response};
-use crate::engine::template::{self, Template};
+use crate::engine::template::{self, Names, OsEntropy, Template};
 use crate::secret::Secret;
 use crate::target::{self, Driver, Target};
 
 mod settings;
 
 /// Fields of the request that the engine keeps itself; everything else describes the connection to the driver.
-const ENGINE_FIELDS: &[&str] =
-    &["name", "plugin_name", "plugin_version", "verify_connection", "allowed_roles", "root_rotation_statements",
-      "password_policy"];
+const ENGINE_FIELDS: &[&str] = &[
+    "name",
+    "plugin_name",
+    "plugin_version",
+    "verify_connection",
+    "allowed_roles",
+    "root_rotation_statements",
+    "password_policy",
+];
 
 /// Connection details that no read returns. `connection_url` is secret too (it may hold a password) and is shown
 /// redacted.
@@ -143,10 +149,7 @@ impl Config {
     fn open(&self, mount: &Mount) -> Result<Connection, String> {
         let driver = self.driver()?;
         let settings = settings::read(driver, &self.details, &self.secrets)?;
-        let username = match settings.username_template.as_str() {
-            "" => Template::parse(template::default_for(driver)).map_err(|e| e.to_string())?,
-            text => template::checked(text, driver.longest_username())?,
-        };
+        let username = username_template(driver, &settings.username_template, mount)?;
         Ok(Connection {
             driver,
             allowed_roles: self.allowed_roles.clone(),
@@ -167,6 +170,27 @@ impl Config {
             format!("invalid database version: 2 errors occurred:\n{line}{line}\n")
         })
     }
+}
+
+/// The template of user names; refused if not even empty names make one that the server takes.
+fn username_template(driver: Driver, text: &str, mount: &Mount) -> Result<Template, String> {
+    if text.is_empty() {
+        let default = match driver {
+            Driver::PostgreSql => template::POSTGRESQL,
+        };
+        return Template::parse(default).map_err(|e| e.to_string());
+    }
+    let now = mount.ports.clock.now();
+    let checked = Template::checked(text, &mut OsEntropy, now).map_err(|e| e.to_string())?;
+    let shortest = checked.render(&Names::default(), &mut OsEntropy, now).map_err(|e| e.to_string())?;
+    if shortest.len() > driver.longest_username() {
+        return Err(format!(
+            "invalid username template: it makes names of {} bytes or more, the database takes {}: use truncate",
+            shortest.len(),
+            driver.longest_username()
+        ));
+    }
+    Ok(checked)
 }
 
 /// A connection in use. Dropped from the mount when its configuration changes; work that still holds it goes on.
@@ -387,8 +411,7 @@ pub async fn reload(mount: &Mount, plugin_name: &str) -> Reply {
     if reset_names.is_empty() && failed.is_empty() {
         return Err(Error::Refused(format!("no connections were found with plugin_name {plugin_name:?}")));
     }
-    let mut response =
-        Response::data([("connections", json!(reset_names)), ("count", json!(reset_names.len()))]);
+    let mut response = Response::data([("connections", json!(reset_names)), ("count", json!(reset_names.len()))]);
     response.warnings = failed;
     Ok(Some(response))
 }

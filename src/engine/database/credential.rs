@@ -109,9 +109,9 @@ fn text<'a>(from: &'a BTreeMap<String, String>, key: &str) -> &'a str {
 fn number(from: &BTreeMap<String, String>, key: &str) -> Result<i64, String> {
     match text(from, key) {
         "" => Ok(0),
-        digits => digits
-            .parse()
-            .map_err(|_| format!("1 error(s) decoding:\n\n* cannot parse '{key}' as int: strconv.ParseInt: invalid syntax")),
+        digits => digits.parse().map_err(|_| {
+            format!("1 error(s) decoding:\n\n* cannot parse '{key}' as int: strconv.ParseInt: invalid syntax")
+        }),
     }
 }
 

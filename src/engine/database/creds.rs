@@ -12,8 +12,8 @@ use crate::engine::error::Error;
 use crate::engine::issue::{self, Permit};
 use crate::engine::lease::Terms;
 use crate::engine::request::{Datum, Fields, LeaseGrant, LeaseRef, Reply, Request, Response};
-use crate::engine::template::Names;
-use crate::engine::{Mount, end, template};
+use crate::engine::template::{Names, OsEntropy};
+use crate::engine::{Mount, end};
 use crate::secret::Secret;
 use crate::secret::password;
 use crate::target::{EndPlan, Marker, MintPlan, RenewPlan, Script};
@@ -80,7 +80,7 @@ async fn password_for(mount: &Mount, role: &Role, connection: &Connection) -> Re
     let own = role.credential_config.get("password_policy").and_then(Value::as_str).unwrap_or_default();
     let policy = if own.is_empty() { connection.password_policy.as_str() } else { own };
     if policy.is_empty() {
-        return Ok(password::generate());
+        return password::password().map_err(|e| Error::Failed(format!("failed to generate password: {e}")));
     }
     let made = mount.ports.host.generate_password(policy).await;
     made.map_err(|e| Error::Failed(format!("failed to generate password: {e}")))?
@@ -92,7 +92,7 @@ fn plan(mount: &Mount, name: &str, role: &Role, connection: &Connection, permit:
     let names = Names { display_name: permit.display_name(), role_name: name };
     let username = connection
         .username
-        .render(&names, &mut template::OsEntropy, mount.ports.clock.now())
+        .render(&names, &mut OsEntropy, mount.ports.clock.now())
         .map_err(|e| Error::Failed(format!("failed to generate username: {e}")))?;
     let dialect = connection.driver.dialect();
     Ok(MintPlan {
@@ -173,11 +173,8 @@ pub async fn revoke(mount: &Mount, internal: &Fields) -> Reply {
         None => (leased.db_name, leased.revocation),
     };
     let connection = mount.connections.get(mount, &db_name).await?;
-    let plan = EndPlan {
-        username: leased.username,
-        revocation: Script::parse(&revocation, connection.driver.dialect()),
-    };
+    let plan =
+        EndPlan { username: leased.username, revocation: Script::parse(&revocation, connection.driver.dialect()) };
     end::end(connection.target.as_ref(), &plan, &leased.role).await?;
     Ok(None)
 }
-

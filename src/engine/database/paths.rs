@@ -39,77 +39,70 @@ const LIMIT: Field = Field::new("limit", FieldType::Int, "List this many entries
 
 /// What the drivers understand of `config/:name`. The engine keeps them, and any other, unread.
 pub const CONNECTION_DETAILS: &[Field] = &[
-            Field::new(
-                "connection_url",
-                FieldType::String,
-                "Where the database is and how to log in: a postgresql:// URL or key=value pairs. {{username}} and \
+    Field::new(
+        "connection_url",
+        FieldType::String,
+        "Where the database is and how to log in: a postgresql:// URL or key=value pairs. {{username}} and \
                  {{password}} stand for the fields of that name. Either this or host.",
-            ),
-            Field::new("username", FieldType::String, "Account that Leasehold logs in with."),
-            Field::new("password", FieldType::Secret, "Password of that account. Never returned."),
-            Field::new(
-                "host",
-                FieldType::String,
-                "Host name, address or socket directory, instead of connection_url; several separated by commas.",
-            ),
-            Field::new("port", FieldType::Int, "TCP port, with host.").preset(Preset::Int(5432)),
-            Field::new("database", FieldType::String, "Database to connect to, with host.").preset(Preset::Text("postgres")),
-            Field::new(
-                "sslmode",
-                FieldType::String,
-                "disable, allow, prefer, require, verify-ca or verify-full, with host.",
-            )
-            .preset(Preset::Text("prefer")),
-            Field::new("tls_ca", FieldType::String, "CA certificates of the server, PEM."),
-            Field::new("tls_certificate", FieldType::String, "Client certificate, PEM."),
-            Field::new("private_key", FieldType::Secret, "Key of the client certificate, PEM. Never returned."),
-            Field::new(
-                "max_open_connections",
-                FieldType::Int,
-                "Sessions at the database at most; negative for no limit. This many requests run at once.",
-            )
-            .preset(Preset::Int(4)),
-            Field::new(
-                "max_idle_connections",
-                FieldType::Int,
-                "Sessions kept while idle; 0 for as many as may be open, negative for none.",
-            )
-            ,
-            Field::new(
-                "max_connection_lifetime",
-                FieldType::DurationSecond,
-                "A session is closed after this many seconds or this duration; 0 for never.",
-            )
-            ,
-            Field::new(
-                "connect_timeout",
-                FieldType::DurationSecond,
-                "Seconds or duration after which an attempt to get a session is given up.",
-            )
-            .preset(Preset::Int(10)),
-            Field::new(
-                "statement_timeout",
-                FieldType::DurationSecond,
-                "Seconds or duration after which a statement is given up.",
-            )
-            .preset(Preset::Int(30)),
-            Field::new(
-                "disable_escaping",
-                FieldType::Bool,
-                "Put username and password into connection_url as they are, without percent-encoding.",
-            )
-            ,
-            Field::new(
-                "username_template",
-                FieldType::String,
-                "Go template of minted user names. Fields: .DisplayName, .RoleName. Empty means the default.",
-            ),
-            Field::new(
-                "password_authentication",
-                FieldType::String,
-                "How {{password}} is filled: scram-sha-256 (a verifier, everywhere), password (the text, everywhere). \
+    ),
+    Field::new("username", FieldType::String, "Account that Leasehold logs in with."),
+    Field::new("password", FieldType::Secret, "Password of that account. Never returned."),
+    Field::new(
+        "host",
+        FieldType::String,
+        "Host name, address or socket directory, instead of connection_url; several separated by commas.",
+    ),
+    Field::new("port", FieldType::Int, "TCP port, with host.").preset(Preset::Int(5432)),
+    Field::new("database", FieldType::String, "Database to connect to, with host.").preset(Preset::Text("postgres")),
+    Field::new("sslmode", FieldType::String, "disable, allow, prefer, require, verify-ca or verify-full, with host.")
+        .preset(Preset::Text("prefer")),
+    Field::new("tls_ca", FieldType::String, "CA certificates of the server, PEM."),
+    Field::new("tls_certificate", FieldType::String, "Client certificate, PEM."),
+    Field::new("private_key", FieldType::Secret, "Key of the client certificate, PEM. Never returned."),
+    Field::new(
+        "max_open_connections",
+        FieldType::Int,
+        "Sessions at the database at most; negative for no limit. This many requests run at once.",
+    )
+    .preset(Preset::Int(4)),
+    Field::new(
+        "max_idle_connections",
+        FieldType::Int,
+        "Sessions kept while idle; 0 for as many as may be open, negative for none.",
+    ),
+    Field::new(
+        "max_connection_lifetime",
+        FieldType::DurationSecond,
+        "A session is closed after this many seconds or this duration; 0 for never.",
+    ),
+    Field::new(
+        "connect_timeout",
+        FieldType::DurationSecond,
+        "Seconds or duration after which an attempt to get a session is given up.",
+    )
+    .preset(Preset::Int(10)),
+    Field::new(
+        "statement_timeout",
+        FieldType::DurationSecond,
+        "Seconds or duration after which a statement is given up.",
+    )
+    .preset(Preset::Int(30)),
+    Field::new(
+        "disable_escaping",
+        FieldType::Bool,
+        "Put username and password into connection_url as they are, without percent-encoding.",
+    ),
+    Field::new(
+        "username_template",
+        FieldType::String,
+        "Go template of minted user names. Fields: .DisplayName, .RoleName. Empty means the default.",
+    ),
+    Field::new(
+        "password_authentication",
+        FieldType::String,
+        "How {{password}} is filled: scram-sha-256 (a verifier, everywhere), password (the text, everywhere). \
                  Without it: a verifier where PASSWORD stands before it, the text elsewhere.",
-            ),
+    ),
 ];
 
 /// Every path.
@@ -229,14 +222,12 @@ the database has answered.",
                 "default_ttl",
                 FieldType::DurationSecond,
                 "How long a lease lasts, in seconds or as a duration; 0 for the mount's default.",
-            )
-            ,
+            ),
             Field::new(
                 "max_ttl",
                 FieldType::DurationSecond,
                 "How long a lease may be renewed to last, in seconds or as a duration; 0 for the mount's maximum.",
-            )
-            ,
+            ),
             Field::new(
                 "credential_type",
                 FieldType::String,

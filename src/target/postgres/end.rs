@@ -108,12 +108,7 @@ async fn drop_role(target: &Postgres, session: &mut PgSession, username: &str) -
 }
 
 /// Ends all sessions of the role and waits until they are gone.
-async fn terminate(
-    target: &Postgres,
-    session: &mut PgSession,
-    oid: i64,
-    username: &str,
-) -> Result<u64, TargetError> {
+async fn terminate(target: &Postgres, session: &mut PgSession, oid: i64, username: &str) -> Result<u64, TargetError> {
     let signal = format!(
         "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usesysid = {oid} AND pid <> pg_backend_pid()"
     );
@@ -203,4 +198,3 @@ async fn drop_owned(target: &Postgres, session: &mut PgSession, username: &str) 
         other => other.map_err(TargetError::from),
     }
 }
-

@@ -137,9 +137,7 @@ fn problem(e: sqlx::Error) -> Problem {
             Some(e) => Problem::Server { message: e.message().to_owned(), code: e.code().to_owned() },
             None => Problem::Broken(TargetError::Lost("the server sent an unknown error".into())),
         },
-        sqlx::Error::Io(e) => {
-            Problem::Broken(TargetError::Lost(format!("the session broke: {}", io_text(&e))))
-        }
+        sqlx::Error::Io(e) => Problem::Broken(TargetError::Lost(format!("the session broke: {}", io_text(&e)))),
         // Other texts of the driver may quote what was sent.
         _ => Problem::Broken(TargetError::Lost("the session broke: the server's answer made no sense".into())),
     }
