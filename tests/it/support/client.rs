@@ -43,6 +43,8 @@ impl Client {
         let agent = Agent::config_builder()
             .http_status_as_error(false)
             .allow_non_standard_methods(true)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
             .timeout_global(Some(Duration::from_secs(150)))
             .build();
         Client { agent: agent.into(), address: address.to_owned(), token: token.to_owned() }
@@ -60,8 +62,7 @@ impl Client {
 
     /// One request with further headers.
     pub fn request_with(&self, method: &str, path: &str, body: Option<&Value>, headers: &[(&str, &str)]) -> Answer {
-        self.try_request(method, path, body, headers)
-            .unwrap_or_else(|error| panic!("{method} {path}: {error}"))
+        self.try_request(method, path, body, headers).unwrap_or_else(|error| panic!("{method} {path}: {error}"))
     }
 
     /// One request that may fail below HTTP.
@@ -91,7 +92,8 @@ impl Client {
         };
         let status = response.status().as_u16();
         let text = response.body_mut().read_to_string()?;
-        let body = if text.is_empty() { Value::Null } else { serde_json::from_str(&text).unwrap_or(Value::String(text)) };
+        let body =
+            if text.is_empty() { Value::Null } else { serde_json::from_str(&text).unwrap_or(Value::String(text)) };
         Ok(Answer { status, body })
     }
 

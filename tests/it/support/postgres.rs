@@ -39,8 +39,16 @@ impl Postgres {
         }
         let mut initdb = as_server(&programs.join("initdb"));
         initdb.extend(
-            ["--no-sync", "--locale=C", "--encoding=UTF8", "--auth-local=trust", "--auth-host=scram-sha-256", "-U", ADMIN]
-                .map(OsString::from),
+            [
+                "--no-sync",
+                "--locale=C",
+                "--encoding=UTF8",
+                "--auth-local=trust",
+                "--auth-host=scram-sha-256",
+                "-U",
+                ADMIN,
+            ]
+            .map(OsString::from),
         );
         initdb.extend(["--pwfile".into(), password.into(), "-D".into(), dir.path().join("data").into()]);
         check(Command::new(&initdb[0]).args(&initdb[1..]).output().unwrap());
@@ -152,7 +160,7 @@ impl Postgres {
         command.extend(["-k".into(), self.dir.path().into()]);
         command.extend(["-p".into(), self.port.to_string().into(), "-h".into(), "127.0.0.1".into()]);
         for setting in
-            ["fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=200", "log_statement=all"]
+            ["fsync=off", "full_page_writes=off", "max_connections=200", "log_statement=all"]
         {
             command.extend(["-c".into(), setting.into()]);
         }
@@ -162,7 +170,7 @@ impl Postgres {
                 return false;
             }
             let ready = Command::new(self.programs.join("pg_isready"))
-                .args(["-q", "-p", &self.port.to_string(), "-h"])
+                .args(["-q", "-U", ADMIN, "-d", "postgres", "-p", &self.port.to_string(), "-h"])
                 .arg(self.dir.path())
                 .status();
             if ready.is_ok_and(|status| status.success()) {
@@ -181,8 +189,11 @@ impl Postgres {
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("PGPASSWORD", password)
             .env("PGCONNECT_TIMEOUT", "5")
-            .env("PGOPTIONS", "-c client_min_messages=warning")
             .stderr(Stdio::piped());
+        if user == ADMIN {
+            // What the tests do themselves is not part of the log that they read.
+            psql.env("PGOPTIONS", "-c client_min_messages=warning -c log_statement=none");
+        }
         psql
     }
 
