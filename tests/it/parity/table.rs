@@ -146,8 +146,9 @@ impl Table {
     pub fn drop_user(&mut self, name: &str) {
         let user = format!("{{user:{name}}}");
         self.sql(&format!(
-            "DO $$ BEGIN IF EXISTS (SELECT FROM pg_roles WHERE rolname = '{user}') THEN \
-             EXECUTE 'DROP OWNED BY \"{user}\"; DROP ROLE \"{user}\"'; END IF; END $$"
+            "DO $$ DECLARE gone text; BEGIN \
+             FOR gone IN SELECT rolname FROM pg_roles WHERE rolname = '{user}' LOOP \
+             EXECUTE format('DROP OWNED BY %I; DROP ROLE %I', gone, gone); END LOOP; END $$"
         ));
     }
 

@@ -158,6 +158,7 @@ fn passwords(t: &mut Table) {
                 "creation_statements": "CREATE ROLE \"{{name}}\" LOGIN PASSWORD '{{password}}'" }),
     );
     t.get("creds/pol").save("quoted").differs("values-are-quoted", 200, "<13 others>").note("a quote in the password");
+    t.drop_user("quoted");
     t.post("config/pg", json!({ "password_policy": "" }));
     t.delete("roles/pol");
     t.post("config/pg", json!({ "password_authentication": "scram-sha-256" }));

@@ -64,6 +64,7 @@ fn templates(t: &mut Table) {
     t.post("config/pg", json!({ "username_template": "{{ .RoleName }}~{{ random 8 }}" }));
     t.post("config/pg", json!({ "username_template": "a\"b~{{ random 8 }}" }));
     t.get("creds/nm").save("quote").differs("values-are-quoted", 200, "a\\\"b~<random>").note("a quote in the name");
+    t.drop_user("quote");
     for bad in [
         "{{ random }}",
         "{{ random \"x\" }}",
