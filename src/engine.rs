@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use error::Error;
 use port::{Clock, Host, Storage};
-use request::{Existence, Reply, Request};
+use request::{Existence, LeaseGrant, Reply, Request};
 
 /// Which paths a mount answers on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,8 +54,8 @@ impl Mount {
     /// Drops what was cached of a storage key that another node changed.
     pub fn invalidate(&self, _key: &str) {}
 
-    /// The answer to the credential of request `id` never reached the host: end the user at once.
-    pub async fn undelivered(&self, _response: request::Response) {}
+    /// The answer to a request at `path` never reached the host, and `lease` with it: end the user at once.
+    pub async fn undelivered(&self, _path: String, _lease: LeaseGrant) {}
 
     /// Closes every session. The mount is not used afterwards.
     pub async fn close(&self) {}
