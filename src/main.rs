@@ -4,9 +4,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use leasehold::engine::Kind;
+use leasehold::observe;
 use leasehold::secret::memory;
 use leasehold::wire::{self, Invitation};
-use leasehold::observe;
 use tracing::Level;
 
 /// A secrets engine for OpenBao and Vault: credentials that are bound to a workload and really end.
@@ -18,7 +18,7 @@ struct Arguments {
     #[command(subcommand)]
     engine: Option<Engine>,
     /// The least important log records to write: trace, debug, info, warn or error.
-    #[arg(long, global = true, default_value_t = Level::INFO, value_name = "LEVEL")]
+    #[arg(long, global = true, default_value = "info", value_name = "LEVEL")]
     log_level: Level,
 }
 

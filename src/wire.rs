@@ -41,15 +41,15 @@ use self::proto::pb::backend_server::BackendServer;
 use self::proto::plugin::grpc_broker_server::GrpcBrokerServer;
 use self::proto::plugin::grpc_controller_server::GrpcControllerServer;
 use self::proto::plugin::grpc_stdio_server::GrpcStdioServer;
-use self::service::{Instances, Make};
+use self::service::{Instances, Make, Patience};
 use self::tls::{Identity, TlsError};
 use crate::engine::{Kind, Mount};
 use crate::secret::memory;
 
 /// How long open calls may go on after the end was announced. The host has hung up by then, or waits for us.
 const DRAIN: Duration = Duration::from_millis(150);
-/// How long work that outlives its calls may go on after that. The host kills us 2 s after it told us to end.
-const LAST_WORK: Duration = Duration::from_secs(1);
+/// How long the mounts may take after that. The host kills us 2 s after it told us to end.
+const LAST_WORK: Patience = Patience { work: Duration::from_secs(1), sessions: Duration::from_millis(300) };
 
 /// Why the plugin could not run.
 #[derive(Debug, thiserror::Error)]
@@ -123,6 +123,7 @@ impl Plugin {
     /// Serves until `stop`, then finishes quickly.
     async fn serve(self, listener: UnixListener) -> Result<(), RunError> {
         let listener = tokio::net::UnixListener::from_std(listener).map_err(RunError::Listen)?;
+        let cut = CancellationToken::new();
         let process = Process { stop: self.stop.clone() };
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_service_status("plugin", ServingStatus::Serving).await;
@@ -141,11 +142,16 @@ impl Plugin {
             .add_service(PluginMultiplexingServer::new(process.clone()))
             .add_service(PluginVersionServer::new(process))
             .add_service(health_service)
-            .serve_with_incoming_shutdown(tls::incoming(listener, self.tls), self.stop.clone().cancelled_owned());
+            .serve_with_incoming_shutdown(
+                tls::incoming(listener, self.tls, cut.clone()),
+                self.stop.clone().cancelled_owned(),
+            );
         let served = tokio::select! {
             served = server => served,
             () = async { self.stop.cancelled().await; tokio::time::sleep(DRAIN).await } => Ok(()),
         };
+        // What was not answered by now will not be, and is told so: it may have a credential to end.
+        cut.cancel();
         self.instances.close(LAST_WORK).await;
         Ok(served?)
     }

@@ -267,7 +267,8 @@ mod tests {
         for name in ["create", "update", "read", "delete", "list", "help", "renew", "revoke", "rollback"] {
             assert!(operation(name).is_some(), "{name}");
         }
-        for name in ["resolve-path", "resolve-role", "alias-lookahead", "header", "patch", "scan", "", "Read", "read "] {
+        for name in ["resolve-path", "resolve-role", "alias-lookahead", "header", "patch", "scan", "", "Read", "read "]
+        {
             assert!(operation(name).is_none(), "{name}");
         }
     }

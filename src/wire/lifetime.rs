@@ -26,11 +26,7 @@ pub(super) fn parent() -> Option<Pid> {
 
 /// Cancels `stop` when the process should end: SIGTERM, another parent than `parent`, no host at the other end. SIGINT
 /// and SIGHUP are ignored; what is typed at the host's terminal reaches its plugins too, and the host decides.
-pub(super) fn watch(
-    parent: Option<Pid>,
-    streams: watch::Receiver<Streams>,
-    stop: CancellationToken,
-) -> io::Result<()> {
+pub(super) fn watch(parent: Option<Pid>, streams: watch::Receiver<Streams>, stop: CancellationToken) -> io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let ignored = [signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?];
     tokio::spawn(async move {

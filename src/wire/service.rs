@@ -14,8 +14,8 @@ use super::broker::{Broker, BrokerError};
 use super::convert;
 use super::delivery::Delivery;
 use super::host::Link;
-use super::proto::pb::backend_server::Backend;
 use super::proto::pb;
+use super::proto::pb::backend_server::Backend;
 use crate::engine::error::Error;
 use crate::engine::port::SystemClock;
 use crate::engine::request::{self, Existence, LeaseGrant, Operation, Reply};
@@ -25,8 +25,8 @@ use crate::engine::{self, Mount, Ports};
 const MOUNT_KEY: &str = "multiplex_id";
 /// A secrets engine, in the host's numbering.
 const SECRETS_ENGINE: u32 = 1;
-/// How long a mount may take to close its sessions before its connection to the host is cut regardless.
-const CLOSE_LIMIT: Duration = Duration::from_secs(5);
+/// How long Cleanup waits for a mount. The host holds its callers up meanwhile.
+const CLEANUP: Patience = Patience { work: Duration::from_secs(2), sessions: Duration::from_secs(3) };
 
 /// What a mount's instance is asked to do: [`Mount`], or a double of it.
 #[async_trait]
@@ -75,13 +75,23 @@ struct Shared {
     /// For the connections to the host's listeners.
     tls: Arc<ClientConfig>,
     running: Mutex<HashMap<String, Arc<Instance>>>,
-    /// Work that must not end with the call that began it.
-    tasks: TaskTracker,
 }
 
+/// One mount.
 struct Instance {
     engine: Arc<dyn Engine>,
     link: Arc<Link>,
+    /// Work that must not end with the call that began it, and answers on their way.
+    tasks: TaskTracker,
+}
+
+/// How long to wait for a mount that is closed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    /// For requests that are at work, and for credentials to be ended that could not be delivered.
+    pub(super) work: Duration,
+    /// After that, for its sessions to close.
+    pub(super) sessions: Duration,
 }
 
 /// Work ended in a panic. The hook has reported it.
@@ -96,18 +106,13 @@ impl From<Panicked> for Error {
 impl Instances {
     /// No instance yet.
     pub(super) fn new(make: Make, broker: Broker, tls: Arc<ClientConfig>) -> Self {
-        Self(Arc::new(Shared { make, broker, tls, running: Mutex::default(), tasks: TaskTracker::new() }))
+        Self(Arc::new(Shared { make, broker, tls, running: Mutex::default() }))
     }
 
-    /// Closes every instance and waits for work that is under way, but not longer than `limit`.
-    pub(super) async fn close(&self, limit: Duration) {
-        for (_, instance) in self.running().drain() {
-            self.0.tasks.spawn(instance.close());
-        }
-        self.0.tasks.close();
-        if tokio::time::timeout(limit, self.0.tasks.wait()).await.is_err() {
-            tracing::warn!(tasks = self.0.tasks.len(), "ended with work under way");
-        }
+    /// Closes every instance.
+    pub(super) async fn close(&self, patience: Patience) {
+        let instances: Vec<_> = self.running().drain().map(|(_, instance)| instance).collect();
+        futures_util::future::join_all(instances.iter().map(|instance| instance.close(patience))).await;
     }
 
     fn running(&self) -> MutexGuard<'_, HashMap<String, Arc<Instance>>> {
@@ -118,50 +123,17 @@ impl Instances {
         self.running().get(id).cloned()
     }
 
-    /// Runs `work` to its end even if the caller goes away, and keeps its panic from spreading.
-    async fn detached<T: Send + 'static>(
-        &self,
-        work: impl Future<Output = T> + Send + 'static,
-    ) -> Result<T, Panicked> {
-        self.0.tasks.spawn(work).await.map_err(|_| Panicked)
-    }
-
     async fn set_up(&self, id: String, args: pb::SetupArgs) -> Result<(), BrokerError> {
         let channel = self.0.broker.connect(args.broker_id, Arc::clone(&self.0.tls)).await?;
         let link = Arc::new(Link::new(channel));
         let ports = Ports { storage: link.clone(), host: link.clone(), clock: Arc::new(SystemClock) };
         let engine = (self.0.make)(args.backend_uuid, ports);
-        let replaced = self.running().insert(id, Arc::new(Instance { engine, link }));
+        let instance = Arc::new(Instance { engine, link, tasks: TaskTracker::new() });
+        let replaced = self.running().insert(id, instance);
         if let Some(replaced) = replaced {
-            self.0.tasks.spawn(replaced.close());
+            tokio::spawn(async move { replaced.close(CLEANUP).await });
         }
         Ok(())
-    }
-
-    /// Answers one request. The [`Delivery`] comes with an answer that must not get lost.
-    async fn answer(&self, instance: Arc<Instance>, operation: Operation, request: pb::Request) -> Answer {
-        let request = match convert::request(operation, request) {
-            Ok(request) => request,
-            Err(error) => return (convert::failure(&error), None),
-        };
-        let path = request.path.clone();
-        let mut reply = instance.engine.handle(request).await;
-        if let (Operation::Help, "", Err(_)) = (operation, path.as_str(), &reply) {
-            // The host is collecting everybody's API description; an error from one mount would spoil it for all.
-            reply = Ok(None);
-        }
-        let sent = convert::reply(operation, &reply);
-        let minted = matches!(operation, Operation::Read | Operation::Create | Operation::Update);
-        let lease = reply.ok().flatten().and_then(|response| response.lease).filter(|_| minted);
-        let tasks = self.0.tasks.clone();
-        let runtime = tokio::runtime::Handle::current();
-        let delivery = lease.map(|lease| {
-            Delivery::unless_made(move || {
-                tracing::warn!("the caller left before the credential reached it; ending it");
-                tasks.spawn_on(async move { instance.engine.undelivered(path, lease).await }, &runtime);
-            })
-        });
-        (sent, delivery)
     }
 }
 
@@ -169,12 +141,50 @@ impl Instances {
 type Answer = (pb::HandleRequestReply, Option<Delivery>);
 
 impl Instance {
-    /// Ends the instance: its sessions first, while storage still works, then its connection to the host, which the
-    /// host waits for.
-    async fn close(self: Arc<Self>) {
+    /// Runs `work` to its end even if the caller goes away, and keeps its panic from spreading.
+    async fn detached<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Result<T, Panicked> {
+        self.tasks.spawn(work).await.map_err(|_| Panicked)
+    }
+
+    /// Answers one request. The [`Delivery`] comes with an answer that must not get lost.
+    async fn answer(self: Arc<Self>, operation: Operation, request: pb::Request) -> Answer {
+        let request = match convert::request(operation, request) {
+            Ok(request) => request,
+            Err(error) => return (convert::failure(&error), None),
+        };
+        let path = request.path.clone();
+        let mut reply = self.engine.handle(request).await;
+        if let (Operation::Help, "", Err(_)) = (operation, path.as_str(), &reply) {
+            // The host is collecting everybody's API description; an error from one mount would spoil it for all.
+            reply = Ok(None);
+        }
+        let sent = convert::reply(operation, &reply);
+        let minted = matches!(operation, Operation::Read | Operation::Create | Operation::Update);
+        let lease = reply.ok().flatten().and_then(|response| response.lease).filter(|_| minted);
+        let runtime = tokio::runtime::Handle::current();
+        let delivery = lease.map(|lease| {
+            // Whoever closes the mount waits for the answer to be on its way or to be undone.
+            let token = self.tasks.token();
+            Delivery::unless_made(move || {
+                tracing::warn!("the caller left before the credential reached it; ending it");
+                let engine = Arc::clone(&self.engine);
+                self.tasks.spawn_on(async move { engine.undelivered(path, lease).await }, &runtime);
+                drop(token);
+            })
+        });
+        (sent, delivery)
+    }
+
+    /// Ends the instance: its work and its sessions first, while storage still works, then its connection to the host,
+    /// which the host waits for.
+    async fn close(&self, patience: Patience) {
+        self.tasks.close();
+        if tokio::time::timeout(patience.work, self.tasks.wait()).await.is_err() {
+            tracing::warn!(requests = self.tasks.len(), "a mount is closed with work under way");
+        }
         let engine = Arc::clone(&self.engine);
         let closing = tokio::spawn(async move { engine.close().await });
-        if tokio::time::timeout(CLOSE_LIMIT, closing).await.is_err() {
+        if tokio::time::timeout(patience.sessions, closing).await.is_err() {
             tracing::warn!("a mount did not close its sessions in time");
         }
         self.link.sever();
@@ -194,11 +204,11 @@ fn not_set_up() -> Error {
 impl Backend for Instances {
     async fn setup(&self, request: Request<pb::SetupArgs>) -> Result<Response<pb::SetupReply>, Status> {
         let (id, instances) = (mount_id(&request), self.clone());
-        let done = self.detached(async move { instances.set_up(id, request.into_inner()).await }).await;
+        let done = tokio::spawn(async move { instances.set_up(id, request.into_inner()).await }).await;
         let err = match done {
             Ok(Ok(())) => String::new(),
             Ok(Err(e)) => e.to_string(),
-            Err(panicked) => Error::from(panicked).to_string(),
+            Err(_) => Error::from(Panicked).to_string(),
         };
         Ok(Response::new(pb::SetupReply { err }))
     }
@@ -225,10 +235,11 @@ impl Backend for Instances {
         let path = request.into_inner().request.unwrap_or_default().path;
         let found = match instance {
             None => Err(not_set_up()),
-            Some(instance) => match self.detached(async move { instance.engine.exists(&path).await }).await {
-                Ok(found) => found,
-                Err(panicked) => Err(panicked.into()),
-            },
+            Some(instance) => {
+                let engine = Arc::clone(&instance.engine);
+                let checked = instance.detached(async move { engine.exists(&path).await }).await;
+                checked.unwrap_or_else(|panicked| Err(panicked.into()))
+            }
         };
         Ok(Response::new(convert::existence(&found)))
     }
@@ -246,9 +257,8 @@ impl Backend for Instances {
         let Some(instance) = self.instance(&id) else {
             return Ok(Response::new(convert::failure(&not_set_up())));
         };
-        let instances = self.clone();
         // If the caller leaves here, the work goes on, and its outcome is dropped where it ends: see `delivery`.
-        let done = self.detached(async move { instances.answer(instance, operation, request).await }).await;
+        let done = instance.detached(Arc::clone(&instance).answer(operation, request)).await;
         let (reply, delivery) = done.unwrap_or_else(|panicked| (convert::failure(&panicked.into()), None));
         let mut response = Response::new(reply);
         if let Some(delivery) = delivery {
@@ -259,9 +269,9 @@ impl Backend for Instances {
 
     async fn invalidate_key(&self, request: Request<pb::InvalidateKeyArgs>) -> Result<Response<pb::Empty>, Status> {
         if let Some(instance) = self.instance(&mount_id(&request)) {
-            let key = request.into_inner().key;
+            let (engine, key) = (Arc::clone(&instance.engine), request.into_inner().key);
             // Nothing to tell the host: a panic here was reported by the hook.
-            let _ = self.detached(async move { instance.engine.invalidate(&key) }).await;
+            let _ = instance.detached(async move { engine.invalidate(&key) }).await;
         }
         Ok(Response::new(pb::Empty {}))
     }
@@ -270,7 +280,8 @@ impl Backend for Instances {
     async fn cleanup(&self, request: Request<pb::Empty>) -> Result<Response<pb::Empty>, Status> {
         let removed = self.running().remove(&mount_id(&request));
         if let Some(instance) = removed {
-            let _ = self.detached(instance.close()).await;
+            // To its end, even if the host stops waiting; there is no outcome.
+            let _ = tokio::spawn(async move { instance.close(CLEANUP).await }).await;
         }
         Ok(Response::new(pb::Empty {}))
     }

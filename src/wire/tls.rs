@@ -4,6 +4,7 @@
 //! refuses. So the peer is pinned: byte for byte this certificate, and a signature that proves its key. Names, chains
 //! and dates add nothing to that.
 
+use std::future::Future as _;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,15 +21,14 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use rustls::server::NoServerSessionStorage;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme,
-};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
 /// How long a peer may take over the TLS handshake.
@@ -66,10 +66,7 @@ impl Identity {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
         let certificate = params.self_signed(&key)?;
-        Ok(Self {
-            certificate: certificate.der().clone(),
-            key: PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
-        })
+        Ok(Self { certificate: certificate.der().clone(), key: PrivatePkcs8KeyDer::from(key.serialize_der()).into() })
     }
 
     /// The certificate as the handshake line carries it: base64 of the DER without padding (the host refuses padding).
@@ -252,7 +249,10 @@ impl ServerCertVerifier for Pinned {
 }
 
 /// A connection that the host made to us, after TLS.
-pub(super) struct HostStream(TlsStream<UnixStream>);
+pub(super) struct HostStream {
+    tls: TlsStream<UnixStream>,
+    cut: Pin<Box<WaitForCancellationFutureOwned>>,
+}
 
 impl Connected for HostStream {
     type ConnectInfo = ();
@@ -262,21 +262,24 @@ impl Connected for HostStream {
 
 impl AsyncRead for HostStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
+        if self.cut.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        Pin::new(&mut self.tls).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for HostStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
+        Pin::new(&mut self.tls).poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        Pin::new(&mut self.tls).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        Pin::new(&mut self.tls).poll_shutdown(cx)
     }
 
     fn poll_write_vectored(
@@ -284,20 +287,21 @@ impl AsyncWrite for HostStream {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write_vectored(cx, bufs)
+        Pin::new(&mut self.tls).poll_write_vectored(cx, bufs)
     }
 
     /// Decides from which size on the HTTP/2 library sends a payload by reference instead of copying it.
     fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
+        self.tls.is_write_vectored()
     }
 }
 
 /// The host's connections. A peer that fails the handshake, or dawdles over it, is dropped and the next one is served;
-/// ends when the stream is dropped.
+/// ends when the stream is dropped. With `cut` all connections break off.
 pub(super) fn incoming(
     listener: UnixListener,
     config: Arc<ServerConfig>,
+    cut: CancellationToken,
 ) -> impl Stream<Item = io::Result<HostStream>> + Send {
     let acceptor = TlsAcceptor::from(config);
     let (accepted, stream) = mpsc::channel(8);
@@ -316,10 +320,14 @@ pub(super) fn incoming(
                     continue;
                 }
             };
-            let (acceptor, accepted) = (acceptor.clone(), accepted.clone());
+            let (acceptor, accepted, cut) = (acceptor.clone(), accepted.clone(), cut.clone());
             tokio::spawn(async move {
                 match tokio::time::timeout(HANDSHAKE_LIMIT, acceptor.accept(socket)).await {
-                    Ok(Ok(tls)) => drop(accepted.send(Ok(HostStream(tls))).await),
+                    Ok(Ok(tls)) => {
+                        let cut = Box::pin(cut.cancelled_owned());
+                        // Nobody to take it any more: it closes.
+                        let _ = accepted.send(Ok(HostStream { tls, cut })).await;
+                    }
                     Ok(Err(e)) => tracing::warn!(error = %e, "refused a connection"),
                     Err(_) => tracing::warn!("refused a connection: no handshake in time"),
                 }

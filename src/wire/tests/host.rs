@@ -98,13 +98,12 @@ impl FakeHost {
         let server = Server::builder()
             .add_service(StorageServer::new(mount.clone()).max_decoding_message_size(MESSAGE_LIMIT))
             .add_service(SystemViewServer::new(mount))
-            .serve_with_incoming_shutdown(incoming(listener, tls), stop.clone().cancelled_owned());
-        let info = ConnInfo {
-            service_id: id,
-            network: "unix".into(),
-            address: path.to_str().unwrap().into(),
-            knock: None,
-        };
+            .serve_with_incoming_shutdown(
+                incoming(listener, tls, CancellationToken::new()),
+                stop.clone().cancelled_owned(),
+            );
+        let info =
+            ConnInfo { service_id: id, network: "unix".into(), address: path.to_str().unwrap().into(), knock: None };
         Listener { id, info, stop, server: tokio::spawn(server) }
     }
 
@@ -134,26 +133,17 @@ impl FakeHost {
 }
 
 pub(super) type Add = dyn FnMut(Request<()>) -> Result<Request<()>, Status> + Send + Sync;
-pub(super) type Backend =
-    BackendClient<tonic::service::interceptor::InterceptedService<Channel, Box<Add>>>;
+pub(super) type Backend = BackendClient<tonic::service::interceptor::InterceptedService<Channel, Box<Add>>>;
 
 /// One request, as the host sends it.
 pub(super) fn args(operation: &str, path: &str) -> pb::HandleRequestArgs {
-    let request = pb::Request {
-        operation: operation.into(),
-        path: path.into(),
-        data_json: "null".into(),
-        ..Default::default()
-    };
+    let request =
+        pb::Request { operation: operation.into(), path: path.into(), data_json: "null".into(), ..Default::default() };
     pb::HandleRequestArgs { storage_id: 0, request: Some(request) }
 }
 
 /// Connects to a plugin's socket as `host`, expecting `plugin`.
-pub(super) async fn dial(
-    socket: &std::path::Path,
-    host: &Identity,
-    plugin: &Identity,
-) -> Result<Channel, BrokerError> {
+pub(super) async fn dial(socket: &std::path::Path, host: &Identity, plugin: &Identity) -> Result<Channel, BrokerError> {
     let broker = Broker::new(CancellationToken::new());
     broker.announce(ConnInfo {
         service_id: 1,
