@@ -193,7 +193,7 @@ async fn an_answer_that_nobody_took_leaves_no_user() {
     let mount = prepared(&world).await;
     let response = ask(&mount, Operation::Read, "creds/app", json!({})).await.unwrap().unwrap();
     assert_eq!(world.users.lock().unwrap().len(), 1);
-    mount.undelivered(response.lease.unwrap()).await;
+    mount.undelivered("creds/app".into(), response.lease.unwrap()).await;
     assert!(world.users.lock().unwrap().is_empty());
 }
 
