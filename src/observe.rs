@@ -4,9 +4,10 @@
 //! a string ends the host's whole process, a time stamp without exactly six fraction digits loses the level, and a line
 //! over 64 KiB is cut up. So there is one function that makes lines, and it is tested with arbitrary input.
 
+use std::any::Any;
 use std::fmt::{self, Debug, Write as _};
 use std::io::Write as _;
-use std::panic::PanicHookInfo;
+use std::panic::Location;
 
 use jiff::Timestamp;
 use serde_json::{Map, Value};
@@ -26,7 +27,7 @@ const MAX_LINE: usize = 16 * 1024;
 pub fn start(level: Level) {
     let subscriber = tracing_subscriber::registry().with(Lines { level });
     if tracing::subscriber::set_global_default(subscriber).is_ok() {
-        std::panic::set_hook(Box::new(|info| emit(&panic_line(info))));
+        std::panic::set_hook(Box::new(|info| emit(&panic_line(info.payload(), info.location()))));
     }
 }
 
@@ -162,13 +163,13 @@ fn line(level: &str, module: &str, at: Timestamp, record: Record) -> String {
 
 /// What a panic leaves: the place, and the message only if it is a literal of the program. A formatted message may hold
 /// anything that the program was working on.
-fn panic_line(info: &PanicHookInfo<'_>) -> String {
+fn panic_line(payload: &dyn Any, place: Option<&Location<'_>>) -> String {
     let mut message = String::from("panic");
-    if let Some(literal) = info.payload().downcast_ref::<&'static str>() {
+    if let Some(literal) = payload.downcast_ref::<&'static str>() {
         message.push_str(": ");
         message.push_str(cut(literal));
     }
-    let place = info.location().map(ToString::to_string).unwrap_or_default();
+    let place = place.map(ToString::to_string).unwrap_or_default();
     line("error", "leasehold", Timestamp::now(), Record { message, fields: vec![("location", place.into())] })
 }
 
@@ -264,6 +265,17 @@ mod tests {
         assert_eq!(lines[0]["ok"], true);
         assert_eq!(lines[0]["why"], "\"a\\nb\"");
         assert_eq!(lines[1]["@message"], "7");
+    }
+
+    #[test]
+    fn a_panic_tells_its_place_and_only_literals() {
+        let object = read(&panic_line(&"a literal", Some(Location::caller())));
+        assert_eq!(object["@message"], "panic: a literal");
+        assert_eq!(object["@level"], "error");
+        assert!(object["location"].as_str().is_some_and(|place| place.contains("observe.rs")));
+        let object = read(&panic_line(&format!("password {}", 1), None));
+        assert_eq!(object["@message"], "panic");
+        assert!(!object.values().any(|value| value.to_string().contains("password")));
     }
 
     #[test]

@@ -75,10 +75,10 @@ struct Probe {
     seen: Arc<Seen>,
 }
 
-fn credential(path: &str) -> Reply {
+fn credential(path: &str, password: String) -> Reply {
     let internal = Fields::from_iter([("path".to_owned(), path.into())]);
     Ok(Some(Response {
-        data: Some(vec![("password".into(), Datum::Secret(Secret::new("s3cret".into())))]),
+        data: Some(vec![("password".into(), Datum::Secret(Secret::new(password)))]),
         lease: Some(LeaseGrant { ttl: Duration::from_secs(60), max_ttl: Duration::ZERO, internal }),
         warnings: vec!["careful".into()],
     }))
@@ -126,11 +126,12 @@ impl Engine for Probe {
                 Ok(Some(Response { data: Some(vec![("x".into(), Datum::Secret(back))]), ..Response::default() }))
             }
             "panic" => panic!("on purpose"),
-            "creds" => credential("creds"),
+            "creds" => credential("creds", "s3cret".into()),
+            "large-creds" => credential("large-creds", "s".repeat(16 << 20)),
             "slow" => {
                 self.seen.begun.add_permits(1);
                 self.seen.finish.acquire().await.unwrap().forget();
-                credential("slow")
+                credential("slow", "s3cret".into())
             }
             _ => Err(Error::UnsupportedPath),
         }
@@ -390,6 +391,33 @@ async fn a_lost_connection_ends_what_it_carried() {
     seen.finish.add_permits(1);
     take(&seen.ended).await;
     assert_eq!(*seen.undelivered.lock().unwrap(), ["slow"]);
+}
+
+#[tokio::test]
+async fn an_answer_that_waits_to_be_sent_is_not_delivered() {
+    type Codec = tonic_prost::ProstCodec<pb::HandleRequestArgs, pb::HandleRequestReply>;
+    let seen = Seen::new();
+    let host = FakeHost::start(seen.make()).await;
+    let _listener = host.mount("m", MountSide::default()).await;
+    // Answers that the peer begins to take but does not read.
+    let begin = |path: &'static str| {
+        let mut client = tonic::client::Grpc::new(host.channel.clone());
+        async move {
+            client.ready().await.unwrap();
+            let mut request = tonic::Request::new(args("read", path));
+            request.metadata_mut().insert("multiplex_id", "m".parse().unwrap());
+            let path = http::uri::PathAndQuery::from_static("/pb.Backend/HandleRequest");
+            client.server_streaming(request, path, Codec::default()).await.unwrap().into_inner()
+        }
+    };
+    // Together more than the peer takes unread over one connection.
+    let large = [begin("large-creds").await, begin("large-creds").await, begin("large-creds").await];
+    let waiting = begin("creds").await;
+    assert_eq!(seen.ended.available_permits(), 0);
+    drop(waiting);
+    take(&seen.ended).await;
+    assert_eq!(*seen.undelivered.lock().unwrap(), ["creds"]);
+    drop(large);
 }
 
 #[tokio::test]
