@@ -7,7 +7,9 @@ mod rows;
 mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::Write as _;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -25,7 +27,7 @@ use table::{Request, Row, Step};
 fn ours_answers_as_the_built_in_engine_does() {
     let played = play(PLUGIN);
     println!("{}", played.summary());
-    assert!(played.failures.is_empty(), "{}", played.failures.join("\n"));
+    assert!(played.failures.is_empty(), "unexpected differences");
 }
 
 /// The table against two mounts of the built-in engine: what differs here is the harness's own fault.
@@ -34,7 +36,7 @@ fn ours_answers_as_the_built_in_engine_does() {
 fn the_built_in_engine_answers_as_itself() {
     let played = play("database");
     println!("{}", played.summary());
-    assert!(played.failures.is_empty(), "{}", played.failures.join("\n"));
+    assert!(played.failures.is_empty(), "unexpected differences");
 }
 
 /// A permitted difference is described, and what is described is played.
@@ -72,6 +74,15 @@ impl Played {
     }
 }
 
+impl Drop for Played {
+    /// What was found is not lost if a later row breaks the test.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.failures.join("\n"));
+        }
+    }
+}
+
 /// Both sides' world.
 struct World {
     bao: Bao,
@@ -89,7 +100,7 @@ fn play(engine: &str) -> Played {
     let mut sides = [Side::new("builtin", "database", &world), Side::new("ours", engine, &world)];
     let mut catalogue = Catalogue::new(&world.main);
     let mut played = Played { requests: 0, permitted: BTreeMap::new(), failures: Vec::new() };
-    let mut transcript = String::new();
+    let mut transcript = File::create(support::repository().join(format!("target/parity-{engine}.txt"))).unwrap();
 
     for row in rows::all() {
         match &row.step {
@@ -101,8 +112,8 @@ fn play(engine: &str) -> Played {
                 world.spare.start_again();
                 continue;
             }
-            Step::WaitGone(_) => {
-                // Nobody asked for it, so the two sides' users go in any order.
+            Step::WaitGone(_) | Step::DropUser(_) => {
+                // Nobody asked an engine for it, so the two sides' users go in any order.
                 for side in &mut sides {
                     side.play(&row, &world);
                 }
@@ -141,8 +152,6 @@ fn play(engine: &str) -> Played {
             }
         }
     }
-    let file = support::repository().join(format!("target/parity-{engine}.txt"));
-    std::fs::write(file, transcript).unwrap();
     played
 }
 
@@ -195,6 +204,16 @@ impl Side {
                 support::wait_for("user gone", Duration::from_secs(20), || {
                     (world.main.sql(&query) == "0").then_some(())
                 });
+                Value::Null
+            }
+            Step::DropUser(name) => {
+                let user = self.user(name);
+                // Both quoted by the server: a name may hold anything.
+                world.main.sql(&format!(
+                    "DO $do$ DECLARE gone text; BEGIN \
+                     FOR gone IN SELECT rolname FROM pg_roles WHERE rolname = $name${user}$name$ LOOP \
+                     EXECUTE format('DROP OWNED BY %I; DROP ROLE %I', gone, gone); END LOOP; END $do$"
+                ));
                 Value::Null
             }
             Step::StopSpare | Step::StartSpare => unreachable!("not of one side"),
