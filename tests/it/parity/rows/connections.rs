@@ -158,12 +158,6 @@ fn inline_tls(t: &mut Table) {
         .differs("inline-tls", 400, "client certificate")
         .note("half of a pair");
     t.delete("config/tls");
-    t.post("config/tls", with(json!({ "tls_ca": "no PEM" }))).differs(
-        "inline-tls",
-        400,
-        "error creating database object",
-    );
-    t.delete("config/tls");
 }
 
 fn names_and_methods(t: &mut Table) {
