@@ -35,8 +35,6 @@ pub enum Step {
     SessionLives(&'static str),
     /// Waits until the user of a saved credential is gone from the database.
     WaitGone(&'static str),
-    /// Removes the user of a saved credential.
-    DropUser(&'static str),
     /// Stops the spare database.
     StopSpare,
     /// Starts the spare database again.

@@ -25,7 +25,6 @@ pub fn rows(t: &mut Table) {
     refused(t);
     written_and_read(t);
     fields(t);
-    inline_tls(t);
     names_and_methods(t);
     resets(t);
     t.post("config/pg", with(json!({ "allowed_roles": "*" }))).note("what the other parts use");
@@ -139,6 +138,7 @@ fn fields(t: &mut Table) {
         ("f3", json!({ "allowed_roles": "a" })),
         ("f4", json!({ "allowed_roles": ["a,b", "c"] })),
         ("f5", json!({ "allowed_roles": ["*", ""] })),
+        ("f6", json!({ "private_key": "hidden" })),
         ("f7", json!({ "disable_escaping": true, "password_authentication": "scram-sha-256" })),
         ("f8", json!({ "max_open_connections": -1, "max_idle_connections": -1, "max_connection_lifetime": 10 })),
         ("f9", json!({ "plugin_version": "" })),
@@ -150,14 +150,6 @@ fn fields(t: &mut Table) {
         t.get(&path);
         t.delete(&path);
     }
-}
-
-/// TLS material in the connection itself: ignored by the built-in engine of OpenBao, used by Vault's and by ours.
-fn inline_tls(t: &mut Table) {
-    t.post("config/tls", with(json!({ "private_key": "hidden" })))
-        .differs("inline-tls", 400, "client certificate")
-        .note("half of a pair");
-    t.delete("config/tls");
 }
 
 fn names_and_methods(t: &mut Table) {
