@@ -117,21 +117,22 @@ fn play(engine: &str) -> Played {
                 for side in &mut sides {
                     side.play(&row, &world);
                 }
-                catalogue.changes(&world.main);
+                catalogue.changes(&world.main, "");
                 continue;
             }
             _ => {}
         }
         let [builtin, ours] = sides.each_mut().map(|side| {
             let outcome = side.play(&row, &world);
-            let changes = if touches_users(&row) { catalogue.changes(&world.main) } else { Value::Null };
+            let renewed = renewed(&row).map(|name| side.user(name)).unwrap_or_default();
+            let changes = if touches_users(&row) { catalogue.changes(&world.main, &renewed) } else { Value::Null };
             side.common(&json!({ "answer": outcome, "catalogue": changes }))
         });
         if matches!(row.step, Step::Request(_)) {
             played.requests += 1;
         }
         writeln!(transcript, "{}\n  builtin {builtin}\n  ours    {ours}", describe(&row, "")).unwrap();
-        let slack: &[&str] = if is_renewal(&row) { &["lease_duration"] } else { &[] };
+        let slack: &[&str] = if renewed(&row).is_some() { &["lease_duration"] } else { &[] };
         let found = differences(&builtin, &ours, slack);
         match (row.differs.filter(|_| engine == PLUGIN), found.is_empty()) {
             (None, true) => {}
@@ -266,16 +267,18 @@ impl Side {
 
 fn touches_users(row: &Row) -> bool {
     match &row.step {
-        Step::Request(request) => {
-            ["/creds/", "sys/leases/", "auth/token/"].iter().any(|part| request.path.contains(part))
-        }
+        Step::Request(request) => ["/creds/", "sys/leases/"].iter().any(|part| request.path.contains(part)),
         Step::Sql(_) => true,
         _ => false,
     }
 }
 
-fn is_renewal(row: &Row) -> bool {
-    matches!(&row.step, Step::Request(request) if request.path == "sys/leases/renew")
+/// The name under which the lease was saved that a row renews.
+fn renewed(row: &Row) -> Option<&str> {
+    let Step::Request(request) = &row.step else { return None };
+    let after = request.path.strip_prefix("sys/leases/renew")?;
+    let lease = after.strip_prefix('/').or_else(|| request.body.as_ref()?["lease_id"].as_str())?;
+    lease.strip_prefix("{lease:")?.strip_suffix('}')
 }
 
 fn describe(row: &Row, what: &str) -> String {

@@ -53,8 +53,9 @@ impl Catalogue {
         Catalogue { query: ROLES.replace("$KNOWN", &known), roles: BTreeMap::new() }
     }
 
-    /// What has changed since the last call; `Null` if nothing has.
-    pub fn changes(&mut self, postgres: &Postgres) -> Value {
+    /// What has changed since the last call; `Null` if nothing has. The user `touched` counts as changed in any case: a
+    /// renewal in the second of the mint moves its end by nothing.
+    pub fn changes(&mut self, postgres: &Postgres, touched: &str) -> Value {
         let now = self.read(postgres);
         let before = std::mem::replace(&mut self.roles, now);
         let show = |role: &Value| {
@@ -73,7 +74,7 @@ impl Catalogue {
         for (oid, role) in &self.roles {
             match before.get(oid) {
                 None => note("created", role),
-                Some(old) if old != role => note("changed", role),
+                Some(old) if old != role || role["name"] == touched => note("changed", role),
                 Some(_) => {}
             }
         }
