@@ -252,9 +252,49 @@ fn pascal(id: &str) -> String {
     id.split('-').map(capital).collect()
 }
 
+/// The field reference of the documentation, in Markdown.
+pub fn reference<P>(routes: &[Route<P>]) -> String {
+    let mut text = String::from(
+        "# Paths and fields\n\nMade from the route table by `make docs`; a test fails when it is out of date. Durations are \
+         seconds, or\ntexts such as `90s`, `1h30m`, `2d`; reads answer with seconds.\n",
+    );
+    for route in routes {
+        let path = route.pattern.replace('{', ":").replace(['}', '?'], "");
+        let methods: Vec<&str> = METHODS
+            .iter()
+            .filter(|(operation, ..)| route.takes(*operation))
+            .map(|(operation, method, _)| if *operation == Operation::List { "LIST" } else { method })
+            .collect();
+        let (synopsis, description) = (route.synopsis, route.description);
+        text += &format!("\n## `{path}`\n\n{}\n\n{synopsis}\n\n{description}\n", methods.join(", ").to_uppercase());
+        let fields: Vec<&Field> = all_fields(route).filter(|field| Some(field.name) != route.captures()).collect();
+        if !fields.is_empty() {
+            text += "\n| field | type | meaning |\n|---|---|---|\n";
+        }
+        for field in fields {
+            let meaning = in_full(field).replace('|', "\\|");
+            text += &format!("| `{}` | {} | {meaning} |\n", field.name, type_name(field.kind));
+        }
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_field_reference_is_up_to_date() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/fields.md");
+        let wanted = reference(ROUTES);
+        if std::env::var_os("LEASEHOLD_WRITE_DOCS").is_some() {
+            std::fs::write(path, &wanted).unwrap();
+        }
+        assert!(
+            std::fs::read_to_string(path).unwrap_or_default() == wanted,
+            "docs/fields.md is out of date: make docs"
+        );
+    }
     use crate::engine::database::paths::ROUTES;
     use crate::engine::request::Datum;
 

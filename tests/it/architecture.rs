@@ -56,7 +56,7 @@ fn crates_stay_where_they_belong() {
             // A name in a text (after a quote) is not a use: the log filter names its targets.
             let named = text
                 .match_indices(&format!("{krate}::"))
-                .any(|(at, _)| !text[..at].ends_with(|c: char| c.is_alphanumeric() || "_:\"".contains(c)));
+                .any(|(at, _)| !text[..at].ends_with(|c: char| c.is_alphanumeric() || matches!(c, '_' | ':' | '"')));
             if named && !homes.contains(&module.as_str()) {
                 wrong.push(format!("{}: {krate} belongs to {}", file.display(), homes.join(", ")));
             }
