@@ -227,3 +227,48 @@ fn the_mount_is_in_the_hosts_openapi_document() {
     let help = client.get("database/roles/x?help=1").expect(200);
     assert!(help["help"].as_str().unwrap().contains("creation_statements (slice)"));
 }
+
+/// What the operators' page says of the administrative account: CREATEROLE is enough to mint and to end, sessions
+/// included.
+#[test]
+fn an_account_that_is_no_superuser_is_enough() {
+    let postgres = Postgres::start();
+    let (_bao, client) = mounted();
+    postgres.sql(
+        "CREATE ROLE orders_reader; CREATE TABLE orders (id int); GRANT SELECT ON orders TO orders_reader; \
+         CREATE ROLE plain LOGIN CREATEROLE PASSWORD 'plain-pw'; GRANT orders_reader TO plain WITH ADMIN OPTION; \
+         CREATE ROLE signaller LOGIN CREATEROLE PASSWORD 'plain-pw'; GRANT pg_signal_backend TO signaller; \
+         GRANT orders_reader TO signaller WITH ADMIN OPTION; CREATE DATABASE elsewhere; \
+         CREATE TABLE of_plain (id int); ALTER TABLE of_plain OWNER TO plain; \
+         CREATE TABLE of_signaller (id int); ALTER TABLE of_signaller OWNER TO signaller;",
+    );
+    for account in ["plain", "signaller"] {
+        let body = config(json!({ "connection_url": postgres.url(), "username": account, "password": "plain-pw" }));
+        client.post(&format!("database/config/{account}"), body).expect(204);
+        client
+            .post(
+                &format!("database/roles/{account}"),
+                json!({ "db_name": account, "creation_statements":
+                        "CREATE ROLE \"{{name}}\" LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}' \
+                         IN ROLE orders_reader; GRANT SELECT ON of_ACCOUNT TO \"{{name}}\"".replace("ACCOUNT", account) }),
+            )
+            .expect(204);
+        let minted = client.get(&format!("database/creds/{account}")).expect(200);
+        let text = |key: &str| minted["data"][key].as_str().unwrap().to_owned();
+        let (user, password) = (text("username"), text("password"));
+        let mut session = postgres.session(&user, &password);
+        assert_eq!(session.one("SELECT count(*) FROM orders").as_deref(), Some("0"));
+        // What somebody else granted it, only he can take back: the user is barred and its sessions end all the same.
+        postgres.sql(&format!("GRANT CONNECT ON DATABASE elsewhere TO \"{user}\""));
+        let lease = minted["lease_id"].as_str().unwrap();
+        let refused = client.revoke(lease).expect(400);
+        assert!(refused.to_string().contains("2BP01"), "{refused}");
+        assert!(postgres.login(&user, &password, "SELECT 1").is_err(), "barred");
+        assert_eq!(session.one("SELECT 1"), None, "the session ended");
+        postgres.sql(&format!("REVOKE CONNECT ON DATABASE elsewhere FROM \"{user}\""));
+        client.revoke(lease).expect(204);
+        assert_eq!(postgres.sql(&format!("SELECT count(*) FROM pg_roles WHERE rolname = '{user}'")).trim(), "0");
+    }
+    let leftovers = "SELECT count(*) FROM pg_auth_members WHERE member IN ('plain'::regrole, 'signaller'::regrole)";
+    assert_eq!(postgres.sql(leftovers).trim(), "3", "the accounts are members of what they were, and of nothing more");
+}
