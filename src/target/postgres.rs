@@ -145,4 +145,26 @@ where
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_texts_are_quoted_whatever_they_hold() {
+        assert_eq!(quoted_name(r#"a"; DROP"#), r#""a""; DROP""#);
+        assert_eq!(quoted_text("it's"), "'it''s'");
+        assert_eq!(quoted_text(r"a\'b"), r" E'a\\''b'");
+    }
+
+    #[test]
+    fn an_end_is_written_as_the_built_in_engine_writes_it() {
+        let time = SystemTime::UNIX_EPOCH + Duration::from_millis(1_795_313_477_900);
+        assert_eq!(timestamp(time).unwrap(), "2026-11-22 02:11:17+0000");
+    }
+
+    #[test]
+    fn a_name_that_the_server_would_cut_is_refused() {
+        assert!(check_name(&"x".repeat(63)).is_ok());
+        assert!(check_name(&"x".repeat(64)).unwrap_err().to_string().contains("username_template"));
+        assert!(check_name("").is_err());
+    }
+}
