@@ -63,15 +63,19 @@ impl Schedule {
         }
     }
 
-    /// What becomes of a change that was due at `due`, now that it is `now`: the same time while it may still be made
-    /// up for, else the next one.
+    /// What becomes of a change that was due at `due`, now that it is `now`: the last time of the expression that may
+    /// still be made up for, else the next one.
     pub fn revised(&self, due: SystemTime, now: SystemTime) -> SystemTime {
-        match self {
-            Self::Cron { window, .. } if !window.is_zero() && due.checked_add(*window).is_some_and(|end| end < now) => {
-                self.next(now).unwrap_or(due)
-            }
-            _ => due,
+        let Self::Cron { cron, zone, window } = self else { return due };
+        let open = |due: SystemTime| due.checked_add(*window).is_none_or(|end| end >= now);
+        if window.is_zero() || open(due) {
+            return due;
         }
+        let last = Timestamp::try_from(now).ok().and_then(|now| {
+            let last = cron.find_previous_occurrence(&Zoned::new(now, zone.clone()), true).ok()?;
+            Some(SystemTime::from(last.timestamp()))
+        });
+        last.filter(|last| open(*last)).or_else(|| self.next(now)).unwrap_or(due)
     }
 }
 
@@ -118,6 +122,7 @@ mod tests {
         let due = at("2026-11-22T01:00:00Z");
         assert_eq!(nightly.revised(due, at("2026-11-22T01:59:00Z")), due);
         assert_eq!(nightly.revised(due, at("2026-11-22T02:01:00Z")), at("2026-11-23T01:00:00Z"));
+        assert_eq!(nightly.revised(due, at("2026-11-23T01:01:00Z")), at("2026-11-23T01:00:00Z"), "is here");
         assert_eq!(schedule("0 1 * * *", "", 0).revised(due, at("2026-12-22T02:01:00Z")), due, "no window, no limit");
         let hourly = Schedule::Period(Duration::from_secs(3600));
         assert_eq!(hourly.next(due), Some(at("2026-11-22T02:00:00Z")));
