@@ -38,6 +38,10 @@ pub enum TargetError {
     /// A creation could not begin.
     #[error("unable to start transaction: {0}")]
     Begin(Box<TargetError>),
+    /// The password of an account could not be changed: the account was not even looked up. (The built-in engine's words,
+    /// whatever the cause.)
+    #[error("user does not appear to exist: {0}")]
+    Account(Box<TargetError>),
     /// A role statement failed.
     #[error("failed to execute query: {0}")]
     Statement(Box<TargetError>),
@@ -186,6 +190,20 @@ pub struct Ended {
     pub took: Duration,
 }
 
+/// What a login that was tried to learn whether a password is right came to, if not to a session.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum LoginError {
+    /// The password is not the account's.
+    #[error("{0}")]
+    Refused(TargetError),
+    /// The account may not log in here, whatever the password: there is no telling.
+    #[error("{0}")]
+    Barred(TargetError),
+    /// Nobody could be asked.
+    #[error("{0}")]
+    Unreachable(TargetError),
+}
+
 /// One connected target. Calls may run concurrently; each has its own deadline.
 #[async_trait]
 pub trait Target: Send + Sync {
@@ -197,6 +215,12 @@ pub trait Target: Send + Sync {
     async fn renew(&self, plan: &RenewPlan) -> Result<(), TargetError>;
     /// Ends a user: no login, no session, no user. A user that is already gone is a success.
     async fn end(&self, plan: &EndPlan) -> Result<Ended, TargetError>;
+    /// Changes the password of an account that we did not make. `{{name}}`, `{{username}}`, `{{password}}` are filled; an
+    /// empty script means the target's default. Safe against a dropped future as [`Target::mint`] is.
+    async fn set_password(&self, username: &str, password: &Secret, statements: &Script) -> Outcome<()>;
+    /// Logs in as `username`, on a session of its own, to learn whether `password` opens the account. A server that
+    /// refuses for another reason after it has accepted the password counts as `Ok`.
+    async fn login(&self, username: &str, password: &Secret) -> Result<(), LoginError>;
     /// Closes every session. Later calls fail with [`TargetError::Connect`].
     async fn close(&self);
 }

@@ -3,6 +3,7 @@
 
 mod end;
 mod mint;
+mod password;
 mod session;
 
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use jiff::Timestamp;
 
 use super::dsn::PgEndpoint;
 use super::pool::{Checkout, Limits, Pool};
-use super::{EndPlan, Ended, MintPlan, Outcome, RenewPlan, Target, TargetError};
+use super::{EndPlan, Ended, LoginError, MintPlan, Outcome, RenewPlan, Script, Target, TargetError};
 use crate::secret::Secret;
 use session::{PgSession, Problem};
 
@@ -89,6 +90,14 @@ impl Target for Postgres {
 
     async fn end(&self, plan: &EndPlan) -> Result<Ended, TargetError> {
         end::end(self, plan).await
+    }
+
+    async fn set_password(&self, username: &str, password: &Secret, statements: &Script) -> Outcome<()> {
+        password::set(self, username, password, statements).await
+    }
+
+    async fn login(&self, username: &str, password: &Secret) -> Result<(), LoginError> {
+        password::login(self, username, password).await
     }
 
     async fn close(&self) {
