@@ -1,14 +1,33 @@
 //! What a mount does. It names no transport and no driver; what it needs of the world are [`port`]s.
+//!
+//! A request goes one way: [`Mount::handle`] finds its [`route`], the path's own module makes a plan of it, and
+//! [`issue`], [`lease`] or [`end`] carry the plan to a target.
 
+pub mod database;
+pub mod end;
 pub mod error;
+pub mod field;
+pub mod go;
+pub mod help;
+pub mod issue;
+pub mod lease;
 pub mod port;
 pub mod request;
+pub mod route;
+pub mod template;
+
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
+use crate::target::Connector;
+use database::connection::Connections;
+use database::paths;
 use error::Error;
+use field::Input;
 use port::{Clock, Host, Storage};
-use request::{Existence, Reply, Request};
+use request::{Existence, Fields, LeaseGrant, Operation, Reply, Request, Response};
 
 /// Which paths a mount answers on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,40 +45,116 @@ pub struct Ports {
     pub host: Arc<dyn Host>,
     /// The time.
     pub clock: Arc<dyn Clock>,
+    /// The drivers.
+    pub targets: Arc<dyn Connector>,
 }
 
 /// One mount of the engine.
 pub struct Mount {
-    _kind: Kind,
-    _id: String,
-    _ports: Ports,
-}
-
-impl Mount {
-    /// A mount with the host's stable id for it. Touches nothing yet: storage may not be writable.
-    pub fn new(kind: Kind, id: String, ports: Ports) -> Self {
-        Self { _kind: kind, _id: id, _ports: ports }
-    }
-
-    /// Answers one request. Work at a target outlives the drop of this future.
-    pub async fn handle(&self, _request: Request) -> Reply {
-        Err(Error::UnsupportedPath)
-    }
-
-    /// Whether the path of a write has an entry already. A pure read: the host asks before it checks the ACL.
-    pub async fn exists(&self, _path: &str) -> Result<Existence, Error> {
-        Ok(Existence::Unchecked)
-    }
-
-    /// Drops what was cached of a storage key that another node changed.
-    pub fn invalidate(&self, _key: &str) {}
-
-    /// The answer to the credential of request `id` never reached the host: end the user at once.
-    pub async fn undelivered(&self, _response: request::Response) {}
-
-    /// Closes every session. The mount is not used afterwards.
-    pub async fn close(&self) {}
+    kind: Kind,
+    /// The host's stable id of the mount.
+    id: String,
+    ports: Ports,
+    connections: Connections,
 }
 
 /// Storage prefixes the host should wrap with its seal.
 pub const SEAL_WRAPPED: &[&str] = &["config/*", "static-role/*"];
+
+impl Mount {
+    /// A mount with the host's stable id for it. Touches nothing yet: storage may not be writable.
+    pub fn new(kind: Kind, id: String, ports: Ports) -> Self {
+        Self { kind, id, ports, connections: Connections::default() }
+    }
+
+    /// Answers one request.
+    ///
+    /// The future must be driven to its end even if the caller leaves: it may be in the middle of work at a target.
+    /// Who drives it hands an answer that nobody took to [`Mount::undelivered`].
+    pub async fn handle(&self, request: Request) -> Reply {
+        match request.operation {
+            Operation::Help => Ok(Some(self.help(&request)?)),
+            Operation::Rollback => Ok(None),
+            Operation::Renew => match &request.lease {
+                Some(lease) => database::creds::renew(self, lease).await,
+                None => Err(Error::Failed("the host sent no lease to renew".into())),
+            },
+            Operation::Revoke => match &request.lease {
+                Some(lease) => database::creds::revoke(self, &lease.internal).await,
+                None => Err(Error::Failed("the host sent no lease to revoke".into())),
+            },
+            _ => self.route(request).await,
+        }
+    }
+
+    async fn route(&self, request: Request) -> Reply {
+        let (route, name) = route::find(self.routes(), &request.path).ok_or(Error::UnsupportedPath)?;
+        if !route.takes(request.operation) {
+            return Err(Error::UnsupportedOperation);
+        }
+        let input = match request.operation {
+            Operation::Create | Operation::Update | Operation::List => {
+                Input::decode(route.fields, &request.data, route.captured(name))
+                    .map_err(|e| Error::Refused(e.in_handler()))?
+            }
+            _ => Input::default(),
+        };
+        let mut reply = database::handle(self, route.id, name, &input, &request).await?;
+        if let Some(response) = &mut reply {
+            response.warnings.extend(route.ignored(&request.data));
+        }
+        Ok(reply)
+    }
+
+    fn routes(&self) -> &'static [route::Route<paths::Path>] {
+        match self.kind {
+            Kind::Database => paths::ROUTES,
+        }
+    }
+
+    /// `path-help` and the OpenAPI document, of one path or of the whole mount.
+    fn help(&self, request: &Request) -> Result<Response, Error> {
+        help::answer(self.routes(), paths::HELP, &request.path, &request.data).ok_or(Error::UnsupportedPath)
+    }
+
+    /// Whether the path of a write has an entry already. A pure read: the host asks before it checks the ACL.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if a field of the request is wrong; [`Error::UnsupportedPath`].
+    pub async fn exists(&self, path: &str, data: &Fields) -> Result<Existence, Error> {
+        let (route, name) = route::find(self.routes(), path).ok_or(Error::UnsupportedPath)?;
+        let found = database::exists(self, route.id, name).await?;
+        if found != Existence::Unchecked {
+            Input::decode(route.fields, data, route.captured(name)).map_err(|e| Error::Refused(e.to_string()))?;
+        }
+        Ok(found)
+    }
+
+    /// Drops what was cached of a storage key that another node changed.
+    pub fn invalidate(&self, key: &str) {
+        if let Some(name) = key.strip_prefix("config/") {
+            self.connections.forget(name);
+        }
+    }
+
+    /// A credential was made, but the answer never reached the host: there is no lease that will ever end it, so it
+    /// ends now.
+    pub async fn undelivered(&self, lease: LeaseGrant) {
+        if let Err(e) = database::creds::revoke(self, &lease.internal).await {
+            tracing::error!("a credential that reached nobody could not be ended; the target ends its login: {e}");
+        }
+    }
+
+    /// Closes every session. The mount is not used afterwards.
+    pub async fn close(&self) {
+        self.connections.close().await;
+    }
+
+    /// The error that makes the host forward the request to the active node.
+    async fn refuse_on_standby(&self) -> Result<(), Error> {
+        if self.ports.host.is_standby().await? { Err(Error::ReadOnly) } else { Ok(()) }
+    }
+}
+
+/// The kind of lease, as the host keeps it with its internal data.
+pub const SECRET_TYPE: &str = "secret_type";

@@ -2,9 +2,11 @@
 //! and gives back an outcome.
 
 pub mod dsn;
+pub mod pool;
 pub mod postgres;
 pub mod statement;
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -33,6 +35,12 @@ pub enum TargetError {
     /// The connection settings cannot be used at all (unparsable DSN, bad certificate, …).
     #[error("{0}")]
     Config(String),
+    /// A creation could not begin.
+    #[error("unable to start transaction: {0}")]
+    Begin(Box<TargetError>),
+    /// A role statement failed.
+    #[error("failed to execute query: {0}")]
+    Statement(Box<TargetError>),
     /// No session could be had: refused, timed out, authentication failed.
     #[error("{0}")]
     Connect(String),
@@ -55,8 +63,65 @@ pub enum TargetError {
     Plan(String),
 }
 
-/// A role statement list, ready to be filled: see [`statement`].
-pub use statement::Script;
+/// A role statement list, ready to be filled, and whose SQL it is in: see [`statement`].
+pub use statement::{Dialect, Script};
+
+/// A kind of target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Driver {
+    /// PostgreSQL and what speaks its protocol.
+    PostgreSql,
+}
+
+impl Driver {
+    /// The driver of a built-in engine's `plugin_name`.
+    pub fn named(plugin_name: &str) -> Option<Self> {
+        match plugin_name {
+            "postgresql-database-plugin" => Some(Self::PostgreSql),
+            _ => None,
+        }
+    }
+
+    /// Whose SQL its statements are in.
+    pub fn dialect(self) -> Dialect {
+        match self {
+            Self::PostgreSql => Dialect::Postgres,
+        }
+    }
+
+    /// Bytes of the longest user name that the server keeps whole.
+    pub fn longest_username(self) -> usize {
+        match self {
+            Self::PostgreSql => postgres::LONGEST_NAME,
+        }
+    }
+}
+
+/// What a target is made of, by driver.
+#[derive(Debug)]
+pub enum Settings {
+    /// For [`Driver::PostgreSql`].
+    PostgreSql(postgres::Settings),
+}
+
+/// Makes targets of settings. A port, so that the engine can be tried against targets that fail as no server can be
+/// made to.
+pub trait Connector: Send + Sync {
+    /// A target; no session is opened yet.
+    fn open(&self, settings: Settings) -> Arc<dyn Target>;
+}
+
+/// The real drivers.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Drivers;
+
+impl Connector for Drivers {
+    fn open(&self, settings: Settings) -> Arc<dyn Target> {
+        match settings {
+            Settings::PostgreSql(settings) => Arc::new(postgres::Postgres::new(settings)),
+        }
+    }
+}
 
 /// Whose a minted user is, and until when: written beside it at the target, in the same transaction.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

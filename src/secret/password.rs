@@ -30,6 +30,11 @@ pub fn bytes<const N: usize>() -> Result<Zeroizing<[u8; N]>, NoRandomness> {
     Ok(bytes)
 }
 
+/// Fills `buffer` with random bytes.
+pub fn fill(buffer: &mut [u8]) -> Result<(), NoRandomness> {
+    SysRng.try_fill_bytes(buffer).map_err(|_| NoRandomness)
+}
+
 /// `length` random characters of `[a-zA-Z0-9]`, each of the 62 as likely as any other.
 pub fn base62(length: usize) -> Result<String, NoRandomness> {
     let mut text = String::with_capacity(length);

@@ -1,1 +1,171 @@
-//! PostgreSQL.
+//! PostgreSQL: users made, prolonged and ended in transactions, over the simple query protocol only (nothing is
+//! prepared, so a pooler in front does no harm, and no statement text stays in a cache).
+
+mod end;
+mod mint;
+mod session;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+
+use super::dsn::PgEndpoint;
+use super::pool::{Checkout, Limits, Pool};
+use super::{EndPlan, Ended, MintPlan, Outcome, RenewPlan, Target, TargetError};
+use crate::secret::Secret;
+use session::{PgSession, Problem};
+
+/// Length of the longest role name, in bytes (`NAMEDATALEN` − 1).
+pub const LONGEST_NAME: usize = 63;
+
+/// How `{{password}}` is filled in statements.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum PasswordForm {
+    /// A SCRAM verifier where the server takes one, the text elsewhere.
+    #[default]
+    Where,
+    /// A SCRAM verifier everywhere.
+    Verifier,
+    /// The text everywhere.
+    Text,
+}
+
+/// What a connection to PostgreSQL is made of.
+#[derive(Debug)]
+pub struct Settings {
+    /// Where, and as whom.
+    pub endpoint: PgEndpoint,
+    /// How many sessions, for how long.
+    pub limits: Limits,
+    /// How long one statement may take.
+    pub statement_timeout: Duration,
+    /// What the server gets to see of a password.
+    pub password_form: PasswordForm,
+}
+
+/// One PostgreSQL server (or several hosts of which the first that answers is used).
+pub struct Postgres {
+    settings: Settings,
+    pool: Arc<Pool<PgSession>>,
+}
+
+impl Postgres {
+    /// Opens no session yet.
+    pub fn new(settings: Settings) -> Self {
+        let pool = Pool::new(settings.limits);
+        Self { settings, pool }
+    }
+
+    async fn session(&self) -> Result<Checkout<PgSession>, TargetError> {
+        self.pool.checkout(|| session::open(&self.settings.endpoint, None, self.settings.statement_timeout)).await
+    }
+
+    /// A session of its own in another database of the same server, for the clean-up there.
+    async fn session_in(&self, database: &str) -> Result<PgSession, TargetError> {
+        let opening = session::open(&self.settings.endpoint, Some(database), self.settings.statement_timeout);
+        tokio::time::timeout(self.settings.limits.connect_timeout, opening).await.unwrap_or_else(|_| {
+            Err(TargetError::Timeout(format!("no session in database {database:?} within connect_timeout")))
+        })
+    }
+}
+
+#[async_trait]
+impl Target for Postgres {
+    async fn verify(&self) -> Result<(), TargetError> {
+        let mut session = self.session().await?;
+        session.run("SELECT 1").await?;
+        session.give_back();
+        Ok(())
+    }
+
+    async fn mint(&self, plan: &MintPlan, password: &Secret) -> Outcome<()> {
+        mint::mint(self, plan, password).await
+    }
+
+    async fn renew(&self, plan: &RenewPlan) -> Result<(), TargetError> {
+        mint::renew(self, plan).await
+    }
+
+    async fn end(&self, plan: &EndPlan) -> Result<Ended, TargetError> {
+        end::end(self, plan).await
+    }
+
+    async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+/// `"name"`, safe for any text without NUL.
+fn quoted_name(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// `'text'`, safe for any text without NUL whatever `standard_conforming_strings` says.
+fn quoted_text(text: &str) -> String {
+    let escaped = text.replace('\'', "''");
+    if escaped.contains('\\') { format!(" E'{}'", escaped.replace('\\', "\\\\")) } else { format!("'{escaped}'") }
+}
+
+/// A time as `VALID UNTIL` takes it: `2026-11-22 02:11:17+0000`, the built-in engine's form.
+fn timestamp(time: SystemTime) -> Result<String, TargetError> {
+    let time = Timestamp::try_from(time).map_err(|_| TargetError::Plan("the end lies outside any calendar".into()))?;
+    Ok(time.strftime("%Y-%m-%d %H:%M:%S%z").to_string())
+}
+
+/// Refuses a name that the server would store cut, or not at all.
+fn check_name(name: &str) -> Result<(), TargetError> {
+    if name.is_empty() || name.len() > LONGEST_NAME || name.contains('\0') {
+        return Err(TargetError::Plan(format!(
+            "the user name {name:?} has {} bytes; PostgreSQL takes 1 to {LONGEST_NAME}: shorten username_template",
+            name.len()
+        )));
+    }
+    Ok(())
+}
+
+/// Runs `attempt` again while the server reports a conflict with somebody else's transaction, with a growing, jittered
+/// pause, until `patience` is used up.
+async fn retrying<T, F>(patience: Duration, mut attempt: impl FnMut() -> F) -> Result<T, Problem>
+where
+    F: Future<Output = Result<T, Problem>>,
+{
+    let deadline = tokio::time::Instant::now() + patience;
+    let mut pause = Duration::from_millis(4);
+    loop {
+        match attempt().await {
+            Err(problem) if problem.is_conflict() && tokio::time::Instant::now() + pause < deadline => {
+                let jitter = f64::from(rand::random::<u8>()) / 255.0;
+                tokio::time::sleep(pause.mul_f64(0.5 + jitter)).await;
+                pause = (pause * 2).min(Duration::from_millis(250));
+            }
+            settled => return settled,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_texts_are_quoted_whatever_they_hold() {
+        assert_eq!(quoted_name(r#"a"; DROP"#), r#""a""; DROP""#);
+        assert_eq!(quoted_text("it's"), "'it''s'");
+        assert_eq!(quoted_text(r"a\'b"), r" E'a\\''b'");
+    }
+
+    #[test]
+    fn an_end_is_written_as_the_built_in_engine_writes_it() {
+        let time = SystemTime::UNIX_EPOCH + Duration::from_millis(1_795_313_477_900);
+        assert_eq!(timestamp(time).unwrap(), "2026-11-22 02:11:17+0000");
+    }
+
+    #[test]
+    fn a_name_that_the_server_would_cut_is_refused() {
+        assert!(check_name(&"x".repeat(63)).is_ok());
+        assert!(check_name(&"x".repeat(64)).unwrap_err().to_string().contains("username_template"));
+        assert!(check_name("").is_err());
+    }
+}

@@ -1,0 +1,48 @@
+# Everything a contributor runs. CI runs `make test` and nothing else.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+export PATH := $(CURDIR)/.cache/bin:$(PATH)
+
+.PHONY: help setup build release demo test unit parity fmt lint advisories clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
+	    printf '  make %-12s %s\n' "$$name" "$$text"; done
+
+setup: ## bring PostgreSQL, OpenBao and the tools (quick when they are there)
+	@scripts/setup
+
+build: ## build the plugin: target/debug/leasehold
+	@cargo build --locked
+
+release: ## build the plugin as it is shipped: target/release/leasehold
+	@cargo build --locked --release
+
+demo: setup build ## see a user come and go: about ten seconds, everything cleaned up (KEEP=1 leaves it running)
+	@scripts/demo
+
+test: setup lint ## all that must hold: format, lints, licences, every test
+	@cargo nextest run --locked
+
+unit: ## the tests that need no server
+	@cargo nextest run --locked --lib --bins
+
+parity: setup ## the table of requests against both engines, with the list of differences
+	@cargo nextest run --locked --test it --no-capture -- parity::
+
+fmt: ## format the code
+	@cargo fmt
+
+lint: setup ## format, lints and licences, without changing anything
+	@cargo fmt --check
+	@cargo clippy --locked --all-targets --quiet -- -D warnings
+	@cargo deny --offline --log-level error check --hide-inclusion-graph licenses bans sources
+
+advisories: setup ## ask the RustSec database about the dependencies (needs a network)
+	@cargo deny check advisories
+
+clean: ## remove what was built and fetched
+	@cargo clean
+	@rm -rf .cache

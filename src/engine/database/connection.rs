@@ -1,0 +1,502 @@
+//! `config/:name`, `reset/:name`, `reload/:plugin_name`: configured targets, and the live connection to each.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::engine::Mount;
+use crate::engine::error::Error;
+use crate::engine::field::Input;
+use crate::engine::request::{Fields, Reply, Response};
+use crate::engine::template::{self, Names, OsEntropy, Template};
+use crate::secret::Secret;
+use crate::target::{self, Driver, Target};
+
+mod settings;
+
+/// Fields of the request that the engine keeps itself; everything else describes the connection to the driver.
+const ENGINE_FIELDS: &[&str] = &[
+    "name",
+    "plugin_name",
+    "plugin_version",
+    "verify_connection",
+    "allowed_roles",
+    "root_rotation_statements",
+    "password_policy",
+];
+
+/// Connection details that no read returns. `connection_url` is secret too (it may hold a password) and is shown
+/// redacted.
+const SECRET_DETAILS: &[&str] = &["password", "private_key", "tls_certificate_key", "service_account_json"];
+
+/// One configured target, as stored.
+#[derive(Debug, Default)]
+pub struct Config {
+    /// Which driver.
+    pub plugin_name: String,
+    /// Version of the driver, empty for our own.
+    pub plugin_version: String,
+    /// Settings for the driver that may be seen.
+    pub details: Fields,
+    /// Settings for the driver that may not.
+    pub secrets: BTreeMap<String, Secret>,
+    /// Which roles may use the connection: names, or patterns with `*`.
+    pub allowed_roles: Vec<String>,
+    /// How the root password is changed.
+    pub root_rotation_statements: Vec<String>,
+    /// The host's policy for passwords minted here, empty for the default generator.
+    pub password_policy: String,
+    /// What other engines of this stored form keep here; carried along untouched.
+    pub other: Fields,
+}
+
+/// The stored form: the built-in engine's own keys.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    #[serde(default)]
+    plugin_name: String,
+    #[serde(default)]
+    plugin_version: String,
+    #[serde(default)]
+    connection_details: Option<Fields>,
+    #[serde(default)]
+    allowed_roles: Option<Vec<String>>,
+    #[serde(default)]
+    root_credentials_rotate_statements: Option<Vec<String>>,
+    #[serde(default)]
+    password_policy: String,
+    #[serde(flatten)]
+    other: Fields,
+}
+
+/// Storage key of a connection.
+pub fn key(name: &str) -> String {
+    format!("config/{name}")
+}
+
+/// What every path says of a connection that is not there.
+fn missing(name: &str) -> Error {
+    Error::Failed(format!("failed to find entry for connection with name: {name:?}"))
+}
+
+impl Config {
+    /// The stored connection, `None` if there is none.
+    pub async fn load(mount: &Mount, name: &str) -> Result<Option<Self>, Error> {
+        let Some(entry) = mount.ports.storage.get(&key(name)).await? else { return Ok(None) };
+        let stored: Stored = serde_json::from_str(entry.expose())
+            .map_err(|_| Error::Failed(format!("the stored connection {name:?} cannot be read")))?;
+        let mut config = Self {
+            plugin_name: stored.plugin_name,
+            plugin_version: stored.plugin_version,
+            allowed_roles: stored.allowed_roles.unwrap_or_default(),
+            root_rotation_statements: stored.root_credentials_rotate_statements.unwrap_or_default(),
+            password_policy: stored.password_policy,
+            other: stored.other,
+            ..Self::default()
+        };
+        config.merge(stored.connection_details.unwrap_or_default());
+        Ok(Some(config))
+    }
+
+    async fn store(&self, mount: &Mount, name: &str) -> Result<(), Error> {
+        let mut details = self.details.clone();
+        for (key, secret) in &self.secrets {
+            details.insert(key.clone(), json!(secret.expose()));
+        }
+        let stored = Stored {
+            plugin_name: self.plugin_name.clone(),
+            plugin_version: self.plugin_version.clone(),
+            connection_details: Some(details),
+            allowed_roles: Some(self.allowed_roles.clone()),
+            root_credentials_rotate_statements: Some(self.root_rotation_statements.clone()),
+            password_policy: self.password_policy.clone(),
+            other: self.other.clone(),
+        };
+        let text = serde_json::to_string(&stored).map_err(|_| Error::Failed("cannot encode the connection".into()))?;
+        Ok(mount.ports.storage.put(&key(name), &Secret::new(text), true).await?)
+    }
+
+    /// Lays `details` over what is there, texts that may not be seen apart.
+    fn merge(&mut self, details: Fields) {
+        for (key, value) in details {
+            let text = match value {
+                _ if key != "connection_url" && !SECRET_DETAILS.contains(&key.as_str()) => Err(value),
+                Value::String(text) => Ok(text),
+                Value::Number(number) => Ok(number.to_string()),
+                other => Err(other),
+            };
+            match text {
+                Ok(text) => {
+                    self.details.remove(&key);
+                    self.secrets.insert(key, Secret::new(text));
+                }
+                Err(value) => {
+                    self.secrets.remove(&key);
+                    self.details.insert(key, value);
+                }
+            }
+        }
+    }
+
+    /// True if `role` may mint here.
+    pub fn allows(&self, role: &str) -> bool {
+        self.allowed_roles.iter().any(|pattern| glob(pattern, role))
+    }
+
+    /// The connection, ready to be used. Opens no session.
+    fn open(&self, mount: &Mount) -> Result<Connection, String> {
+        let driver = self.driver()?;
+        let settings = settings::read(driver, &self.details, &self.secrets)?;
+        let username = username_template(driver, &settings.username_template, mount)?;
+        Ok(Connection {
+            driver,
+            allowed_roles: self.allowed_roles.clone(),
+            password_policy: self.password_policy.clone(),
+            username,
+            target: mount.ports.targets.open(settings.target),
+        })
+    }
+
+    fn driver(&self) -> Result<Driver, String> {
+        let found = Driver::named(&self.plugin_name).filter(|_| self.plugin_version.is_empty());
+        found.ok_or_else(|| {
+            let version = match self.plugin_version.as_str() {
+                "" => String::new(),
+                version => format!(", version={version}"),
+            };
+            let line = format!("\t* plugin not found in the catalog: {}{version}\n", self.plugin_name);
+            format!("invalid database version: 2 errors occurred:\n{line}{line}\n")
+        })
+    }
+}
+
+/// The template of user names; refused if not even empty names make one that the server takes.
+fn username_template(driver: Driver, text: &str, mount: &Mount) -> Result<Template, String> {
+    if text.is_empty() {
+        let default = match driver {
+            Driver::PostgreSql => template::POSTGRESQL,
+        };
+        return Template::parse(default).map_err(|e| e.to_string());
+    }
+    let now = mount.ports.clock.now();
+    let checked = Template::checked(text, &mut OsEntropy, now).map_err(|e| e.to_string())?;
+    let shortest = checked.render(&Names::default(), &mut OsEntropy, now).map_err(|e| e.to_string())?;
+    if shortest.len() > driver.longest_username() {
+        return Err(format!(
+            "invalid username template: it makes names of {} bytes or more, the database takes {}: use truncate",
+            shortest.len(),
+            driver.longest_username()
+        ));
+    }
+    Ok(checked)
+}
+
+/// A connection in use. Dropped from the mount when its configuration changes; work that still holds it goes on.
+pub struct Connection {
+    /// Which driver.
+    pub driver: Driver,
+    allowed_roles: Vec<String>,
+    /// The host's policy for passwords minted here, empty for the default generator.
+    pub password_policy: String,
+    /// How users are named.
+    pub username: Template,
+    /// The target itself.
+    pub target: Arc<dyn Target>,
+}
+
+impl Connection {
+    /// True if `role` may mint here.
+    pub fn allows(&self, role: &str) -> bool {
+        self.allowed_roles.iter().any(|pattern| glob(pattern, role))
+    }
+}
+
+/// The live connections of a mount, by name.
+#[derive(Default)]
+pub struct Connections(Mutex<Live>);
+
+#[derive(Default)]
+struct Live {
+    by_name: HashMap<String, Arc<Connection>>,
+    /// Counts changes, so that a connection opened from an older configuration is not taken for a new one.
+    changes: u64,
+}
+
+impl Connections {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Live> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets a live connection; its sessions are closed once nobody uses them.
+    pub fn forget(&self, name: &str) {
+        self.change(name, None);
+    }
+
+    fn change(&self, name: &str, to: Option<Arc<Connection>>) {
+        let mut live = self.lock();
+        live.changes += 1;
+        let gone = match to {
+            Some(connection) => live.by_name.insert(name.to_owned(), connection),
+            None => live.by_name.remove(name),
+        };
+        drop(live);
+        retire(gone);
+    }
+
+    /// Forgets all, and waits until their sessions are closed.
+    pub async fn close(&self) {
+        let all: Vec<_> = {
+            let mut live = self.lock();
+            live.changes += 1;
+            live.by_name.drain().map(|(_, connection)| connection).collect()
+        };
+        for connection in all {
+            connection.target.close().await;
+        }
+    }
+
+    /// The live connection of that name, if there is one.
+    pub fn live(&self, name: &str) -> Option<Arc<Connection>> {
+        self.lock().by_name.get(name).cloned()
+    }
+
+    /// The live connection of that name; the first use opens and verifies it.
+    pub async fn get(&self, mount: &Mount, name: &str) -> Result<Arc<Connection>, Error> {
+        loop {
+            let seen = {
+                let live = self.lock();
+                if let Some(connection) = live.by_name.get(name) {
+                    return Ok(connection.clone());
+                }
+                live.changes
+            };
+            let config = Config::load(mount, name).await?.ok_or_else(|| missing(name))?;
+            let opened = config.open(mount).map_err(Error::Failed)?;
+            if let Err(text) = verify(&opened).await {
+                opened.target.close().await;
+                return Err(Error::Failed(text));
+            }
+            let opened = Arc::new(opened);
+            let mut live = self.lock();
+            if live.changes == seen {
+                live.changes += 1;
+                live.by_name.insert(name.to_owned(), opened.clone());
+                return Ok(opened);
+            }
+            // Somebody opened or changed a connection meanwhile: look again.
+            drop(live);
+            retire(Some(opened));
+        }
+    }
+}
+
+/// Closes sessions in the background: a request that still uses the connection finishes first.
+fn retire(connection: Option<Arc<Connection>>) {
+    if let Some(connection) = connection {
+        tokio::spawn(async move { connection.target.close().await });
+    }
+}
+
+async fn verify(connection: &Connection) -> Result<(), String> {
+    connection.target.verify().await.map_err(|e| format!("error verifying connection: {e}"))
+}
+
+/// GET.
+pub async fn read(mount: &Mount, name: &str) -> Reply {
+    let Some(config) = Config::load(mount, name).await? else { return Ok(None) };
+    let mut shown: Fields =
+        config.details.into_iter().filter(|(key, _)| !SECRET_DETAILS.contains(&key.as_str())).collect();
+    if let Some(url) = config.secrets.get("connection_url") {
+        shown.insert("connection_url".into(), json!(target::dsn::redact(url.expose())));
+    }
+    Ok(Some(Response::data([
+        ("allowed_roles", json!(config.allowed_roles)),
+        ("connection_details", Value::Object(shown)),
+        ("password_policy", json!(config.password_policy)),
+        ("plugin_name", json!(config.plugin_name)),
+        ("plugin_version", json!(config.plugin_version)),
+        ("root_credentials_rotate_statements", json!(config.root_rotation_statements)),
+    ])))
+}
+
+/// POST and PUT. Nothing is stored unless the driver accepts the settings and, unless `verify_connection=false`, the
+/// server answers.
+pub async fn write(mount: &Mount, name: &str, input: &Input, data: &Fields) -> Reply {
+    mount.refuse_on_standby().await?;
+    let verifying = input.flag_or_preset("verify_connection");
+    let mut config = Config::load(mount, name).await?.unwrap_or_default();
+    if let Some(plugin_name) = input.text("plugin_name") {
+        config.plugin_name = plugin_name.to_owned();
+    }
+    if config.plugin_name.is_empty() {
+        return Err(Error::Refused("empty plugin name".into()));
+    }
+    if let Some(version) = input.text("plugin_version") {
+        config.plugin_version = canonical_version(version)?;
+    }
+    if let Some(roles) = input.list("allowed_roles") {
+        config.allowed_roles = roles.to_vec();
+    }
+    if let Some(statements) = input.list("root_rotation_statements") {
+        config.root_rotation_statements = statements.to_vec();
+    }
+    if let Some(policy) = input.text("password_policy") {
+        config.password_policy = policy.to_owned();
+    }
+    let details = data.iter().filter(|(key, _)| !ENGINE_FIELDS.contains(&key.as_str()));
+    config.merge(details.map(|(key, value)| (key.clone(), value.clone())).collect());
+
+    let refused = |text: String| Error::Refused(format!("error creating database object: {text}"));
+    let opened = config.open(mount).map_err(refused)?;
+    if verifying && let Err(text) = verify(&opened).await {
+        opened.target.close().await;
+        return Err(refused(text));
+    }
+    if let Err(e) = config.store(mount, name).await {
+        opened.target.close().await;
+        return Err(e);
+    }
+    mount.connections.change(name, Some(Arc::new(opened)));
+
+    match config.secrets.get("connection_url") {
+        Some(url) if target::dsn::has_embedded_password(url.expose()) => Ok(Some(Response {
+            warnings: vec![
+                "Password found in connection_url, use a templated url to enable root rotation and prevent read access \
+                 to password information."
+                    .into(),
+            ],
+            ..Response::default()
+        })),
+        _ => Ok(None),
+    }
+}
+
+/// DELETE.
+pub async fn delete(mount: &Mount, name: &str) -> Reply {
+    mount.refuse_on_standby().await?;
+    mount.ports.storage.delete(&key(name)).await?;
+    mount.connections.forget(name);
+    Ok(None)
+}
+
+/// LIST, with `after` and `limit`.
+pub async fn list(mount: &Mount, input: &Input) -> Reply {
+    super::list(mount, "config/", input).await
+}
+
+/// `reset/:name`: new sessions, verified.
+pub async fn reset(mount: &Mount, name: &str) -> Reply {
+    if Config::load(mount, name).await?.is_none() {
+        return Err(missing(name));
+    }
+    mount.connections.forget(name);
+    mount.connections.get(mount, name).await?;
+    Ok(None)
+}
+
+/// `reload/:plugin_name`: resets every connection of that driver. One that cannot be reset does not stop the others.
+pub async fn reload(mount: &Mount, plugin_name: &str) -> Reply {
+    let mut reset_names = Vec::new();
+    let mut failed = Vec::new();
+    for name in mount.ports.storage.list("config/", "", 0).await? {
+        if Config::load(mount, &name).await?.is_some_and(|config| config.plugin_name == plugin_name) {
+            match reset(mount, &name).await {
+                Ok(_) => reset_names.push(name),
+                Err(e) => failed.push(format!("failed to reload connection {name:?}: {e}")),
+            }
+        }
+    }
+    if reset_names.is_empty() && failed.is_empty() {
+        return Err(Error::Refused(format!("no connections were found with plugin_name {plugin_name:?}")));
+    }
+    let mut response = Response::data([("connections", json!(reset_names)), ("count", json!(reset_names.len()))]);
+    response.warnings = failed;
+    Ok(Some(response))
+}
+
+/// Our own version and none are the same thing; other versions are kept as asked, in canonical form.
+fn canonical_version(version: &str) -> Result<String, Error> {
+    if version.is_empty() {
+        return Ok(String::new());
+    }
+    let bare = version.strip_prefix('v').unwrap_or(version);
+    let core = bare.find(['-', '+']).unwrap_or(bare.len());
+    let (numbers, rest) = bare.split_at(core);
+    let padded = match numbers.matches('.').count() {
+        0 => format!("{numbers}.0.0{rest}"),
+        1 => format!("{numbers}.0{rest}"),
+        _ => bare.to_owned(),
+    };
+    let parsed = semver::Version::parse(&padded).map_err(|_| {
+        Error::Refused(format!("version {version:?} is not a valid semantic version: malformed version: {version}"))
+    })?;
+    let own = parsed.build.as_str().starts_with("builtin") || parsed.to_string() == env!("CARGO_PKG_VERSION");
+    Ok(if own { String::new() } else { format!("v{parsed}") })
+}
+
+/// `*` stands for any text, as often as it occurs.
+fn glob(pattern: &str, text: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let Some(mut rest) = text.strip_prefix(parts.next().unwrap_or("")) else { return false };
+    let mut last: Option<&str> = None;
+    for part in parts {
+        if let Some(middle) = last {
+            let Some(at) = rest.find(middle) else { return false };
+            rest = &rest[at + middle.len()..];
+        }
+        last = Some(part);
+    }
+    match last {
+        None => rest.is_empty(),
+        Some(end) => rest.ends_with(end),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_match_whole_role_names() {
+        for (pattern, text, expected) in [
+            ("*", "anything", true),
+            ("app", "app", true),
+            ("app", "apps", false),
+            ("ro-*", "ro-x", true),
+            ("ro-*", "rw-x", false),
+            ("p*l", "pol", true),
+            ("p*l", "pl", true),
+            ("p*l", "p", false),
+            ("a*a", "a", false),
+            ("*a*b*", "xxaxxbxx", true),
+            ("*a*b*", "ba", false),
+            ("", "", true),
+            ("", "x", false),
+        ] {
+            assert_eq!(glob(pattern, text), expected, "{pattern} {text}");
+        }
+    }
+
+    #[test]
+    fn versions_are_canonical_or_refused() {
+        assert_eq!(canonical_version("1.2").unwrap(), "v1.2.0");
+        assert_eq!(canonical_version("v1.2.3").unwrap(), "v1.2.3");
+        assert_eq!(canonical_version("v2.7.2+builtin.bao").unwrap(), "");
+        assert_eq!(
+            canonical_version("zz").unwrap_err().to_string(),
+            "version \"zz\" is not a valid semantic version: malformed version: zz"
+        );
+    }
+
+    #[test]
+    fn a_secret_detail_moves_out_of_sight_and_back() {
+        let mut config = Config::default();
+        config.merge([("password".to_owned(), json!("p")), ("username".to_owned(), json!("u"))].into_iter().collect());
+        assert!(!format!("{config:?}").contains("\"p\""));
+        assert_eq!(config.details.len(), 1);
+        config.merge([("password".to_owned(), json!(null))].into_iter().collect());
+        assert!(config.secrets.is_empty(), "an explicit null replaces the password");
+    }
+}

@@ -1,0 +1,261 @@
+//! The route table of the `database` engine: every path, field and help text there is. Router, `path-help`, the OpenAPI
+//! document and the field reference in the documentation all come from here.
+
+use crate::engine::field::{Field, FieldType, Preset};
+use crate::engine::request::Operation::{self, Create, Delete, List, Read, Update};
+use crate::engine::route::Route;
+
+/// A path of this engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Path {
+    /// `config/`
+    Configs,
+    /// `config/:name`
+    Config,
+    /// `reset/:name`
+    Reset,
+    /// `reload/:plugin_name`
+    Reload,
+    /// `roles/`
+    Roles,
+    /// `roles/:name`
+    Role,
+    /// `creds/:name`
+    Creds,
+}
+
+/// What `path-help` says of the mount as a whole.
+pub const HELP: &str = "\
+The database backend supports using many different databases as secret backends, including PostgreSQL.
+
+After mounting this backend, configure it with the endpoints below \"config/\", write a role below \"roles/\", and read
+credentials below \"creds/\". Each read makes a user of its own at the database; its lease ends it.";
+
+const WRITE: &[Operation] = &[Create, Update];
+const ALL: &[Operation] = &[Create, Update, Read, Delete];
+
+const AFTER: Field = Field::new("after", FieldType::String, "List entries after this one, exclusive.").query();
+const LIMIT: Field = Field::new("limit", FieldType::Int, "List this many entries at most; without it, all.").query();
+
+/// What the drivers understand of `config/:name`. The engine keeps them, and any other, unread.
+pub const CONNECTION_DETAILS: &[Field] = &[
+    Field::new(
+        "connection_url",
+        FieldType::String,
+        "Where the database is and how to log in: a postgresql:// URL or key=value pairs. {{username}} and \
+                 {{password}} stand for the fields of that name. Either this or host.",
+    ),
+    Field::new("username", FieldType::String, "Account that Leasehold logs in with."),
+    Field::new("password", FieldType::Secret, "Password of that account. Never returned."),
+    Field::new(
+        "host",
+        FieldType::String,
+        "Host name, address or socket directory, instead of connection_url; several separated by commas.",
+    ),
+    Field::new("port", FieldType::Int, "TCP port, with host.").preset(Preset::Int(5432)),
+    Field::new("database", FieldType::String, "Database to connect to, with host.").preset(Preset::Text("postgres")),
+    Field::new("sslmode", FieldType::String, "disable, allow, prefer, require, verify-ca or verify-full, with host.")
+        .preset(Preset::Text("prefer")),
+    Field::new("tls_ca", FieldType::String, "CA certificates of the server, PEM."),
+    Field::new("tls_certificate", FieldType::String, "Client certificate, PEM."),
+    Field::new("private_key", FieldType::Secret, "Key of the client certificate, PEM. Never returned."),
+    Field::new(
+        "max_open_connections",
+        FieldType::Int,
+        "Sessions at the database at most; negative for no limit. This many requests run at once.",
+    )
+    .preset(Preset::Int(4)),
+    Field::new(
+        "max_idle_connections",
+        FieldType::Int,
+        "Sessions kept while idle; 0 for as many as may be open, negative for none.",
+    ),
+    Field::new(
+        "max_connection_lifetime",
+        FieldType::DurationSecond,
+        "A session is closed after this many seconds or this duration; 0 for never.",
+    ),
+    Field::new(
+        "connect_timeout",
+        FieldType::DurationSecond,
+        "Seconds or duration after which an attempt to get a session is given up.",
+    )
+    .preset(Preset::Int(10)),
+    Field::new(
+        "statement_timeout",
+        FieldType::DurationSecond,
+        "Seconds or duration after which a statement is given up.",
+    )
+    .preset(Preset::Int(30)),
+    Field::new(
+        "disable_escaping",
+        FieldType::Bool,
+        "Put username and password into connection_url as they are, without percent-encoding.",
+    ),
+    Field::new(
+        "username_template",
+        FieldType::String,
+        "Go template of minted user names. Fields: .DisplayName, .RoleName. Empty means the default.",
+    ),
+    Field::new(
+        "password_authentication",
+        FieldType::String,
+        "How {{password}} is filled: scram-sha-256 (a verifier, everywhere), password (the text, everywhere). \
+                 Without it: a verifier where PASSWORD stands before it, the text elsewhere.",
+    ),
+];
+
+/// Every path.
+pub const ROUTES: &[Route<Path>] = &[
+    Route {
+        id: Path::Configs,
+        pattern: "config/?",
+        operations: &[List],
+        fields: &[AFTER, LIMIT],
+        details: None,
+        synopsis: "List the configured connections.",
+        description: "Names only; read config/:name for one.",
+    },
+    Route {
+        id: Path::Config,
+        pattern: "config/{name}",
+        operations: ALL,
+        fields: &[
+            Field::new("name", FieldType::String, "Name of this connection."),
+            Field::new(
+                "plugin_name",
+                FieldType::String,
+                "Kind of database: postgresql-database-plugin. Required the first time.",
+            ),
+            Field::new(
+                "plugin_version",
+                FieldType::String,
+                "Version of the plugin. Leasehold carries its drivers itself: leave it empty.",
+            ),
+            Field::new(
+                "verify_connection",
+                FieldType::Bool,
+                "Connect and ask for a sign of life before anything is stored.",
+            )
+            .preset(Preset::Bool(true)),
+            Field::new(
+                "allowed_roles",
+                FieldType::CommaStringSlice,
+                "Roles that may use this connection: names, or patterns with \"*\". Empty means none.",
+            ),
+            Field::new(
+                "root_rotation_statements",
+                FieldType::StringSlice,
+                "Statements that change the password of the account used here. Empty means the database's default.",
+            ),
+            Field::new(
+                "password_policy",
+                FieldType::String,
+                "Name of the host's password policy for what is minted here. Empty means 20 characters of a-z, A-Z, \
+                 0-9 and \"-\".",
+            ),
+        ],
+        details: Some(CONNECTION_DETAILS),
+        synopsis: "Configure connection details of a database.",
+        description: "\
+Names a database and how to log in to it. Fields that are not listed are kept and returned, and mean nothing.
+
+A write lays the given fields over those that are stored. Unless verify_connection is false, nothing is stored before
+the database has answered.",
+    },
+    Route {
+        id: Path::Reset,
+        pattern: "reset/{name}",
+        operations: WRITE,
+        fields: &[Field::new("name", FieldType::String, "Name of the connection.")],
+        details: None,
+        synopsis: "Close the sessions of a connection and open new ones.",
+        description: "Requests that are under way finish on the old sessions. Fails if the database cannot be reached.",
+    },
+    Route {
+        id: Path::Reload,
+        pattern: "reload/{plugin_name}",
+        operations: WRITE,
+        fields: &[Field::new("plugin_name", FieldType::String, "Kind of database, as in config/:name.")],
+        details: None,
+        synopsis: "Reset every connection of one kind of database.",
+        description: "Answers with the names of the connections that were reset; those that could not be are warnings.",
+    },
+    Route {
+        id: Path::Roles,
+        pattern: "roles/?",
+        operations: &[List],
+        fields: &[AFTER, LIMIT],
+        details: None,
+        synopsis: "List the roles.",
+        description: "Names only; read roles/:name for one.",
+    },
+    Route {
+        id: Path::Role,
+        pattern: "roles/{name}",
+        operations: ALL,
+        fields: &[
+            Field::new("name", FieldType::String, "Name of the role."),
+            Field::new("db_name", FieldType::String, "Name of the connection to mint at. Required."),
+            Field::new(
+                "creation_statements",
+                FieldType::StringSlice,
+                "Statements that create and configure a user: text with semicolons, a JSON array, or base64 of either. \
+                 {{name}}, {{password}} and {{expiration}} are filled in.",
+            ),
+            Field::new(
+                "revocation_statements",
+                FieldType::StringSlice,
+                "Statements that end a user. Empty means the default: no login, no session, grants and role dropped.",
+            ),
+            Field::new(
+                "renew_statements",
+                FieldType::StringSlice,
+                "Statements that prolong a user. Empty means the default: ALTER ROLE … VALID UNTIL.",
+            ),
+            Field::new(
+                "rollback_statements",
+                FieldType::StringSlice,
+                "Statements that run, in a transaction of their own, after a creation has failed.",
+            ),
+            Field::new(
+                "default_ttl",
+                FieldType::DurationSecond,
+                "How long a lease lasts, in seconds or as a duration; 0 for the mount's default.",
+            ),
+            Field::new(
+                "max_ttl",
+                FieldType::DurationSecond,
+                "How long a lease may be renewed to last, in seconds or as a duration; 0 for the mount's maximum.",
+            ),
+            Field::new(
+                "credential_type",
+                FieldType::String,
+                "password, rsa_private_key or client_certificate; PostgreSQL takes password.",
+            )
+            .preset(Preset::Text("password")),
+            Field::new(
+                "credential_config",
+                FieldType::KvPairs,
+                "Settings of the credential type. password: password_policy. rsa_private_key: key_bits, format. \
+                 client_certificate: common_name_template, ca_cert, ca_private_key, key_type, key_bits, signature_bits.",
+            ),
+        ],
+        details: None,
+        synopsis: "Manage the roles that can be created with this backend.",
+        description: "\
+A role says at which connection a user is made, with which statements, and for how long.
+
+A write lays the given fields over those that are stored. Leases that are out keep what is needed to end them.",
+    },
+    Route {
+        id: Path::Creds,
+        pattern: "creds/{name}",
+        operations: &[Read],
+        fields: &[Field::new("name", FieldType::String, "Name of the role.")],
+        details: None,
+        synopsis: "Request database credentials for a certain role.",
+        description: "\
+Makes a user at the role's connection and answers with its name and password. The user lives as long as the lease.",
+    },
+];

@@ -1,0 +1,191 @@
+//! `roles/:name`: what may be minted.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::credential::CredentialType;
+use crate::engine::Mount;
+use crate::engine::error::Error;
+use crate::engine::field::Input;
+use crate::engine::request::{Fields, Reply, Response};
+use crate::secret::Secret;
+
+/// Statements of a role, each list as it was written.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Statements {
+    /// Create the user.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub creation: Vec<String>,
+    /// End the user.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub revocation: Vec<String>,
+    /// Undo a failed creation.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rollback: Vec<String>,
+    /// Prolong the user.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub renewal: Vec<String>,
+}
+
+/// One role. The stored form is the built-in engine's own, durations in nanoseconds.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Role {
+    /// Connection the role mints at.
+    pub db_name: String,
+    /// What runs at the target.
+    pub statements: Statements,
+    /// Lease duration, zero for the mount's default.
+    #[serde(with = "nanoseconds")]
+    pub default_ttl: Duration,
+    /// Longest lease, zero for the mount's maximum.
+    #[serde(with = "nanoseconds")]
+    pub max_ttl: Duration,
+    /// What kind of credential.
+    pub credential_type: CredentialType,
+    /// Settings of that kind, as the role reads back.
+    #[serde(deserialize_with = "null_as_empty")]
+    pub credential_config: Fields,
+    /// What other engines of this stored form keep here; carried along untouched.
+    #[serde(flatten)]
+    pub other: Fields,
+}
+
+/// Go's `time.Duration`: an integer of nanoseconds.
+mod nanoseconds {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(value: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_i64(i64::try_from(value.as_nanos()).unwrap_or(i64::MAX))
+    }
+
+    pub fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<Duration, D::Error> {
+        Ok(Duration::from_nanos(i64::deserialize(from)?.try_into().unwrap_or(0)))
+    }
+}
+
+fn null_as_empty<'a, D: serde::Deserializer<'a>>(from: D) -> Result<Fields, D::Error> {
+    Ok(Option::<Fields>::deserialize(from)?.unwrap_or_default())
+}
+
+/// Storage key of a role.
+pub fn key(name: &str) -> String {
+    format!("role/{name}")
+}
+
+impl Role {
+    /// The stored role, `None` if there is none.
+    pub async fn load(mount: &Mount, name: &str) -> Result<Option<Self>, Error> {
+        let Some(entry) = mount.ports.storage.get(&key(name)).await? else { return Ok(None) };
+        serde_json::from_str(entry.expose())
+            .map(Some)
+            .map_err(|e| Error::Failed(format!("the stored role {name:?} cannot be read: {e}")))
+    }
+
+    async fn store(&self, mount: &Mount, name: &str) -> Result<(), Error> {
+        let text = serde_json::to_string(self).map_err(|e| Error::Failed(format!("cannot encode role: {e}")))?;
+        Ok(mount.ports.storage.put(&key(name), &Secret::new(text), false).await?)
+    }
+}
+
+/// GET.
+pub async fn read(mount: &Mount, name: &str) -> Reply {
+    let Some(role) = Role::load(mount, name).await? else { return Ok(None) };
+    let mut data = vec![
+        ("creation_statements", json!(role.statements.creation)),
+        ("credential_type", json!(role.credential_type.name())),
+        ("db_name", json!(role.db_name)),
+        ("default_ttl", json!(role.default_ttl.as_secs())),
+        ("max_ttl", json!(role.max_ttl.as_secs())),
+        ("renew_statements", json!(role.statements.renewal)),
+        ("revocation_statements", json!(role.statements.revocation)),
+        ("rollback_statements", json!(role.statements.rollback)),
+    ];
+    if !role.credential_config.is_empty() {
+        let shown: Map<String, Value> = role
+            .credential_config
+            .iter()
+            .filter(|(key, _)| key.as_str() != "ca_private_key")
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect();
+        data.push(("credential_config", Value::Object(shown)));
+    }
+    Ok(Some(Response::data(data)))
+}
+
+/// POST and PUT.
+pub async fn write(mount: &Mount, name: &str, input: &Input) -> Reply {
+    mount.refuse_on_standby().await?;
+    if mount.ports.storage.get(&format!("static-role/{name}")).await?.is_some() {
+        return Err(Error::Refused("Role and Static Role names must be unique".into()));
+    }
+    let stored = Role::load(mount, name).await?;
+    let creating = stored.is_none();
+    let mut role = stored.unwrap_or_default();
+
+    if let Some(db_name) = input.text("db_name") {
+        role.db_name = db_name.to_owned();
+    }
+    if role.db_name.is_empty() {
+        return Err(Error::Refused("database name is required".into()));
+    }
+
+    let kind = input.text("credential_type").filter(|kind| !kind.is_empty());
+    if let Some(kind) = kind {
+        role.credential_type =
+            CredentialType::named(kind).ok_or_else(|| Error::Refused(format!("invalid credential_type {kind:?}")))?;
+    }
+    let config = input.pairs("credential_config");
+    if config.is_some() || kind.is_some() || creating {
+        let written = config.cloned().unwrap_or_default();
+        role.credential_config = role
+            .credential_type
+            .validate(&written)
+            .map_err(|e| Error::Refused(format!("credential_config validation failed: {e}")))?;
+    }
+
+    if let Some(ttl) = input.span("default_ttl") {
+        role.default_ttl = ttl;
+    }
+    if let Some(ttl) = input.span("max_ttl") {
+        role.max_ttl = ttl;
+    }
+    if let Some(list) = input.list("creation_statements") {
+        role.statements.creation = list.to_vec();
+    }
+    if let Some(list) = input.list("revocation_statements") {
+        role.statements.revocation = list.iter().filter(|text| !text.is_empty()).cloned().collect();
+    }
+    if let Some(list) = input.list("rollback_statements") {
+        role.statements.rollback = list.to_vec();
+    }
+    if let Some(list) = input.list("renew_statements") {
+        role.statements.renewal = list.to_vec();
+    }
+
+    role.store(mount, name).await?;
+    if !role.max_ttl.is_zero() && role.default_ttl > role.max_ttl {
+        return Ok(Some(Response {
+            warnings: vec!["default_ttl is longer than max_ttl: every lease of this role is cut to max_ttl".into()],
+            ..Response::default()
+        }));
+    }
+    Ok(None)
+}
+
+/// DELETE. Leases that are out carry what is needed to end them.
+pub async fn delete(mount: &Mount, name: &str) -> Reply {
+    mount.refuse_on_standby().await?;
+    mount.ports.storage.delete(&key(name)).await?;
+    Ok(None)
+}
+
+/// LIST, with `after` and `limit`.
+pub async fn list(mount: &Mount, input: &Input) -> Reply {
+    super::list(mount, "role/", input).await
+}

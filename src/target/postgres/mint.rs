@@ -1,0 +1,279 @@
+//! Making a user, and moving its end.
+
+use std::time::Duration;
+
+use sqlx::Row;
+
+use super::session::{PgSession, Problem};
+use super::{PasswordForm, Postgres, check_name, quoted_name, quoted_text, retrying, timestamp};
+use crate::secret::{Secret, verifier};
+use crate::target::pool::Checkout;
+use crate::target::statement::{Script, Vars};
+use crate::target::{Marker, MintPlan, Outcome, RenewPlan, TargetError};
+
+/// Serialises what writes catalogue rows that other users' statements write too, across nodes and mounts of this engine
+/// in one database. Nothing but chance would keep them apart otherwise, and PostgreSQL fails the loser. The key is the
+/// text `leasehol` as a number.
+pub const SHARED_ROWS_LOCK: &str = "SELECT pg_advisory_xact_lock(7810756276994469740)";
+
+/// What stands before a marker in a role's comment.
+const MARKER: &str = "leasehold:";
+
+/// How long the fate of an unanswered COMMIT is asked after.
+const SETTLE: Duration = Duration::from_secs(10);
+
+/// Makes the user in one transaction: statements, marker, commit.
+pub async fn mint(target: &Postgres, plan: &MintPlan, password: &Secret) -> Outcome<()> {
+    let result = retrying(target.settings.statement_timeout, || create(target, plan, password)).await;
+    match result {
+        Ok(()) => Outcome::Done(()),
+        Err(Problem::Broken(e)) => Outcome::Unknown(e),
+        Err(Problem::Unsent(e)) => Outcome::Failed(e),
+        Err(e @ Problem::Server { .. }) => {
+            undo(target, plan).await;
+            Outcome::Failed(TargetError::Statement(Box::new(e.into())))
+        }
+    }
+}
+
+/// One attempt. `Broken` means only this: COMMIT was sent, and its fate could not be learned.
+async fn create(target: &Postgres, plan: &MintPlan, password: &Secret) -> Result<(), Problem> {
+    check_name(&plan.username).map_err(Problem::Unsent)?;
+    let mut again = true;
+    loop {
+        let no_session = |e| Problem::Unsent(TargetError::Begin(Box::new(e)));
+        let mut session = target.session().await.map_err(no_session)?;
+        let messages = messages(target, plan, password, session.knows_scram()).map_err(Problem::Unsent)?;
+        match transact(&mut session, &messages).await {
+            Ok(transaction) => return commit(target, session, &transaction).await,
+            // Without COMMIT the server undoes what it did. A session that died while idle is not worth an error.
+            Err(Problem::Broken(TargetError::Lost(_))) if again => {
+                again = false;
+                target.pool.drop_idle();
+            }
+            Err(Problem::Broken(e)) => return Err(Problem::Unsent(e)),
+            Err(problem) => {
+                if session.roll_back().await {
+                    session.give_back();
+                }
+                return Err(explained(problem, plan));
+            }
+        }
+    }
+}
+
+/// Sends everything up to the commit; gives back the server's id of the transaction.
+async fn transact(session: &mut Checkout<PgSession>, messages: &[Secret]) -> Result<String, Problem> {
+    let begin = format!("{};\nSELECT txid_current()::text;\n", session.begin());
+    let mut transaction = None;
+    for (position, message) in messages.iter().enumerate() {
+        if position == 0 {
+            let whole = Secret::new(format!("{begin}{}", message.expose()));
+            let row = session.run_secret(&whole).await?;
+            transaction = row.and_then(|row| row.try_get::<String, _>(0).ok());
+        } else {
+            session.run_secret(message).await?;
+        }
+    }
+    transaction.ok_or_else(|| Problem::Broken(TargetError::Lost("the server gave no transaction id".into())))
+}
+
+async fn commit(target: &Postgres, mut session: Checkout<PgSession>, transaction: &str) -> Result<(), Problem> {
+    match session.run("COMMIT").await {
+        Ok(_) => {
+            session.give_back();
+            Ok(())
+        }
+        Err(Problem::Broken(why)) => {
+            drop(session);
+            match fate(target, transaction).await {
+                Some(true) => Ok(()),
+                Some(false) => Err(Problem::Unsent(why)),
+                None => Err(Problem::Broken(why)),
+            }
+        }
+        Err(problem) => Err(problem),
+    }
+}
+
+/// Whether a transaction was committed; `None` if the server cannot be asked or does not say in time.
+async fn fate(target: &Postgres, transaction: &str) -> Option<bool> {
+    let asked = format!("SELECT txid_status({transaction})");
+    let asking = async {
+        loop {
+            if let Ok(mut session) = target.session().await
+                && let Ok(Some(row)) = session.run(&asked).await
+            {
+                session.give_back();
+                match row.try_get::<Option<String>, _>(0).ok().flatten().as_deref() {
+                    Some("committed") => return Some(true),
+                    Some("aborted") => return Some(false),
+                    Some(_) => {}
+                    None => return None,
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(SETTLE, asking).await.ok().flatten()
+}
+
+/// The statements and the marker, in as few messages as their text allows.
+fn messages(
+    target: &Postgres,
+    plan: &MintPlan,
+    password: &Secret,
+    knows_scram: bool,
+) -> Result<Vec<Secret>, TargetError> {
+    let form = target.settings.password_form;
+    let verifier = (knows_scram && form != PasswordForm::Text && plan.creation.uses_password())
+        .then(|| verifier::scram_sha_256(password, verifier::SCRAM_ITERATIONS))
+        .transpose()
+        .map_err(|e| TargetError::Plan(e.to_string()))?;
+    let expiration = timestamp(plan.expiration)?;
+    let filled = plan.creation.fill(&Vars {
+        name: &plan.username,
+        password: Some(password),
+        verifier: verifier.as_ref(),
+        verifier_everywhere: form == PasswordForm::Verifier,
+        expiration: Some(&expiration),
+    })?;
+    let mut messages = joined(&plan.creation, &filled)?;
+    let marker = Secret::new(comment(&plan.username, &plan.marker)?);
+    match messages.last_mut() {
+        Some(last) if plan.creation.statements().last().is_some_and(|statement| statement.is_closed()) => {
+            *last = Secret::new(format!("{};\n{}", last.expose(), marker.expose()));
+        }
+        _ => messages.push(marker),
+    }
+    Ok(messages)
+}
+
+/// Puts filled statements together into messages. A statement that leaves a quote open goes alone, lest it swallow its
+/// neighbours; the lock is taken before the first that needs it, so that what is costly before it (hashing) runs
+/// beside others.
+pub fn joined(script: &Script, filled: &[Secret]) -> Result<Vec<Secret>, TargetError> {
+    let mut messages: Vec<Secret> = Vec::new();
+    let mut open = false;
+    let mut locked = false;
+    for (statement, text) in script.statements().iter().zip(filled) {
+        if statement.is_rollback() {
+            return Err(TargetError::Plan("the statements roll back their own transaction: remove ROLLBACK".into()));
+        }
+        if statement.is_transaction_control() {
+            continue;
+        }
+        let lock = if statement.touches_shared_rows() && !locked { SHARED_ROWS_LOCK } else { "" };
+        locked |= !lock.is_empty();
+        let text = if lock.is_empty() { text.duplicate() } else { Secret::new(format!("{lock};\n{}", text.expose())) };
+        match messages.last_mut() {
+            Some(last) if open && statement.is_closed() => {
+                *last = Secret::new(format!("{};\n{}", last.expose(), text.expose()));
+            }
+            _ => messages.push(text),
+        }
+        open = statement.is_closed();
+    }
+    Ok(messages)
+}
+
+fn comment(username: &str, marker: &Marker) -> Result<String, TargetError> {
+    let json = serde_json::to_string(marker).map_err(|_| TargetError::Plan("the marker cannot be written".into()))?;
+    Ok(format!("COMMENT ON ROLE {} IS {}", quoted_name(username), quoted_text(&format!("{MARKER}{json}"))))
+}
+
+/// The marker could not be set because there is nothing to set it on: says so in the words of the fix.
+fn explained(problem: Problem, plan: &MintPlan) -> Problem {
+    match problem {
+        Problem::Server { message, code }
+            if code == "42704" && message == format!("role \"{}\" does not exist", plan.username) =>
+        {
+            Problem::Unsent(TargetError::Plan(format!(
+                "the creation statements did not create the role \"{}\": use {{{{name}}}} in CREATE ROLE",
+                plan.username
+            )))
+        }
+        other => other,
+    }
+}
+
+/// `rollback_statements`, in a transaction of their own. The failed creation is already undone; these are for what the
+/// statements did outside the database.
+async fn undo(target: &Postgres, plan: &MintPlan) {
+    if plan.rollback.is_empty() {
+        return;
+    }
+    if let Err(e) = run_script(target, &plan.rollback, &Vars::name(&plan.username)).await {
+        tracing::warn!(username = plan.username, "rollback statements failed: {e}");
+    }
+}
+
+/// Runs a script in one transaction.
+pub async fn run_script(target: &Postgres, script: &Script, vars: &Vars<'_>) -> Result<(), TargetError> {
+    let filled = script.fill(vars)?;
+    let messages = joined(script, &filled)?;
+    let attempt = || async {
+        let mut session = target.session().await.map_err(Problem::Unsent)?;
+        let begin = session.begin();
+        let mut result = session.run(&begin).await;
+        for message in &messages {
+            if result.is_ok() {
+                result = session.run_secret(message).await;
+            }
+        }
+        if result.is_ok() {
+            result = session.run("COMMIT").await;
+        }
+        if matches!(result, Ok(_) | Err(Problem::Server { .. })) && (result.is_ok() || session.roll_back().await) {
+            session.give_back();
+        }
+        result.map(drop)
+    };
+    retrying(target.settings.statement_timeout, attempt).await.map_err(TargetError::from)
+}
+
+/// Moves the end of a user, and of its marker, in one transaction.
+pub async fn renew(target: &Postgres, plan: &RenewPlan) -> Result<(), TargetError> {
+    check_name(&plan.username)?;
+    let expiration = timestamp(plan.expiration)?;
+    let messages = if plan.renew.is_empty() {
+        let valid = quoted_text(&expiration);
+        vec![Secret::new(format!("ALTER ROLE {} VALID UNTIL {valid}", quoted_name(&plan.username)))]
+    } else {
+        let vars = Vars { expiration: Some(&expiration), ..Vars::name(&plan.username) };
+        joined(&plan.renew, &plan.renew.fill(&vars)?)?
+    };
+    let attempt = || async {
+        let mut session = target.session().await.map_err(Problem::Unsent)?;
+        let result = prolong(&mut session, plan, &messages).await;
+        if result.is_ok() || matches!(result, Err(Problem::Server { .. })) && session.roll_back().await {
+            session.give_back();
+        }
+        result
+    };
+    let mut result = retrying(target.settings.statement_timeout, attempt).await;
+    if matches!(result, Err(Problem::Broken(TargetError::Lost(_)))) {
+        // Doing it twice is doing it once.
+        target.pool.drop_idle();
+        result = retrying(target.settings.statement_timeout, attempt).await;
+    }
+    result.map_err(TargetError::from)
+}
+
+async fn prolong(session: &mut Checkout<PgSession>, plan: &RenewPlan, messages: &[Secret]) -> Result<(), Problem> {
+    let ask = format!(
+        "{};\nSELECT shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolname = {}",
+        session.begin(),
+        quoted_text(&plan.username)
+    );
+    let row = session.run(&ask).await?;
+    let comment_now: Option<String> = row.and_then(|row| row.try_get(0).ok());
+    for message in messages {
+        session.run_secret(message).await?;
+    }
+    let moved = comment_now
+        .and_then(|text| serde_json::from_str::<Marker>(text.strip_prefix(MARKER)?).ok())
+        .and_then(|marker| comment(&plan.username, &Marker { expires: plan.expires, ..marker }).ok());
+    let commit = moved.map_or_else(|| "COMMIT".to_owned(), |comment| format!("{comment};\nCOMMIT"));
+    session.run(&commit).await.map(drop)
+}

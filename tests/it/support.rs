@@ -1,0 +1,39 @@
+//! Servers and clients for the tests. Every server is stopped when its value is dropped, and also when the test process
+//! is killed.
+#![allow(dead_code, reason = "a kit: not every test needs every tool")]
+
+pub mod bao;
+pub mod client;
+pub mod postgres;
+mod server;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// The root of the repository.
+pub fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The plugin under test.
+pub fn plugin() -> PathBuf {
+    PathBuf::from(env!("CARGO_BIN_EXE_leasehold"))
+}
+
+/// Waits until `ready` gives a value, at most `limit`.
+pub fn wait_for<T>(what: &str, limit: Duration, mut ready: impl FnMut() -> Option<T>) -> T {
+    let started = Instant::now();
+    loop {
+        if let Some(value) = ready() {
+            return value;
+        }
+        assert!(started.elapsed() < limit, "{what}: not within {limit:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A loopback port that nothing listens on at the moment. Another process may take it before it is used: who starts a
+/// server on it tries again with another one.
+pub fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}

@@ -1,0 +1,146 @@
+//! An OpenBao server of one's own, with the plugin beside it.
+
+use std::ffi::OsString;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rustix::process::Pid;
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+
+use super::client::Client;
+use super::server::Server;
+
+/// The token that may do everything.
+pub const ROOT_TOKEN: &str = "root";
+/// What the plugin is registered as: the host lets no external plugin be called `database`.
+pub const PLUGIN: &str = "leasehold-database";
+
+/// A development server: unsealed, everything in memory.
+pub struct Bao {
+    server: Server,
+    address: String,
+    dir: TempDir,
+}
+
+impl Bao {
+    /// A fresh server with an empty plugin catalogue.
+    pub fn start() -> Bao {
+        Bao::start_with("")
+    }
+
+    /// A fresh server with a further piece of configuration (HCL).
+    pub fn start_with(configuration: &str) -> Bao {
+        let program = super::repository().join(".cache/bin/bao");
+        assert!(program.exists(), "no OpenBao server found ({}): run scripts/setup", program.display());
+        let dir = tempfile::Builder::new().prefix("leasehold-bao-").tempdir().unwrap();
+        let plugins = dir.path().join("plugins");
+        std::fs::create_dir(&plugins).unwrap();
+        install(&plugins);
+        let file = dir.path().join("bao.hcl");
+        std::fs::write(&file, format!("plugin_directory = {:?}\n{configuration}\n", plugins.display())).unwrap();
+        for _ in 0..5 {
+            let listen = format!("127.0.0.1:{}", super::free_port());
+            let command: Vec<OsString> = vec![
+                program.clone().into(),
+                "server".into(),
+                "-dev".into(),
+                "-dev-no-store-token".into(),
+                format!("-dev-root-token-id={ROOT_TOKEN}").into(),
+                format!("-dev-listen-address={listen}").into(),
+                "-log-level=debug".into(),
+                format!("-config={}", file.display()).into(),
+            ];
+            // Sockets of plugins go to the temporary directory of the server: into ours, so that nothing is left.
+            let temporary = dir.path().to_string_lossy().into_owned();
+            let env = [("TMPDIR", temporary.as_str()), ("HOME", temporary.as_str())];
+            let server = Server::start("OpenBao", &command, &env, "TERM", &dir.path().join("log"));
+            let address = format!("http://{listen}");
+            if ready(&server, &address) {
+                return Bao { server, address, dir };
+            }
+            eprintln!("OpenBao did not start on {listen}:\n{}", server.log());
+        }
+        panic!("OpenBao does not start");
+    }
+
+    /// `http://host:port`.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// A client with the root token.
+    pub fn client(&self) -> Client {
+        Client::new(&self.address, ROOT_TOKEN)
+    }
+
+    /// All that the server and its plugins have logged.
+    pub fn log(&self) -> String {
+        self.server.log()
+    }
+
+    /// The directory that holds the plugin's binary under its plain name.
+    pub fn plugins(&self) -> PathBuf {
+        self.dir.path().join("plugins")
+    }
+
+    /// Puts the plugin into the catalogue.
+    pub fn register(&self) {
+        let binary = std::fs::read(self.plugins().join("leasehold")).unwrap();
+        let sha256: String = Sha256::digest(&binary).iter().map(|byte| format!("{byte:02x}")).collect();
+        self.client()
+            .post(
+                &format!("sys/plugins/catalog/secret/{PLUGIN}"),
+                json!({ "command": "leasehold", "args": ["database"], "sha256": sha256 }),
+            )
+            .expect(204);
+    }
+
+    /// Mounts an engine: `database` for the built-in one, [`PLUGIN`] for ours.
+    #[track_caller]
+    pub fn mount(&self, path: &str, engine: &str) {
+        self.client().post(&format!("sys/mounts/{path}"), json!({ "type": engine })).expect(204);
+    }
+
+    /// The process ids of the plugin as this server runs it.
+    pub fn plugin_processes(&self) -> Vec<Pid> {
+        let pid = self.server.pid().as_raw_nonzero();
+        let binary = self.plugins().join("leasehold");
+        let children = std::fs::read_dir(format!("/proc/{pid}/task"))
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok())
+            .collect::<Vec<_>>()
+            .join(" ");
+        children
+            .split_whitespace()
+            .filter(|child| std::fs::read_link(format!("/proc/{child}/exe")).is_ok_and(|exe| exe == binary))
+            .filter_map(|child| Pid::from_raw(child.parse().ok()?))
+            .collect()
+    }
+}
+
+/// A copy, not a link: the host executes nothing from outside its plugin directory.
+fn install(plugins: &std::path::Path) {
+    let target = plugins.join("leasehold");
+    std::fs::copy(super::plugin(), &target).unwrap();
+    std::fs::set_permissions(&target, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+fn ready(server: &Server, address: &str) -> bool {
+    let client = Client::new(address, ROOT_TOKEN);
+    for _ in 0..3000 {
+        if server.ended() {
+            return false;
+        }
+        // The mount table is complete only once the server says so to an authenticated request.
+        if client.try_request("GET", "sys/mounts", None, &[]).is_ok_and(|answer| answer.status == 200) {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    false
+}
