@@ -2,6 +2,7 @@
 //! and gives back an outcome.
 
 pub mod dsn;
+pub mod mysql;
 pub mod pool;
 pub mod postgres;
 pub mod statement;
@@ -50,6 +51,14 @@ pub enum TargetError {
         /// The server's primary message.
         message: String,
         /// SQLSTATE (PostgreSQL) or the error number (MySQL).
+        code: String,
+    },
+    /// The server answered a statement with an error, in the words of its own clients (MySQL, Redis).
+    #[error("{text}")]
+    Answer {
+        /// What the built-in engine would show.
+        text: String,
+        /// The error number (MySQL) or the first word (Redis).
         code: String,
     },
     /// The deadline passed; the text names the setting that would change it.

@@ -159,9 +159,7 @@ impl Postgres {
         command.extend(["-D".into(), self.dir.path().join("data").into()]);
         command.extend(["-k".into(), self.dir.path().into()]);
         command.extend(["-p".into(), self.port.to_string().into(), "-h".into(), "127.0.0.1".into()]);
-        for setting in
-            ["fsync=off", "full_page_writes=off", "max_connections=200", "log_statement=all"]
-        {
+        for setting in ["fsync=off", "full_page_writes=off", "max_connections=200", "log_statement=all"] {
             command.extend(["-c".into(), setting.into()]);
         }
         let server = Server::start("PostgreSQL", &command, &[("LC_ALL", "C")], "QUIT", &self.log_file());
