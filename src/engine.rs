@@ -21,13 +21,14 @@ mod tests;
 
 use std::sync::Arc;
 
-use crate::target::Connector;
 use database::connection::Connections;
 use database::paths;
 use error::Error;
 use field::Input;
 use port::{Clock, Host, Storage};
 use request::{Existence, Fields, LeaseGrant, Operation, Reply, Request, Response};
+
+use crate::target::Connector;
 
 /// Which paths a mount answers on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,7 +115,7 @@ impl Mount {
 
     /// `path-help` and the OpenAPI document, of one path or of the whole mount.
     fn help(&self, request: &Request) -> Result<Response, Error> {
-        help::answer(self.routes(), paths::HELP, &request.path, &request.data).ok_or(Error::UnsupportedPath)
+        help::answer(self.routes(), paths::HELP, &request.path).ok_or(Error::UnsupportedPath)
     }
 
     /// Whether the path of a write has an entry already. A pure read: the host asks before it checks the ACL.
@@ -139,7 +140,7 @@ impl Mount {
 
     /// A credential was made, but the answer never reached the host: there is no lease that will ever end it, so it
     /// ends now.
-    pub async fn undelivered(&self, lease: LeaseGrant) {
+    pub async fn undelivered(&self, _path: String, lease: LeaseGrant) {
         if let Err(e) = database::creds::revoke(self, &lease.internal).await {
             tracing::error!("a credential that reached nobody could not be ended; the target ends its login: {e}");
         }

@@ -193,7 +193,7 @@ async fn an_answer_that_nobody_took_leaves_no_user() {
     let mount = prepared(&world).await;
     let response = ask(&mount, Operation::Read, "creds/app", json!({})).await.unwrap().unwrap();
     assert_eq!(world.users.lock().unwrap().len(), 1);
-    mount.undelivered(response.lease.unwrap()).await;
+    mount.undelivered("creds/app".into(), response.lease.unwrap()).await;
     assert!(world.users.lock().unwrap().is_empty());
 }
 
@@ -232,9 +232,11 @@ async fn a_connection_that_cannot_be_reached_is_not_stored() {
 async fn no_read_returns_a_secret() {
     let world = Arc::default();
     let mount = prepared(&world).await;
-    let extra =
-        json!({"private_key": "KEY-1", "tls_certificate_key": "KEY-2", "service_account_json": "KEY-3", "unknown": 5});
+    let extra = json!({"tls_certificate_key": "KEY-2", "service_account_json": "KEY-3", "unknown": 5});
     ask(&mount, Operation::Update, "config/pg", extra).await.unwrap();
+    let mut stored: Value = serde_json::from_str(&world.entries.lock().unwrap()["config/pg"]).unwrap();
+    stored["connection_details"]["private_key"] = json!("KEY-1");
+    world.entries.lock().unwrap().insert("config/pg".into(), stored.to_string());
     let shown = format!("{:?}", ask(&mount, Operation::Read, "config/pg", json!({})).await.unwrap());
     assert!(!shown.contains("KEY-") && !shown.contains("root's own"), "{shown}");
     assert!(shown.contains("unknown") && shown.contains("{{password}}"), "{shown}");

@@ -1,1 +1,203 @@
-//! The memory of the process.
+//! The memory of the process: the allocator that wipes, and what is done once at start so that nobody else reads it.
+//!
+//! The only file with `unsafe`.
+#![allow(unsafe_code)]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::io;
+
+use rustix::process::{Resource, Rlimit};
+
+/// An allocator, except that freed memory is cleared first.
+///
+/// `realloc` is left as the trait has it (allocate, copy, free): a block that is moved by the system's own `realloc`
+/// would leave its old content behind.
+pub struct Wiping<A>(A);
+
+#[global_allocator]
+static ALLOCATOR: Wiping<System> = Wiping(System);
+
+// SAFETY: every call is handed to the inner allocator with the caller's own arguments. `dealloc` writes within the block
+// that is being freed, which the caller owns until then.
+unsafe impl<A: GlobalAlloc> GlobalAlloc for Wiping<A> {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        unsafe { self.0.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        unsafe { self.0.alloc_zeroed(layout) }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        unsafe {
+            block.write_bytes(0, layout.size());
+            // Without it the compiler drops a store that nothing reads any more.
+            zeroize::optimization_barrier(&*block);
+            self.0.dealloc(block, layout);
+        }
+    }
+}
+
+/// What could not be done at start. The process may go on: each is one of several defences.
+#[derive(Debug, thiserror::Error)]
+pub enum HardenError {
+    /// The kernel refused to make the process unreadable to others of the same user.
+    #[error("cannot make the process undumpable: {0}")]
+    Dumpable(io::Error),
+    /// The kernel refused to switch core files off.
+    #[error("cannot switch core files off: {0}")]
+    CoreLimit(io::Error),
+    /// Threads were running already (or it cannot be told), so the environment was left as it is.
+    #[error("the environment was not cleared: more than one thread may be running")]
+    Threads,
+}
+
+/// Makes the process unreadable to others: not dumpable, no core files, no inherited credentials in its environment.
+///
+/// To be called first in `main`. Returns what could not be done.
+pub fn harden() -> Vec<HardenError> {
+    let mut failed = Vec::new();
+    #[cfg(target_os = "linux")]
+    if let Err(e) = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable) {
+        failed.push(HardenError::Dumpable(e.into()));
+    }
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    if let Err(e) = rustix::process::setrlimit(Resource::Core, none) {
+        failed.push(HardenError::CoreLimit(e.into()));
+    }
+    if let Err(e) = clear_environment() {
+        failed.push(e);
+    }
+    failed
+}
+
+/// Keeps every page of the process out of swap. Without the privilege to lock any amount it is refused: a limit reached
+/// later would fail an allocation, and with it the process.
+pub fn lock_pages() -> io::Result<()> {
+    use rustix::mm::{MlockAllFlags, mlockall};
+    let unlimited = rustix::process::getrlimit(Resource::Memlock).current.is_none();
+    #[cfg(target_os = "linux")]
+    let unlimited = unlimited
+        || rustix::thread::capabilities(None)
+            .is_ok_and(|sets| sets.effective.contains(rustix::thread::CapabilitySet::IPC_LOCK));
+    if !unlimited {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    Ok(mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE)?)
+}
+
+/// Removes what [`is_credential`] names: drivers read some of it, children would inherit all of it.
+fn clear_environment() -> Result<(), HardenError> {
+    if std::fs::read_dir("/proc/self/task").map(Iterator::count).ok() != Some(1) {
+        return Err(HardenError::Threads);
+    }
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(is_credential) {
+            // SAFETY: this is the only thread, counted above, so nobody reads the environment meanwhile.
+            unsafe { std::env::remove_var(&name) };
+        }
+    }
+    Ok(())
+}
+
+/// True for a variable that steers a driver or may hold a credential. The plugin is configured by its arguments and by
+/// its mounts alone.
+fn is_credential(name: &str) -> bool {
+    const PREFIXES: &[&str] = &["PG", "MYSQL", "MARIADB", "REDIS", "AWS_"];
+    const PARTS: &[&str] = &["TOKEN", "PASSWORD", "PASSWD", "SECRET", "CREDENTIAL", "PRIVATE_KEY", "_PWD"];
+    let upper = name.to_ascii_uppercase();
+    PREFIXES.iter().any(|p| upper.starts_with(p)) || PARTS.iter().any(|p| upper.contains(p))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+    use super::*;
+
+    /// Counts the blocks that come back, and those of them that are not zero.
+    #[derive(Default)]
+    struct Inspector {
+        freed: AtomicUsize,
+        dirty: AtomicUsize,
+    }
+
+    // SAFETY: hands everything to the system's allocator; reads a block only while it is still allocated and, being
+    // written over its whole length before, initialised.
+    unsafe impl GlobalAlloc for Inspector {
+        unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+            unsafe { System.alloc(layout) }
+        }
+
+        unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+            let content = unsafe { std::slice::from_raw_parts(block, layout.size()) };
+            self.freed.fetch_add(1, Relaxed);
+            self.dirty.fetch_add(usize::from(content.iter().any(|b| *b != 0)), Relaxed);
+            unsafe { System.dealloc(block, layout) }
+        }
+    }
+
+    #[test]
+    fn clears_what_is_freed_and_what_is_outgrown() {
+        let allocator = Wiping(Inspector::default());
+        let layout = Layout::new::<[u8; 300]>();
+        // SAFETY: the layout is not empty, the block is written within its size and freed once, with its own layout.
+        unsafe {
+            let block = allocator.alloc(layout);
+            assert!(!block.is_null());
+            block.write_bytes(7, 300);
+            let block = allocator.realloc(block, layout, 500);
+            assert!(!block.is_null());
+            assert_eq!(*block.add(299), 7);
+            block.write_bytes(7, 500);
+            allocator.dealloc(block, Layout::new::<[u8; 500]>());
+        }
+        assert_eq!(allocator.0.freed.load(Relaxed), 2);
+        assert_eq!(allocator.0.dirty.load(Relaxed), 0);
+    }
+
+    #[test]
+    fn names_of_credentials() {
+        for name in [
+            "PGPASSWORD",
+            "PGHOST",
+            "AWS_SESSION_TOKEN",
+            "AWS_REGION",
+            "BAO_TOKEN",
+            "VAULT_TOKEN",
+            "BAO_UNWRAP_TOKEN",
+            "MYSQL_PWD",
+            "REDISCLI_AUTH",
+            "some_api_secret",
+        ] {
+            assert!(is_credential(name), "{name}");
+        }
+        for name in [
+            "PATH",
+            "TMPDIR",
+            "PLUGIN_CLIENT_CERT",
+            "PLUGIN_PROTOCOL_VERSIONS",
+            "VAULT_BACKEND_PLUGIN",
+            "BAO_VERSION",
+            "TZ",
+            "HOME",
+            "PWD",
+        ] {
+            assert!(!is_credential(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn leaves_the_environment_alone_beside_other_threads() {
+        let (started, wait) = std::sync::mpsc::channel();
+        let (stop, stopped) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            started.send(()).ok();
+            stopped.recv().ok();
+        });
+        wait.recv().ok();
+        assert!(matches!(clear_environment(), Err(HardenError::Threads)));
+        drop(stop);
+        assert!(thread.join().is_ok());
+    }
+}

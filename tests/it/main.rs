@@ -6,6 +6,8 @@
 #![allow(clippy::disallowed_methods, reason = "tests live in real time")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod architecture;
+mod manifest;
 mod parity;
 mod smoke;
 mod support;

@@ -1,0 +1,126 @@
+//! The arrows of `src/lib.rs`: who may name whom, and which crates stay where they belong.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::support::repository;
+
+/// Each module with the modules of ours it may use.
+const ARROWS: &[(&str, &[&str])] = &[
+    ("main", &["wire", "engine", "secret", "observe"]),
+    ("wire", &["engine", "target", "secret", "observe"]),
+    ("engine", &["target", "secret"]),
+    ("target", &["secret"]),
+    ("secret", &[]),
+    ("observe", &[]),
+];
+
+/// Crates with the only modules that may name them.
+const CRATES: &[(&str, &[&str])] = &[
+    ("tonic", &["wire"]),
+    ("tonic_health", &["wire"]),
+    ("tonic_prost", &["wire"]),
+    ("prost", &["wire"]),
+    ("prost_types", &["wire"]),
+    ("hyper_util", &["wire"]),
+    ("tower_service", &["wire"]),
+    ("rustls", &["wire"]),
+    ("tokio_rustls", &["wire"]),
+    ("rcgen", &["wire"]),
+    ("sqlx", &["target"]),
+    ("clap", &["main"]),
+    ("tracing_subscriber", &["observe"]),
+];
+
+#[test]
+fn no_arrow_turns_back() {
+    let mut wrong = Vec::new();
+    for (module, file, text) in sources() {
+        let allowed = ARROWS.iter().find(|(name, _)| *name == module).map(|(_, allowed)| *allowed);
+        let allowed = allowed.unwrap_or_else(|| panic!("{module}: a new module needs a line in ARROWS"));
+        for (other, _) in ARROWS {
+            let named = names(&text, "crate", other) || names(&text, "leasehold", other);
+            if named && *other != module && !allowed.contains(other) {
+                wrong.push(format!("{}: {module} must not use {other}", file.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn crates_stay_where_they_belong() {
+    let mut wrong = Vec::new();
+    for (module, file, text) in sources() {
+        for (krate, homes) in CRATES {
+            let named = text
+                .match_indices(&format!("{krate}::"))
+                .any(|(at, _)| !text[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':'));
+            if named && !homes.contains(&module.as_str()) {
+                wrong.push(format!("{}: {krate} belongs to {}", file.display(), homes.join(", ")));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// `unsafe` is in one file: the process's memory.
+#[test]
+fn unsafe_code_is_in_one_file() {
+    for (_, file, text) in sources() {
+        if !file.ends_with("secret/memory.rs") {
+            let found = text.lines().any(|line| line.split_whitespace().any(|word| word == "unsafe"));
+            assert!(!found, "{}: unsafe belongs to secret/memory.rs", file.display());
+        }
+    }
+}
+
+/// True if the text names `root::module`, alone or in a braced list.
+fn names(text: &str, root: &str, module: &str) -> bool {
+    if text.contains(&format!("{root}::{module}::")) || text.contains(&format!("{root}::{module};")) {
+        return true;
+    }
+    let list = format!("{root}::{{");
+    text.match_indices(&list).any(|(at, _)| {
+        let inside = text[at + list.len()..].split(';').next().unwrap_or_default();
+        inside.split(|c: char| !(c.is_alphanumeric() || c == '_')).any(|word| word == module)
+    })
+}
+
+/// Each source file without its comments: its top module, its path, its text.
+fn sources() -> Vec<(String, PathBuf, String)> {
+    let root = repository().join("src");
+    let mut files = Vec::new();
+    collect(&root, &mut files);
+    assert!(files.len() > 10, "the sources were not found");
+    let sources = files.into_iter().filter_map(|file| {
+        let inside = file.strip_prefix(&root).unwrap();
+        let first = inside.components().next().unwrap().as_os_str().to_string_lossy();
+        let module = first.trim_end_matches(".rs").to_owned();
+        let text = fs::read_to_string(&file).unwrap();
+        let code: Vec<&str> = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+        (module != "lib").then(|| (module, file, code.join("\n")))
+    });
+    sources.collect()
+}
+
+fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            collect(&path, files);
+        } else if path.extension().is_some_and(|ending| ending == "rs") {
+            files.push(path);
+        }
+    }
+}
+
+#[test]
+fn the_reader_of_arrows_sees_them() {
+    assert!(names("use crate::wire::tls;", "crate", "wire"));
+    assert!(names("use crate::wire;", "crate", "wire"));
+    assert!(names("use crate::{engine::error, wire};", "crate", "wire"));
+    assert!(names("use crate::{\n    wire::{tls},\n};", "crate", "wire"));
+    assert!(!names("use crate::engine::wire;", "crate", "wire"));
+    assert!(!names("use crate::wireless::x;", "crate", "wire"));
+}
