@@ -1,10 +1,12 @@
 //! What we act on: database servers. A target knows nothing of roles, leases or approvals; it is handed a filled plan
 //! and gives back an outcome.
 
+mod dial;
 pub mod dsn;
 pub mod mysql;
 pub mod pool;
 pub mod postgres;
+pub mod redis;
 pub mod statement;
 
 use std::sync::Arc;

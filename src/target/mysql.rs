@@ -53,7 +53,7 @@ struct Core {
 
 impl Core {
     async fn session(&self) -> Result<Checkout<Session>, TargetError> {
-        self.pool.checkout(|| Session::open(&self.settings)).await
+        self.pool.checkout(|patience| Session::open(&self.settings, patience)).await
     }
 
     /// Fills a script, `{{host}}` included.

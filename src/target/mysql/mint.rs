@@ -220,7 +220,8 @@ pub fn prepared(
 /// False if that cannot be made sure.
 async fn settle(core: &Core, silent: &Session) -> bool {
     let settled = async {
-        let mut session = Session::open_at(&core.settings, &silent.address).await.ok()?;
+        let mut session =
+            Session::open_at(&core.settings, &silent.address, core.settings.limits.connect_timeout).await.ok()?;
         let admin = core.settings.username.as_str();
         let patience = core.settings.statement_timeout.min(Duration::from_secs(10));
         session.end_own_session(silent.id, admin, patience).await.ok()

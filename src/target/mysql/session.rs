@@ -5,16 +5,20 @@ use std::time::Duration;
 
 use sqlx::mysql::{MySqlConnectOptions, MySqlConnection, MySqlDatabaseError, MySqlRow, MySqlSslMode};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Row as _};
+use tokio::time::Instant;
 
 use super::TargetError;
 use super::dsn::Address;
 use super::server::Server;
 use super::settings::{Settings, TlsMode};
 use crate::secret::Secret;
-use crate::target::pool;
+use crate::target::{dial, pool};
 
 /// A row of texts, as the text protocol sends it.
 pub type Texts = Vec<Option<String>>;
+
+/// How long a goodbye may take.
+const GOODBYE: Duration = Duration::from_millis(500);
 
 /// How often a statement is tried that met a lock or a deadlock.
 const TRIES: u32 = 4;
@@ -117,15 +121,16 @@ pub struct Session {
 }
 
 impl Session {
-    /// Opens a session at the first server that takes one; a server that can be written to is preferred.
+    /// Opens a session at the first server that takes one; a server that can be written to is preferred. Servers that do
+    /// not answer leave the others their share of `patience`.
     ///
     /// # Errors
     /// What the last server said. An answer to a login is final: other servers are not asked.
-    pub async fn open(settings: &Settings) -> Result<Self, TargetError> {
+    pub async fn open(settings: &Settings, patience: Duration) -> Result<Self, TargetError> {
         let mut reader = None;
         let mut failure = TargetError::Connect("no server".into());
-        for address in &settings.addresses {
-            match Self::open_at(settings, address).await {
+        for (address, share) in shares(settings, patience) {
+            match Self::open_at(settings, address, share()).await {
                 Ok(session) if !session.read_only || settings.addresses.len() == 1 => return Ok(session),
                 Ok(session) => reader = reader.or(Some(session)),
                 Err(answer @ TargetError::Answer { .. }) => return Err(answer),
@@ -139,23 +144,25 @@ impl Session {
     ///
     /// # Errors
     /// [`TargetError::Connect`] without, [`TargetError::Answer`] with an answer of the server.
-    pub async fn open_at(settings: &Settings, address: &Address) -> Result<Self, TargetError> {
-        let connection = connect(settings, address, &settings.username, settings.password.as_ref(), &settings.database);
-        let server = Server::new("", &[], None, None);
-        let mut session = Self {
-            connection: connection.await?,
-            id: 0,
-            address: address.clone(),
-            server: Arc::new(server),
-            sees_sessions: true,
-            limit: settings.statement_timeout,
-            read_only: false,
+    pub async fn open_at(settings: &Settings, address: &Address, patience: Duration) -> Result<Self, TargetError> {
+        let opening = async {
+            let Settings { username, password, database, .. } = settings;
+            let mut session = Self {
+                connection: connect(settings, address, username, password.as_ref(), database).await?,
+                id: 0,
+                address: address.clone(),
+                server: Arc::new(Server::new("", &[], None, None)),
+                sees_sessions: true,
+                limit: settings.statement_timeout,
+                read_only: false,
+            };
+            match session.introduce(settings).await {
+                Ok(()) => Ok(session),
+                Err(Fault::Lost(text)) => Err(TargetError::Connect(text)),
+                Err(fault) => Err(fault.into()),
+            }
         };
-        session.introduce(settings).await.map_err(|fault| match fault {
-            Fault::Lost(text) => TargetError::Connect(text),
-            other => other.into(),
-        })?;
-        Ok(session)
+        in_time(address, patience, opening).await
     }
 
     /// Asks who is there, and makes the session what the statements expect.
@@ -258,17 +265,43 @@ fn texts(row: &MySqlRow) -> Texts {
     (0..row.len()).map(text).collect()
 }
 
+/// Each server with what it gets of the time that is left when it is its turn.
+fn shares<'a>(
+    settings: &'a Settings,
+    patience: Duration,
+) -> impl Iterator<Item = (&'a Address, impl FnOnce() -> Duration + 'a)> {
+    let deadline = Instant::now() + patience;
+    let count = settings.addresses.len();
+    settings.addresses.iter().enumerate().map(move |(position, address)| {
+        let share = move || {
+            let left = u32::try_from(count - position).unwrap_or(1);
+            let share = deadline.saturating_duration_since(Instant::now()) / left;
+            settings.dial_timeout.map_or(share, |limit| limit.min(share))
+        };
+        (address, share)
+    })
+}
+
+async fn in_time<T>(
+    address: &Address,
+    patience: Duration,
+    opening: impl Future<Output = Result<T, TargetError>>,
+) -> Result<T, TargetError> {
+    let slow = |_| Err(TargetError::Connect(format!("dial {}: i/o timeout", spelt(address))));
+    tokio::time::timeout(patience, opening).await.unwrap_or_else(slow)
+}
+
 /// Logs in as somebody and leaves again.
 ///
 /// # Errors
-/// As [`Session::open_at`], for the last server that was asked.
+/// As [`Session::open`].
 pub async fn login(settings: &Settings, username: &str, password: &Secret) -> Result<(), TargetError> {
     let mut failure = TargetError::Connect("no server".into());
-    for address in &settings.addresses {
-        match connect(settings, address, username, Some(password), "").await {
+    for (address, share) in shares(settings, settings.limits.connect_timeout) {
+        match in_time(address, share(), connect(settings, address, username, Some(password), "")).await {
             Ok(connection) => {
                 // The login is proven; a goodbye that fails proves nothing else.
-                let _ = tokio::time::timeout(settings.dial_timeout, connection.close()).await;
+                let _ = tokio::time::timeout(GOODBYE, connection.close()).await;
                 return Ok(());
             }
             Err(answer @ TargetError::Answer { .. }) => return Err(answer),
@@ -326,17 +359,12 @@ async fn connect(
     if settings.cleartext && settings.tls.mode == TlsMode::Verified {
         options = options.enable_cleartext_plugin(true);
     }
-    match tokio::time::timeout(settings.dial_timeout, options.connect()).await {
-        Ok(connected) => connected.map_err(|e| refusal(e, address)),
-        Err(_elapsed) => Err(TargetError::Connect(format!("dial {}: i/o timeout", spelt(address)))),
-    }
+    options.connect().await.map_err(|e| refusal(e, address))
 }
 
-/// `tcp 127.0.0.1:3306`, as Go spells it.
 fn spelt(address: &Address) -> String {
     match address {
-        Address::Tcp(host, port) if host.contains(':') => format!("tcp [{host}]:{port}"),
-        Address::Tcp(host, port) => format!("tcp {host}:{port}"),
+        Address::Tcp(host, port) => dial::tcp(host, *port),
         Address::Unix(path) => format!("unix {path}"),
     }
 }
@@ -344,20 +372,10 @@ fn spelt(address: &Address) -> String {
 /// Why no session could be had, in the words of the Go driver where it has any. Nothing of the driver's own error is
 /// repeated that it might have made from our options.
 fn refusal(error: sqlx::Error, address: &Address) -> TargetError {
-    use std::io::ErrorKind;
     let at = spelt(address);
     match error {
         sqlx::Error::Database(_) => fault(error).into(),
-        sqlx::Error::Io(e) => TargetError::Connect(match e.kind() {
-            ErrorKind::ConnectionRefused => format!("dial {at}: connect: connection refused"),
-            ErrorKind::NotFound => format!("dial {at}: connect: no such file or directory"),
-            ErrorKind::PermissionDenied => format!("dial {at}: connect: permission denied"),
-            ErrorKind::HostUnreachable => format!("dial {at}: connect: no route to host"),
-            ErrorKind::NetworkUnreachable => format!("dial {at}: connect: network is unreachable"),
-            ErrorKind::TimedOut => format!("dial {at}: i/o timeout"),
-            ErrorKind::UnexpectedEof => format!("dial {at}: the server closed the connection (unexpected EOF)"),
-            kind => format!("dial {at}: {kind}: {e}"),
-        }),
+        sqlx::Error::Io(e) => TargetError::Connect(dial::failure(&at, &e)),
         sqlx::Error::Tls(e) => TargetError::Connect(format!("tls: {at}: {e}")),
         sqlx::Error::Protocol(text) if text.contains("unknown authentication plugin") => {
             TargetError::Connect(format!("{at}: {text}: this build cannot log in with it"))
@@ -414,11 +432,5 @@ mod tests {
             TargetError::from(kept.without_quotation()).to_string(),
             "Error 1396 (42000): Operation CREATE USER failed for 'u'@'%'"
         );
-    }
-
-    #[test]
-    fn addresses() {
-        assert_eq!(spelt(&Address::Tcp("::1".into(), 1)), "tcp [::1]:1");
-        assert_eq!(spelt(&Address::Unix("/a".into())), "unix /a");
     }
 }

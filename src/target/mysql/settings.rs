@@ -106,8 +106,8 @@ pub struct Settings {
     pub tls: Tls,
     /// What bounds the pool.
     pub limits: Limits,
-    /// How long a connection attempt to one of several servers may take.
-    pub dial_timeout: Duration,
+    /// How long a session at one server may take to be had, if the data source name says.
+    pub dial_timeout: Option<Duration>,
     /// How long one statement may take.
     pub statement_timeout: Duration,
     /// `{{host}}`: where users may log in from, unless their statements say otherwise.
@@ -175,11 +175,9 @@ impl Settings {
         };
         let or = |given: Duration, default| if given.is_zero() { default } else { given };
         let connect_timeout = or(source.connect_timeout, CONNECT_TIMEOUT);
-        let share = u32::try_from(dsn.addresses.len()).unwrap_or(1).max(1);
-        let dial_timeout = match dsn.param("timeout") {
-            Some(text) => dsn::duration(text).ok_or_else(|| config("invalid value of the parameter timeout"))?,
-            None => connect_timeout / share,
-        };
+        let dial_timeout = dsn
+            .param("timeout")
+            .map(|text| dsn::duration(text).ok_or_else(|| config("invalid value of the parameter timeout")));
         Ok(Self {
             charset: dsn.param("charset").and_then(|list| list.split(',').find_map(unicode)),
             collation: dsn.param("collation").and_then(unicode),
@@ -187,7 +185,7 @@ impl Settings {
             variables: variables(&dsn)?,
             tls: tls(source, &dsn)?,
             limits: Limits::new(source.max_open, source.max_idle, source.max_lifetime, connect_timeout),
-            dial_timeout: dial_timeout.min(connect_timeout),
+            dial_timeout: dial_timeout.transpose()?.filter(|limit| !limit.is_zero()),
             statement_timeout: or(source.statement_timeout, STATEMENT_TIMEOUT),
             user_host: user_host(source.user_host)?,
             hashing: hashing(source.password_hashing)?,
@@ -420,7 +418,6 @@ mod tests {
             assert_eq!((settings.username.as_str(), settings.database.as_str()), ("u", "d"));
             assert_eq!(settings.password.as_ref().unwrap().expose(), "p@/:");
             assert_eq!(settings.tls.mode, TlsMode::Verified);
-            assert_eq!(settings.dial_timeout, CONNECT_TIMEOUT / 2);
             assert!(!format!("{settings:?}").contains("p@/"));
         }
         let socket = settings(Source { host: "/run/mysqld/mysqld.sock", ..Source::default() }).unwrap();
@@ -450,7 +447,7 @@ mod tests {
         let kept = of("timeout=5s&max_allowed_packet=16777216&sql_mode=%27ANSI%2CTRADITIONAL%27&charset=utf8").unwrap();
         let expected = [("max_allowed_packet", "16777216"), ("sql_mode", "'ANSI,TRADITIONAL'")];
         assert_eq!(kept.variables, expected.map(|(k, v)| (k.to_owned(), v.to_owned())));
-        assert_eq!(kept.dial_timeout, Duration::from_secs(5));
+        assert_eq!(kept.dial_timeout, Some(Duration::from_secs(5)));
         assert_eq!(kept.charset.as_deref(), Some("utf8"));
         assert_eq!(of("charset=gbk,utf8mb4&collation=gbk_bin").unwrap().charset.as_deref(), Some("utf8mb4"));
         assert_eq!(of("charset=utf8%27,sjis").unwrap().charset, None);

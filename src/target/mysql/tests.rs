@@ -94,7 +94,7 @@ async fn session_as(username: &str, password: &Secret) -> Session {
     let at = url.rfind('@').unwrap();
     let filled = format!("{{{{username}}}}:{{{{password}}}}{}", &url[at..]);
     let source = Source { connection_url: &filled, username, password: Some(password), ..Source::default() };
-    Session::open(&Settings::new(&source).unwrap()).await.unwrap()
+    Session::open(&Settings::new(&source).unwrap(), Duration::from_secs(5)).await.unwrap()
 }
 
 #[tokio::test]
