@@ -8,6 +8,7 @@ mod dsn;
 mod end;
 mod hash;
 mod mint;
+mod relay;
 mod rotate;
 mod server;
 mod session;

@@ -7,10 +7,10 @@ use sqlx::mysql::{MySqlConnectOptions, MySqlConnection, MySqlDatabaseError, MySq
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Row as _};
 use tokio::time::Instant;
 
-use super::TargetError;
 use super::dsn::Address;
 use super::server::Server;
 use super::settings::{Settings, TlsMode};
+use super::{TargetError, relay};
 use crate::secret::Secret;
 use crate::target::{dial, pool};
 
@@ -326,9 +326,15 @@ async fn connect(
         .timezone(None)
         .statement_cache_capacity(0)
         .disable_statement_logging();
-    options = match address {
-        Address::Tcp(host, port) => options.host(host).port(*port),
-        Address::Unix(path) => options.socket(path),
+    let verified = settings.tls.mode == TlsMode::Verified;
+    let other_name = settings.tls.server_name.as_deref().filter(|_| verified);
+    options = match (address, other_name) {
+        (Address::Tcp(host, port), Some(name)) if name != host => {
+            let unreachable = |e| TargetError::Connect(dial::failure(&spelt(address), &e));
+            options.socket(relay::open(host, *port).await.map_err(unreachable)?).host(name)
+        }
+        (Address::Tcp(host, port), _) => options.host(host).port(*port),
+        (Address::Unix(path), name) => options.socket(path).host(name.unwrap_or("localhost")),
     };
     // An empty password is none: the driver would hash it.
     if let Some(password) = password.filter(|password| !password.is_empty()) {
@@ -356,7 +362,7 @@ async fn connect(
         // The driver finds the certificates and the key among the blocks.
         options = options.ssl_client_cert_from_pem(pem.expose()).ssl_client_key_from_pem(pem.expose());
     }
-    if settings.cleartext && settings.tls.mode == TlsMode::Verified {
+    if settings.cleartext && verified {
         options = options.enable_cleartext_plugin(true);
     }
     options.connect().await.map_err(|e| refusal(e, address))

@@ -510,3 +510,43 @@ async fn a_session_that_was_killed_while_idle_costs_nothing() {
     target.close().await;
     assert!(matches!(target.verify().await, Err(TargetError::Connect(_))));
 }
+
+/// The certificate authority of the server's certificate, which is for `localhost` and `db.test` and not for addresses;
+/// beside it `client.pem` and `client.key`.
+#[tokio::test]
+async fn tls() {
+    let (Some(url), Ok(path)) = (url(), std::env::var("LEASEHOLD_TEST_MYSQL_CA")) else { return };
+    let ca = std::fs::read_to_string(&path).unwrap();
+    let beside = |name: &str| std::fs::read_to_string(std::path::Path::new(&path).with_file_name(name)).unwrap();
+    let client = Secret::new(beside("client.pem") + &beside("client.key"));
+    let by_name = url.replace("127.0.0.1", "localhost");
+    let of = |source: Source<'_>| MySql::new(Settings::new(&source).unwrap());
+    let cipher = async |target: &MySql| rows(target, "SHOW STATUS LIKE 'Ssl_cipher'").await[0][1].clone().unwrap();
+
+    let verified = of(Source { connection_url: &by_name, tls_ca: &ca, ..Source::default() });
+    assert!(!cipher(&verified).await.is_empty());
+    let both =
+        Source { connection_url: &by_name, tls_ca: &ca, tls_certificate_key: Some(&client), ..Source::default() };
+    assert!(!cipher(&of(both)).await.is_empty());
+    // An authority that nobody knows, and a name that is not the host's.
+    let unknown = format!("{by_name}?tls=true");
+    let error = of(Source { connection_url: &unknown, ..Source::default() }).verify().await.unwrap_err().to_string();
+    assert!(error.contains("UnknownIssuer"), "{error}");
+    let other = Source { connection_url: &url, tls_ca: &ca, ..Source::default() };
+    let error = of(other).verify().await.unwrap_err().to_string();
+    assert!(error.contains("not valid for name"), "{error}");
+    let skipped = of(Source { tls_skip_verify: true, ..other });
+    assert!(!cipher(&skipped).await.is_empty());
+    let named = of(Source { tls_server_name: "db.test", ..other });
+    assert!(!cipher(&named).await.is_empty());
+    let error = of(Source { tls_server_name: "else.test", ..other }).verify().await.unwrap_err().to_string();
+    assert!(error.contains("not valid for name"), "{error}");
+    let off = format!("{url}?tls=false");
+    assert!(cipher(&of(Source { connection_url: &off, ..Source::default() })).await.is_empty());
+    let preferred = of(Source { connection_url: &url, ..Source::default() });
+    assert!(!cipher(&preferred).await.is_empty());
+    let user = name();
+    let password = minted(&named, &user, &[CREATE]).await;
+    named.login(&user, &password).await.unwrap();
+    named.end(&end_plan(&user, &[])).await.unwrap();
+}

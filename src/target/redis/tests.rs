@@ -243,3 +243,20 @@ async fn a_session_that_was_killed_while_idle_costs_nothing() {
     target.close().await;
     assert!(matches!(target.verify().await, Err(TargetError::Connect(_))));
 }
+
+/// `LEASEHOLD_TEST_REDIS_TLS_PORT` is a port with TLS, `LEASEHOLD_TEST_REDIS_CA` the authority of its certificate, which
+/// is for `localhost` and not for addresses.
+#[tokio::test]
+async fn tls() {
+    let (Some(url), Ok(port)) = (url(), std::env::var("LEASEHOLD_TEST_REDIS_TLS_PORT")) else { return };
+    let ca = std::fs::read_to_string(std::env::var("LEASEHOLD_TEST_REDIS_CA").unwrap()).unwrap();
+    let login = &url["redis://".len()..url.rfind('@').unwrap()];
+    let of = |source: Source<'_>| Redis::new(Settings::new(&source).unwrap());
+    let by_name = format!("rediss://{login}@localhost:{port}");
+    of(Source { connection_url: &by_name, ca_cert: &ca, ..Source::default() }).verify().await.unwrap();
+    of(Source { connection_url: &by_name, insecure_tls: true, ..Source::default() }).verify().await.unwrap();
+    let by_address = format!("valkeys://{login}@127.0.0.1:{port}");
+    let other = Source { connection_url: &by_address, ca_cert: &ca, ..Source::default() };
+    let error = of(other).verify().await.unwrap_err().to_string();
+    assert!(error.contains("not valid for name"), "{error}");
+}
