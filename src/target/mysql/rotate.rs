@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::account::{Account, Accounts, account};
+use super::account::{Account, Accounts, account, literal};
 use super::mint::prepared;
 use super::server::Plugin;
 use super::session::{Fault, Session};
@@ -71,36 +71,59 @@ impl Change {
                 "this server keeps one password a user: MySQL 8.0.14 and later keep two".into(),
             ));
         }
-        let set = |account: &Account| Ok((self.statement(session, account)?, true));
-        accounts.list.iter().map(set).collect()
+        let mut all = Vec::new();
+        for account in accounts.list.iter().filter(|account| takes_password(&account.plugin)) {
+            all.push((self.statement(session, account)?, true));
+        }
+        if all.is_empty() {
+            return Err(TargetError::Plan(format!(
+                "no account of the user {:?} logs in with a password",
+                self.username
+            )));
+        }
+        Ok(all)
     }
 
     /// The statement for one account: its plugin stays what it is, so that its clients can go on.
     fn statement(&self, session: &Session, at: &Account) -> Result<Secret, TargetError> {
         let server = &session.server;
+        let settings = &self.core.settings;
         let who = account(&self.username, &at.host);
-        let own = Plugin::named(&at.plugin).filter(|plugin| server.plugins.contains(plugin));
-        let plugin = match self.core.settings.hashing {
-            Hashing::Server => own.or(server.default_plugin),
-            Hashing::With(plugin) => Some(plugin),
-            Hashing::Off => None,
+        let plugin = match settings.hashing {
+            Hashing::Server if at.plugin.is_empty() => server.default_plugin,
+            Hashing::Server => Plugin::named(&at.plugin).filter(|plugin| server.plugins.contains(plugin)),
+            Hashing::With(plugin) if server.plugins.contains(&plugin) => Some(plugin),
+            Hashing::With(_) | Hashing::Off => None,
         };
-        let hash = plugin.map(|plugin| Ok((plugin, plugin.hash(&self.password)?))).transpose();
-        let hash = hash.map_err(|e: crate::secret::password::NoRandomness| TargetError::Plan(e.to_string()))?;
         let retain = if self.old == Old::Retained { " RETAIN CURRENT PASSWORD" } else { "" };
-        Ok(Secret::new(match hash {
-            Some((Plugin::Native, hash)) if !server.has_alter_user() => {
-                format!("SET PASSWORD FOR {who} = '{}'", hash.expose())
-            }
-            Some((plugin, hash)) => {
+        if let Some(plugin) = plugin {
+            let hash = plugin.hash(&self.password).map_err(|e| TargetError::Plan(e.to_string()))?;
+            return Ok(Secret::new(if server.has_alter_user() {
                 format!("ALTER USER {who} {}{retain}", server.identified(plugin, &hash).expose())
-            }
-            None => {
-                let password = Secret::new(super::account::literal(self.password.expose()));
-                format!("ALTER USER {who} IDENTIFIED BY {}{retain}", password.expose())
-            }
+            } else {
+                format!("SET PASSWORD FOR {who} = '{}'", hash.expose())
+            }));
+        }
+        if settings.refuse_plain && settings.hashing != Hashing::Off {
+            return Err(TargetError::Plan(format!(
+                "{who} has the plugin {:?}, which takes no hash made here, and refuse_plaintext_password is set",
+                at.plugin
+            )));
+        }
+        let password = Secret::new(literal(self.password.expose()));
+        let (plugin, password) = (literal(&at.plugin), password.expose());
+        Ok(Secret::new(match (at.plugin.as_str(), server.mariadb) {
+            ("", _) => format!("ALTER USER {who} IDENTIFIED BY {password}{retain}"),
+            (_, true) => format!("ALTER USER {who} IDENTIFIED VIA {} USING PASSWORD({password})", at.plugin),
+            (_, false) => format!("ALTER USER {who} IDENTIFIED WITH {plugin} BY {password}{retain}"),
         }))
     }
+}
+
+/// False for accounts that log in by other means (a socket, a directory, a cloud's tokens), which must stay as they are.
+fn takes_password(plugin: &str) -> bool {
+    const OTHERS: [&str; 3] = ["sha256_password", "mysql_old_password", "parsec"];
+    plugin.is_empty() || Plugin::named(plugin).is_some() || OTHERS.contains(&plugin)
 }
 
 /// The accounts of a user that must be there.
@@ -127,4 +150,27 @@ pub async fn discard_old(core: &Core, username: &str) -> Result<(), TargetError>
     }
     session.give_back();
     Ok(())
+}
+
+/// Compares a password with the stored hashes of a user whose every account is of `ed25519`, which is unsalted; `None`
+/// for any other user, and where the hashes cannot be read.
+pub async fn compare(core: &Core, username: &str, password: &Secret) -> Option<Result<(), TargetError>> {
+    let mut session = core.session().await.ok()?;
+    let found = session.accounts(username, "").await.ok()?;
+    let user = literal(username);
+    let ask = format!("SELECT User, authentication_string FROM mysql.user WHERE User = {user}");
+    let rows = session.rows(&ask).await.ok()?;
+    session.give_back();
+    let all = found.list.iter().all(|account| Plugin::named(&account.plugin) == Some(Plugin::Ed25519));
+    if found.assumed || found.list.is_empty() || !all {
+        return None;
+    }
+    let hash = Plugin::Ed25519.hash(password).ok()?;
+    let own = |row: &Vec<Option<String>>| row.first().and_then(Option::as_deref) == Some(username);
+    let same = |row: &Vec<Option<String>>| row.get(1).and_then(Option::as_deref) == Some(hash.expose());
+    if rows.iter().filter(|row| own(row)).all(same) {
+        return Some(Ok(()));
+    }
+    let text = format!("Error 1045 (28000): the stored hash of user {user} is of another password");
+    Some(Err(TargetError::Answer { text, code: "1045".into() }))
 }

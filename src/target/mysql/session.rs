@@ -202,11 +202,15 @@ impl Session {
         self.server = Arc::new(server);
 
         // A statement that waits for a lock shall give up before we give up on it.
-        let mut set = format!("SET SESSION lock_wait_timeout = {}", (self.limit.as_secs() / 3).max(1));
-        for (name, value) in &settings.variables {
-            set.push_str(&format!(", {name} = {value}"));
+        let wait = format!("lock_wait_timeout = {}", (self.limit.as_secs() / 3).max(1));
+        let given: Vec<String> = settings.variables.iter().map(|(name, value)| format!("{name} = {value}")).collect();
+        let both = std::iter::once(wait).chain(given.iter().cloned()).collect::<Vec<_>>();
+        match self.run(&format!("SET SESSION {}", both.join(", "))).await {
+            // Servers that only speak like MySQL may have no such variable; what was asked for they must have.
+            Err(Fault::Answer { .. }) if given.is_empty() => {}
+            Err(Fault::Answer { .. }) => self.run(&format!("SET SESSION {}", given.join(", "))).await?,
+            other => other?,
         }
-        self.run(&set).await?;
         // Values are filled in with their backslashes doubled.
         if sql_mode.contains("NO_BACKSLASH_ESCAPES")
             || settings.variables.iter().any(|(name, _)| name.contains("sql_mode"))
@@ -375,6 +379,14 @@ fn spelt(address: &Address) -> String {
     }
 }
 
+/// What stands in the error of a login whose plugin the driver does not know.
+const UNSPOKEN: &str = "this build cannot log in: ";
+
+/// True if a login failed because the driver does not know the plugin that the server asks for.
+pub fn is_unspoken(error: &TargetError) -> bool {
+    matches!(error, TargetError::Connect(text) if text.contains(UNSPOKEN))
+}
+
 /// Why no session could be had, in the words of the Go driver where it has any. Nothing of the driver's own error is
 /// repeated that it might have made from our options.
 fn refusal(error: sqlx::Error, address: &Address) -> TargetError {
@@ -384,7 +396,7 @@ fn refusal(error: sqlx::Error, address: &Address) -> TargetError {
         sqlx::Error::Io(e) => TargetError::Connect(dial::failure(&at, &e)),
         sqlx::Error::Tls(e) => TargetError::Connect(format!("tls: {at}: {e}")),
         sqlx::Error::Protocol(text) if text.contains("unknown authentication plugin") => {
-            TargetError::Connect(format!("{at}: {text}: this build cannot log in with it"))
+            TargetError::Connect(format!("{at}: {UNSPOKEN}{text}"))
         }
         sqlx::Error::Configuration(e) => TargetError::Connect(format!("{at}: {e}")),
         _ => TargetError::Connect(format!("{at}: the server does not speak the protocol as expected")),

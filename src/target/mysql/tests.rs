@@ -419,9 +419,13 @@ async fn password_hashing_and_refusal_of_clear_text() {
         return;
     };
     let user = name();
-    minted(&strict, &user, &["CREATE USER '{{name}}'@'{{host}}' IDENTIFIED BY '{{password}}'"]).await;
+    let creation = ["CREATE USER '{{name}}'@'{{host}}' IDENTIFIED BY '{{password}}'"];
+    let password = minted(&strict, &user, &creation).await;
     let of = format!("SELECT CONCAT(Host, ' ', plugin) FROM mysql.user WHERE User = '{user}'");
     assert_eq!(column(&strict, &of).await, ["127.0.0.1 ed25519"]);
+    strict.login(&user, &password).await.unwrap();
+    let wrong = strict.login(&user, &password::password().unwrap()).await.unwrap_err();
+    assert!(matches!(&wrong, TargetError::Answer { code, .. } if code == "1045"), "{wrong}");
     strict.end(&end_plan(&user, &["DROP USER '{{name}}'@'{{host}}'"])).await.unwrap();
     let plan = mint_plan(&user, &["SELECT CONCAT('{{password}}')"], &[]);
     match strict.mint(&plan, &password::password().unwrap()).await {
@@ -549,4 +553,167 @@ async fn tls() {
     let password = minted(&named, &user, &[CREATE]).await;
     named.login(&user, &password).await.unwrap();
     named.end(&end_plan(&user, &[])).await.unwrap();
+}
+
+/// Passes connections on to the server until it is told not to.
+struct Proxy {
+    port: u16,
+    accepting: Arc<AtomicBool>,
+    open: Arc<std::sync::Mutex<Vec<tokio::task::AbortHandle>>>,
+}
+
+impl Proxy {
+    async fn new() -> Self {
+        let url = url().unwrap();
+        let server = url[url.rfind('(').unwrap() + 1..url.rfind(')').unwrap()].to_owned();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (accepting, open) = (Arc::new(AtomicBool::new(true)), Arc::new(std::sync::Mutex::new(Vec::new())));
+        let (accepting_too, open_too) = (accepting.clone(), open.clone());
+        tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                let server = server.clone();
+                if accepting_too.load(Ordering::SeqCst) {
+                    let copy = tokio::spawn(async move {
+                        let mut server = tokio::net::TcpStream::connect(server).await.unwrap();
+                        let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+                    });
+                    open_too.lock().unwrap().push(copy.abort_handle());
+                }
+            }
+        });
+        Self { port, accepting, open }
+    }
+
+    fn target(&self, change: impl FnOnce(&mut Source<'_>)) -> MySql {
+        let url = url().unwrap();
+        let through = format!("{}@tcp(127.0.0.1:{})/", &url[..url.rfind('@').unwrap()], self.port);
+        let mut source = Source { connection_url: &through, ..Source::default() };
+        change(&mut source);
+        MySql::new(Settings::new(&source).unwrap())
+    }
+
+    fn cut(&self) {
+        self.open.lock().unwrap().drain(..).for_each(|copy| copy.abort());
+    }
+}
+
+/// Mints through a proxy and has `cut` called when the user is there and its second statement is under way.
+async fn cut_short(target: &MySql, through: &MySql, user: &str, cut: impl FnOnce()) -> Outcome<()> {
+    let plan = mint_plan(user, &["CREATE USER '{{name}}'@'%' IDENTIFIED BY '{{password}}'", "DO SLEEP(20)"], &[]);
+    let password = password::password().unwrap();
+    let mint = through.mint(&plan, &password);
+    let made = async {
+        let sleeping = "SELECT ID FROM information_schema.PROCESSLIST WHERE INFO = 'DO SLEEP(20)'";
+        while hosts(target, user).await.is_empty() || column(target, sleeping).await.is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        cut();
+    };
+    tokio::join!(mint, made).0
+}
+
+#[tokio::test]
+async fn a_session_that_breaks_midway() {
+    let Some(target) = target() else { return };
+    let proxy = Proxy::new().await;
+    let through = proxy.target(|_| {});
+    let user = name();
+    match cut_short(&target, &through, &user, || proxy.cut()).await {
+        Outcome::Failed(e) => assert!(matches!(e, TargetError::Lost(_)), "{e}"),
+        other => panic!("{other:?}"),
+    }
+    assert!(hosts(&target, &user).await.is_empty());
+
+    let through = proxy.target(|source| source.connect_timeout = Duration::from_secs(2));
+    let gone = || {
+        proxy.accepting.store(false, Ordering::SeqCst);
+        proxy.cut();
+    };
+    match cut_short(&target, &through, &user, gone).await {
+        Outcome::Unknown(e) => assert!(matches!(e, TargetError::Lost(_)), "{e}"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(hosts(&target, &user).await, ["%"]);
+    target.end(&end_plan(&user, &[])).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_lock_that_is_in_the_way_is_waited_for() {
+    let Some(target) = target_with(|source| source.statement_timeout = Duration::from_secs(4)) else { return };
+    let table = format!("app.`{}`", name());
+    run(&target, &format!("CREATE TABLE {table} (a INT)")).await;
+    let user = name();
+    let alter = format!("ALTER TABLE {table} COMMENT 'x'");
+    let creation = ["CREATE USER '{{name}}'@'%' IDENTIFIED BY '{{password}}'", alter.as_str()];
+    let mut other = self::target().unwrap().core.session().await.unwrap();
+    other.run("START TRANSACTION").await.unwrap();
+    other.run(&format!("INSERT INTO {table} VALUES (1)")).await.unwrap();
+    let begun = std::time::Instant::now();
+    let release = async {
+        // The server gives up waiting after one second, a third of the statement's time.
+        tokio::time::sleep(Duration::from_millis(1300)).await;
+        other.run("COMMIT").await.unwrap();
+    };
+    tokio::join!(minted(&target, &user, &creation), release);
+    assert!(begun.elapsed() >= Duration::from_millis(1300));
+    target.end(&end_plan(&user, &[])).await.unwrap();
+    run(&target, &format!("DROP TABLE {table}")).await;
+}
+
+#[tokio::test]
+async fn an_admin_that_may_not_kill() {
+    let Some(target) = target() else { return };
+    if !target.core.session().await.unwrap().server.mariadb {
+        return;
+    }
+    // As on managed servers.
+    run(&target, "CREATE OR REPLACE PROCEDURE mysql.rds_kill(IN thread BIGINT) BEGIN KILL thread; END").await;
+    let admin = name();
+    let grants = [
+        "CREATE USER '{{name}}'@'%' IDENTIFIED BY '{{password}}'",
+        "GRANT CREATE USER, PROCESS, SELECT, EXECUTE ON *.* TO '{{name}}'@'%' WITH GRANT OPTION",
+    ];
+    let password = minted(&target, &admin, &grants).await;
+    let url = url().unwrap();
+    let filled = format!("{{{{username}}}}:{{{{password}}}}{}", &url[url.rfind('@').unwrap()..]);
+    let source = Source { connection_url: &filled, username: &admin, password: Some(&password), ..Source::default() };
+    let narrow = MySql::new(Settings::new(&source).unwrap());
+    let user = name();
+    let password = minted(&narrow, &user, &[CREATE]).await;
+    let mut open = session_as(&user, &password).await;
+    assert_eq!(narrow.end(&end_plan(&user, &[])).await.unwrap().sessions, 1);
+    assert!(open.run("SELECT 1").await.is_err());
+    assert!(!narrow.core.session().await.unwrap().server.has_two_passwords());
+    run(&target, "DROP PROCEDURE mysql.rds_kill").await;
+    // Without the procedure the user goes all the same, and the session with it is an error.
+    let password = minted(&narrow, &user, &[CREATE]).await;
+    let mut open = session_as(&user, &password).await;
+    let error = narrow.end(&end_plan(&user, &[])).await.unwrap_err().to_string();
+    assert!(error.starts_with("Error 1095"), "{error}");
+    assert!(hosts(&target, &user).await.is_empty());
+    open.run("SELECT 1").await.unwrap();
+    assert_eq!(target.end(&end_plan(&user, &[])).await.unwrap().sessions, 1);
+    target.end(&end_plan(&admin, &[])).await.unwrap();
+}
+
+#[tokio::test]
+async fn accounts_that_log_in_without_a_password_stay_as_they_are() {
+    let Some(target) = target() else { return };
+    if !target.core.session().await.unwrap().server.mariadb {
+        return;
+    }
+    let user = name();
+    let socket = "CREATE USER '{{name}}'@'localhost' IDENTIFIED VIA unix_socket";
+    minted(&target, &user, &[socket]).await;
+    let new = password::password().unwrap();
+    match target.set_password(&user, &new, &Script::default()).await {
+        Outcome::Failed(e) => assert!(e.to_string().contains("with a password"), "{e}"),
+        other => panic!("{other:?}"),
+    }
+    run(&target, &format!("CREATE USER '{user}'@'127.0.0.1' IDENTIFIED BY 'x'")).await;
+    assert!(matches!(target.set_password(&user, &new, &Script::default()).await, Outcome::Done(())));
+    let of = format!("SELECT CONCAT(Host, ' ', plugin) FROM mysql.user WHERE User = '{user}' ORDER BY Host");
+    assert_eq!(column(&target, &of).await, ["127.0.0.1 mysql_native_password", "localhost unix_socket"]);
+    target.end(&end_plan(&user, &[])).await.unwrap();
 }
