@@ -9,5 +9,6 @@
 mod architecture;
 mod manifest;
 mod parity;
+mod rotation;
 mod smoke;
 mod support;

@@ -257,9 +257,9 @@ impl Side {
 
 fn touches_users(row: &Row) -> bool {
     match &row.step {
-        Step::Request(request) => {
-            ["/creds/", "sys/leases/", "auth/token/"].iter().any(|part| request.path.contains(part))
-        }
+        Step::Request(request) => ["/creds/", "sys/leases/", "auth/token/", "/static-", "/rotate-"]
+            .iter()
+            .any(|part| request.path.contains(part)),
         Step::Sql(_) => true,
         _ => false,
     }
