@@ -10,6 +10,7 @@ mod architecture;
 mod connections;
 mod manifest;
 mod parity;
+mod rotation;
 mod smoke;
 mod support;
 mod target_postgres;
