@@ -9,5 +9,6 @@
 mod architecture;
 mod manifest;
 mod parity;
+mod protocol;
 mod smoke;
 mod support;
