@@ -146,34 +146,6 @@ impl PgEndpoint {
         };
         Draft::read(settings, source)?.finish(source)
     }
-
-    /// A copy for another database of the same cluster.
-    pub fn with_database(&self, database: &str) -> Self {
-        let copy = |pem: &Option<Pem>| pem.as_ref().map(Pem::duplicate);
-        Self {
-            hosts: self.hosts.clone(),
-            user: self.user.clone(),
-            password: self.password.as_ref().map(Secret::duplicate),
-            database: database.to_owned(),
-            ssl_mode: self.ssl_mode,
-            ssl_root_cert: copy(&self.ssl_root_cert),
-            ssl_cert: copy(&self.ssl_cert),
-            ssl_key: copy(&self.ssl_key),
-            connect_timeout: self.connect_timeout,
-            application_name: self.application_name.clone(),
-            session_attrs: self.session_attrs,
-            params: self.params.clone(),
-        }
-    }
-}
-
-impl Pem {
-    fn duplicate(&self) -> Self {
-        match self {
-            Pem::File(path) => Pem::File(path.clone()),
-            Pem::Inline(text) => Pem::Inline(text.duplicate()),
-        }
-    }
 }
 
 impl fmt::Debug for PgEndpoint {

@@ -15,6 +15,9 @@ use super::TargetError;
 /// A session idle for longer than this is asked for a sign of life before it is used.
 const TRUSTED_IDLE: Duration = Duration::from_millis(500);
 
+/// How much longer than it was told to an opening may take before it is given up from outside.
+const OPEN_GRACE: Duration = Duration::from_secs(1);
+
 /// What bounds a pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -76,11 +79,12 @@ impl<S: Session> Pool<S> {
         Arc::new(Self { limits, permits: Arc::new(Semaphore::new(limits.max_open)), idle: Mutex::new(Vec::new()) })
     }
 
-    /// A session, idle or opened by `open`. Waits while the pool is full.
+    /// A session, idle or opened by `open`, which is told how much of `connect_timeout` is left and keeps to it: it knows
+    /// better than the pool what it was waiting for. Waits while the pool is full.
     ///
     /// # Errors
     /// What `open` says; [`TargetError::Timeout`] past `connect_timeout`; [`TargetError::Connect`] once closed.
-    pub async fn checkout<F>(self: &Arc<Self>, open: impl FnOnce() -> F) -> Result<Checkout<S>, TargetError>
+    pub async fn checkout<F>(self: &Arc<Self>, open: impl FnOnce(Duration) -> F) -> Result<Checkout<S>, TargetError>
     where
         F: Future<Output = Result<S, TargetError>>,
     {
@@ -105,7 +109,8 @@ impl<S: Session> Pool<S> {
             // A session that is too old or dead says goodbye on its own time.
             tokio::spawn(tokio::time::timeout(self.limits.connect_timeout, idle.session.close()));
         }
-        match tokio::time::timeout_at(deadline, open()).await {
+        let patience = deadline.saturating_duration_since(Instant::now());
+        match tokio::time::timeout(patience + OPEN_GRACE, open(patience)).await {
             Ok(opened) => Ok(self.hand_out(opened?, Instant::now(), permit)),
             Err(_elapsed) => Err(TargetError::Timeout(format!(
                 "no session within {}s (connect_timeout)",
@@ -196,7 +201,7 @@ mod tests {
     }
 
     async fn take(pool: &Arc<Pool<Fake>>, opened: &AtomicUsize, closed: &Arc<AtomicUsize>) -> Checkout<Fake> {
-        let open = || async {
+        let open = |_| async {
             opened.fetch_add(1, Ordering::SeqCst);
             Ok(Fake { alive: true, closed: closed.clone() })
         };
@@ -228,7 +233,7 @@ mod tests {
         let (opened, closed) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
         let pool = Pool::new(limits(1, 0));
         let held = take(&pool, &opened, &closed).await;
-        let refused = pool.checkout(|| async { Ok(Fake { alive: true, closed: closed.clone() }) }).await;
+        let refused = pool.checkout(|_| async { Ok(Fake { alive: true, closed: closed.clone() }) }).await;
         assert!(refused.err().unwrap().to_string().contains("max_open_connections"));
         held.give_back();
         take(&pool, &opened, &closed).await.give_back();
@@ -257,6 +262,6 @@ mod tests {
         assert_eq!(closed.load(Ordering::SeqCst), 1);
         held.give_back();
         assert!(pool.pop().is_none());
-        assert!(pool.checkout(|| async { Ok(Fake { alive: true, closed: closed.clone() }) }).await.is_err());
+        assert!(pool.checkout(|_| async { Ok(Fake { alive: true, closed: closed.clone() }) }).await.is_err());
     }
 }

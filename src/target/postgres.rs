@@ -59,15 +59,14 @@ impl Postgres {
     }
 
     async fn session(&self) -> Result<Checkout<PgSession>, TargetError> {
-        self.pool.checkout(|| session::open(&self.settings.endpoint, None, self.settings.statement_timeout)).await
+        let Settings { endpoint, statement_timeout, .. } = &self.settings;
+        self.pool.checkout(|patience| session::open(endpoint, None, *statement_timeout, patience)).await
     }
 
     /// A session of its own in another database of the same server, for the clean-up there.
     async fn session_in(&self, database: &str) -> Result<PgSession, TargetError> {
-        let opening = session::open(&self.settings.endpoint, Some(database), self.settings.statement_timeout);
-        tokio::time::timeout(self.settings.limits.connect_timeout, opening).await.unwrap_or_else(|_| {
-            Err(TargetError::Timeout(format!("no session in database {database:?} within connect_timeout")))
-        })
+        let Settings { endpoint, statement_timeout, limits, .. } = &self.settings;
+        session::open(endpoint, Some(database), *statement_timeout, limits.connect_timeout).await
     }
 }
 
@@ -146,26 +145,4 @@ where
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_and_texts_are_quoted_whatever_they_hold() {
-        assert_eq!(quoted_name(r#"a"; DROP"#), r#""a""; DROP""#);
-        assert_eq!(quoted_text("it's"), "'it''s'");
-        assert_eq!(quoted_text(r"a\'b"), r" E'a\\''b'");
-    }
-
-    #[test]
-    fn an_end_is_written_as_the_built_in_engine_writes_it() {
-        let time = SystemTime::UNIX_EPOCH + Duration::from_millis(1_795_313_477_900);
-        assert_eq!(timestamp(time).unwrap(), "2026-11-22 02:11:17+0000");
-    }
-
-    #[test]
-    fn a_name_that_the_server_would_cut_is_refused() {
-        assert!(check_name(&"x".repeat(63)).is_ok());
-        assert!(check_name(&"x".repeat(64)).unwrap_err().to_string().contains("username_template"));
-        assert!(check_name("").is_err());
-    }
-}
+mod tests;

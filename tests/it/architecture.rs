@@ -55,7 +55,7 @@ fn crates_stay_where_they_belong() {
         for (krate, homes) in CRATES {
             let named = text
                 .match_indices(&format!("{krate}::"))
-                .any(|(at, _)| !text[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':'));
+                .any(|(at, _)| !text[..at].ends_with(|c: char| c.is_alphanumeric() || matches!(c, '_' | ':' | '"')));
             if named && !homes.contains(&module.as_str()) {
                 wrong.push(format!("{}: {krate} belongs to {}", file.display(), homes.join(", ")));
             }

@@ -101,7 +101,7 @@ fn play(engine: &str) -> Played {
                 world.spare.start_again();
                 continue;
             }
-            Step::WaitGone(_) => {
+            Step::WaitGone(_) | Step::Tidy(_) => {
                 // Nobody asked for it, so the two sides' users go in any order.
                 for side in &mut sides {
                     side.play(&row, &world);
@@ -171,7 +171,7 @@ impl Side {
     fn play(&mut self, row: &Row, world: &World) -> Value {
         match &row.step {
             Step::Request(request) => self.send(request),
-            Step::Sql(sql) => {
+            Step::Sql(sql) | Step::Tidy(sql) => {
                 let sql = self.fill(sql);
                 world.main.try_sql(&sql).unwrap_or_else(|error| panic!("{}: {error}\nin: {sql}", row.place));
                 Value::Null
@@ -275,7 +275,7 @@ fn describe(row: &Row, what: &str) -> String {
             let body = request.body.as_ref().map(Value::to_string).unwrap_or_default();
             format!("{} {} {body}", request.method, request.path)
         }
-        Step::Sql(sql) => sql.clone(),
+        Step::Sql(sql) | Step::Tidy(sql) => sql.clone(),
         Step::Login(name) => format!("login as {name}"),
         Step::SessionLives(name) => format!("session of {name}"),
         _ => String::new(),

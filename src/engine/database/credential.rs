@@ -110,7 +110,7 @@ fn number(from: &BTreeMap<String, String>, key: &str) -> Result<i64, String> {
     match text(from, key) {
         "" => Ok(0),
         digits => digits.parse().map_err(|_| {
-            format!("1 error(s) decoding:\n\n* cannot parse '{key}' as int: strconv.ParseInt: invalid syntax")
+            format!("decoding failed due to the following error(s):\n\n'{key}' cannot parse value as 'int': strconv.ParseInt: invalid syntax")
         }),
     }
 }

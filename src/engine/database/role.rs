@@ -135,7 +135,7 @@ pub async fn write(mount: &Mount, name: &str, input: &Input) -> Reply {
         return Err(Error::Refused("database name is required".into()));
     }
 
-    let kind = input.text("credential_type").filter(|kind| !kind.is_empty());
+    let kind = input.text("credential_type");
     if let Some(kind) = kind {
         role.credential_type =
             CredentialType::named(kind).ok_or_else(|| Error::Refused(format!("invalid credential_type {kind:?}")))?;

@@ -15,27 +15,37 @@ use crate::target::{EndPlan, Ended, TargetError};
 /// How often a session that was told to go is looked for again.
 const POLL: Duration = Duration::from_millis(10);
 
+/// All sessions: what `pg_stat_activity` is made of, without its look at every role.
+const SESSIONS: &str = "pg_stat_get_activity(NULL)";
+
+/// What DROP OWNED would take away of a role `oid` that is an object rather than a grant. Default privileges and user
+/// mappings count as grants: they hold nobody's data and mean nothing without the role.
+fn owned(oid: i64) -> String {
+    format!(
+        "SELECT 1 FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass AND refobjid = {oid} AND deptype = 'o' \
+         AND classid NOT IN ('pg_default_acl'::regclass, 'pg_user_mapping'::regclass)"
+    )
+}
+
 /// Ends a user. Whatever is already done is left as it is, so this may run again after any interruption.
 pub async fn end(target: &Postgres, plan: &EndPlan) -> Result<Ended, TargetError> {
     let started = Instant::now();
     let ended = |existed, sessions| Ended { existed, sessions, took: started.elapsed() };
     let mut session = fresh(target).await?;
-    let Some((oid, open)) = find(&mut session, &plan.username).await? else {
+    let Some(oid) = find(&mut session, &plan.username).await? else {
         session.give_back();
         return Ok(ended(false, 0));
     };
 
-    // The common case: nobody is logged in and nothing but memberships depends on the role.
-    if plan.revocation.is_empty() && open == 0 && drop_role(target, &mut session, &plan.username).await.is_ok() {
-        let sessions = terminate(target, &mut session, oid, &plan.username).await?;
-        session.give_back();
-        return Ok(ended(true, sessions));
-    }
-
+    // Seen by every login that begins after it; made durable by the commit that follows.
     let name = quoted_name(&plan.username);
-    change(target, &mut session, &format!("ALTER ROLE {name} NOLOGIN VALID UNTIL '-infinity'"))
-        .await
-        .or_else(|problem| if problem.has_code("42704") { Ok(()) } else { Err(problem) })?;
+    change(
+        target,
+        &mut session,
+        &format!("SET LOCAL synchronous_commit = off;\nALTER ROLE {name} NOLOGIN VALID UNTIL '-infinity'"),
+    )
+    .await
+    .or_else(|problem| if may_go_on(&problem, plan) { Ok(()) } else { Err(problem) })?;
     let mut sessions = terminate(target, &mut session, oid, &plan.username).await?;
 
     if plan.revocation.is_empty() {
@@ -53,8 +63,26 @@ pub async fn end(target: &Postgres, plan: &EndPlan) -> Result<Ended, TargetError
         }
     }
     sessions += terminate(target, &mut session, oid, &plan.username).await?;
+    let open_still = can_log_in(&mut session, &plan.username).await?;
     session.give_back();
+    if open_still {
+        return Err(TargetError::Plan(format!(
+            "the revocation statements ran, but \"{}\" can still log in: let them drop it, or set NOLOGIN",
+            plan.username
+        )));
+    }
     Ok(ended(true, sessions))
+}
+
+/// Containment that failed need not be the end: the role went in the meantime, or the account may not change it and has
+/// statements of its own (a function that runs as somebody else). What came of it is looked at afterwards.
+fn may_go_on(problem: &Problem, plan: &EndPlan) -> bool {
+    problem.has_code("42704") || (problem.has_code("42501") && !plan.revocation.is_empty())
+}
+
+async fn can_log_in(session: &mut PgSession, username: &str) -> Result<bool, TargetError> {
+    let ask = format!("SELECT 1 FROM pg_roles WHERE rolcanlogin AND rolname = {}", quoted_text(username));
+    Ok(session.run(&ask).await?.is_some())
 }
 
 /// A session that has just shown that it lives: ending is not worth a retry on a dead one.
@@ -67,25 +95,16 @@ async fn fresh(target: &Postgres) -> Result<Checkout<PgSession>, TargetError> {
     Ok(session)
 }
 
-/// The role's number and how many sessions it has. Sessions are counted by the number: a name says nothing any more
-/// once the role is gone.
-async fn find(session: &mut PgSession, username: &str) -> Result<Option<(i64, i64)>, TargetError> {
-    let ask = format!(
-        "SELECT r.oid::bigint, (SELECT count(*) FROM pg_stat_activity a WHERE a.usesysid = r.oid) \
-         FROM pg_roles r WHERE r.rolname = {}",
-        quoted_text(username)
-    );
+/// The role's number. Sessions are found by it: a name says nothing any more once the role is gone.
+async fn find(session: &mut PgSession, username: &str) -> Result<Option<i64>, TargetError> {
+    let ask = format!("SELECT oid::bigint FROM pg_roles WHERE rolname = {}", quoted_text(username));
     let Some(row) = session.run(&ask).await? else { return Ok(None) };
-    match (row.try_get(0), row.try_get(1)) {
-        (Ok(oid), Ok(open)) => Ok(Some((oid, open))),
-        _ => Err(TargetError::Lost("the server's answer about a role made no sense".into())),
-    }
+    row.try_get(0).map(Some).map_err(|_| TargetError::Lost("the server's answer about a role made no sense".into()))
 }
 
 /// One statement in a transaction of its own, again after a conflict.
 async fn change(target: &Postgres, session: &mut PgSession, sql: &str) -> Result<(), Problem> {
     let whole = format!("{};\n{sql};\nCOMMIT", session.begin());
-    // The closure would have to lend the session out more than once; a plain loop does.
     let deadline = Instant::now() + target.settings.statement_timeout;
     loop {
         match session.run(&whole).await {
@@ -110,7 +129,7 @@ async fn drop_role(target: &Postgres, session: &mut PgSession, username: &str) -
 /// Ends all sessions of the role and waits until they are gone.
 async fn terminate(target: &Postgres, session: &mut PgSession, oid: i64, username: &str) -> Result<u64, TargetError> {
     let signal = format!(
-        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usesysid = {oid} AND pid <> pg_backend_pid()"
+        "SELECT count(pg_terminate_backend(pid)) FROM {SESSIONS} WHERE usesysid = {oid} AND pid <> pg_backend_pid()"
     );
     let deadline = Instant::now() + target.settings.statement_timeout;
     let mut most = 0;
@@ -163,8 +182,7 @@ async fn clean_up(
         return Err(refusal.into());
     }
     let depends = format!("FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass AND refobjid = {oid}");
-    let owned = session.run(&format!("SELECT 1 {depends} AND deptype = 'o' LIMIT 1")).await?.is_some();
-    if owned {
+    if session.run(&format!("{} LIMIT 1", owned(oid))).await?.is_some() {
         return Err(refusal.into());
     }
     let list = format!(
@@ -178,18 +196,22 @@ async fn clean_up(
         .ok_or_else(|| TargetError::Lost("the server's answer about databases made no sense".into()))?;
     for database in elsewhere {
         let mut there = target.session_in(&database).await?;
-        let cleaned = drop_owned(target, &mut there, username).await;
+        let cleaned = drop_owned(target, &mut there, oid, username).await;
         there.close().await;
         cleaned?;
     }
-    drop_owned(target, session, username).await?;
+    drop_owned(target, session, oid, username).await?;
     drop_role(target, session, username).await.map_err(TargetError::from)
 }
 
 /// Removes the grants of a role that owns nothing in the session's database.
-async fn drop_owned(target: &Postgres, session: &mut PgSession, username: &str) -> Result<(), TargetError> {
+///
+/// The division fails, and with it the transaction, if that has changed since it was looked at.
+async fn drop_owned(target: &Postgres, session: &mut PgSession, oid: i64, username: &str) -> Result<(), TargetError> {
     let name = quoted_name(username);
-    let sql = format!("{SHARED_ROWS_LOCK};\nDROP OWNED BY {name}");
+    let here = "AND dbid = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    let nothing_owned = format!("SELECT 1 / (CASE WHEN EXISTS ({} {here}) THEN 0 ELSE 1 END)", owned(oid));
+    let sql = format!("{SHARED_ROWS_LOCK};\n{nothing_owned};\nDROP OWNED BY {name}");
     match change(target, session, &sql).await {
         Err(problem) if problem.has_code("42501") => {
             change(target, session, &format!("GRANT {name} TO CURRENT_USER")).await?;

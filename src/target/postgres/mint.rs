@@ -19,6 +19,9 @@ pub const SHARED_ROWS_LOCK: &str = "SELECT pg_advisory_xact_lock(781075627699446
 /// What stands before a marker in a role's comment.
 const MARKER: &str = "leasehold:";
 
+/// What stands between two statements of a message. The first may end in a comment, which ends with its line.
+const BETWEEN: &str = "\n;\n";
+
 /// How long the fate of an unanswered COMMIT is asked after.
 const SETTLE: Duration = Duration::from_secs(10);
 
@@ -56,7 +59,7 @@ async fn create(target: &Postgres, plan: &MintPlan, password: &Secret) -> Result
                 if session.roll_back().await {
                     session.give_back();
                 }
-                return Err(explained(problem, plan));
+                return Err(explained(withheld(problem, password), plan));
             }
         }
     }
@@ -142,7 +145,7 @@ fn messages(
     let marker = Secret::new(comment(&plan.username, &plan.marker)?);
     match messages.last_mut() {
         Some(last) if plan.creation.statements().last().is_some_and(|statement| statement.is_closed()) => {
-            *last = Secret::new(format!("{};\n{}", last.expose(), marker.expose()));
+            *last = Secret::new(format!("{}{BETWEEN}{}", last.expose(), marker.expose()));
         }
         _ => messages.push(marker),
     }
@@ -168,7 +171,7 @@ pub fn joined(script: &Script, filled: &[Secret]) -> Result<Vec<Secret>, TargetE
         let text = if lock.is_empty() { text.duplicate() } else { Secret::new(format!("{lock};\n{}", text.expose())) };
         match messages.last_mut() {
             Some(last) if open && statement.is_closed() => {
-                *last = Secret::new(format!("{};\n{}", last.expose(), text.expose()));
+                *last = Secret::new(format!("{}{BETWEEN}{}", last.expose(), text.expose()));
             }
             _ => messages.push(text),
         }
@@ -180,6 +183,26 @@ pub fn joined(script: &Script, filled: &[Secret]) -> Result<Vec<Secret>, TargetE
 fn comment(username: &str, marker: &Marker) -> Result<String, TargetError> {
     let json = serde_json::to_string(marker).map_err(|_| TargetError::Plan("the marker cannot be written".into()))?;
     Ok(format!("COMMENT ON ROLE {} IS {}", quoted_name(username), quoted_text(&format!("{MARKER}{json}"))))
+}
+
+/// A server quotes what it cannot read, and statements may put a password anywhere: a message that shows a part of it is
+/// not passed on.
+fn withheld(problem: Problem, password: &Secret) -> Problem {
+    /// The shortest piece that counts. Shorter ones are found in any message.
+    const PIECE: usize = 6;
+    match problem {
+        Problem::Server { message, code } if shares_piece(&message, password.expose(), PIECE) => Problem::Server {
+            message: "the server's message shows a part of the password and is withheld".to_owned(),
+            code,
+        },
+        other => other,
+    }
+}
+
+/// True if some `length` bytes of `secret`, or all of a shorter one, occur in `text`.
+fn shares_piece(text: &str, secret: &str, length: usize) -> bool {
+    let pieces = secret.as_bytes().windows(length.min(secret.len()).max(1));
+    pieces.into_iter().any(|piece| text.as_bytes().windows(piece.len()).any(|window| window == piece))
 }
 
 /// The marker could not be set because there is nothing to set it on: says so in the words of the fix.

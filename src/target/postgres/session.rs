@@ -5,8 +5,9 @@ use std::io;
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgDatabaseError, PgRow, PgSslMode};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgDatabaseError, PgRow, PgSeverity, PgSslMode};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Either, Executor, Row};
+use tokio::time::Instant;
 
 use crate::secret::Secret;
 use crate::target::TargetError;
@@ -87,7 +88,13 @@ impl PgSession {
         };
         match tokio::time::timeout(limit, reading).await {
             Ok(Ok(())) => Ok(first),
-            Ok(Err(e)) => Err(problem(e)),
+            Ok(Err(e)) => Err(match problem(e) {
+                Problem::Server { message, code } if code == "57014" => Problem::Server {
+                    message: format!("{message} (statement_timeout is {}s)", self.statement_timeout.as_secs_f32()),
+                    code,
+                },
+                other => other,
+            }),
             Err(_elapsed) => Err(Problem::Broken(TargetError::Timeout(format!(
                 "the database did not answer within {}s (statement_timeout)",
                 self.statement_timeout.as_secs_f32()
@@ -131,7 +138,7 @@ fn problem(e: sqlx::Error) -> Problem {
     match e {
         sqlx::Error::Database(e) => match e.try_downcast_ref::<PgDatabaseError>() {
             // FATAL and PANIC end the session: whether what was sent took effect is not in the message.
-            Some(e) if matches!(e.code(), "57P01" | "57P02" | "57P03") => {
+            Some(e) if matches!(e.severity(), PgSeverity::Fatal | PgSeverity::Panic) => {
                 Problem::Broken(TargetError::Lost(format!("FATAL: {} (SQLSTATE {})", e.message(), e.code())))
             }
             Some(e) => Problem::Server { message: e.message().to_owned(), code: e.code().to_owned() },
@@ -143,7 +150,8 @@ fn problem(e: sqlx::Error) -> Problem {
     }
 }
 
-/// Connects to the first host that lets us in and is the kind of server that is wanted.
+/// Connects to the first host that lets us in and is the kind of server that is wanted. Each host has its share of
+/// `patience`, so that one that does not answer leaves time for the next.
 ///
 /// # Errors
 /// What each host said, in the words of the built-in engine's driver.
@@ -151,28 +159,48 @@ pub async fn open(
     endpoint: &PgEndpoint,
     database: Option<&str>,
     statement_timeout: Duration,
+    patience: Duration,
 ) -> Result<PgSession, TargetError> {
     let database = database.unwrap_or(&endpoint.database);
-    let mut said = Vec::new();
-    let preferring = endpoint.session_attrs == SessionAttrs::PreferStandby;
-    let rounds: &[SessionAttrs] =
-        if preferring { &[SessionAttrs::Standby, SessionAttrs::Any] } else { &[endpoint.session_attrs] };
-    for wanted in rounds {
+    refuse_environment(endpoint)?;
+    let deadline = Instant::now() + patience;
+    let rounds: &[SessionAttrs] = match endpoint.session_attrs {
+        SessionAttrs::PreferStandby => &[SessionAttrs::Standby, SessionAttrs::Any],
+        ref wanted => std::slice::from_ref(wanted),
+    };
+    let modes: &[PgSslMode] = match endpoint.ssl_mode {
+        SslMode::Disable => &[PgSslMode::Disable],
+        SslMode::Allow => &[PgSslMode::Disable, PgSslMode::Require],
+        SslMode::Prefer => &[PgSslMode::Prefer],
+        SslMode::Require => &[PgSslMode::Require],
+        SslMode::VerifyFull => &[PgSslMode::VerifyFull],
+    };
+    let mut tries = Vec::new();
+    for &wanted in rounds {
         for (name, port) in &endpoint.hosts {
             let address = Address { name, port: *port };
-            let connected = PgConnection::connect_with(&options(endpoint, &address, database)).await;
-            let refusal = match connected {
-                Ok(connection) => {
-                    let mut session = PgSession { connection, statement_timeout };
-                    match suits(&mut session, *wanted).await {
-                        Ok(true) => return Ok(session),
-                        Ok(false) => "the server is not the kind that target_session_attrs asks for".to_owned(),
-                        Err(e) => TargetError::from(e).to_string(),
-                    }
-                }
-                Err(e) => connect_text(e, &address),
-            };
-            said.push(format!("{address}: {refusal}"));
+            // There is no TLS on a unix socket.
+            let modes = if address.is_socket() { &[PgSslMode::Disable][..] } else { modes };
+            tries.extend(modes.iter().map(|&mode| (wanted, Address { name, port: *port }, mode)));
+        }
+    }
+    let mut said: Vec<String> = Vec::new();
+    let mut left = u32::try_from(tries.len()).unwrap_or(u32::MAX);
+    for (wanted, address, mode) in tries {
+        let share = deadline.saturating_duration_since(Instant::now()) / left.max(1);
+        left -= 1;
+        let trying = try_host(options(endpoint, &address, database, mode), statement_timeout, wanted, &address);
+        let refusal = match tokio::time::timeout(share, trying).await {
+            Ok(Ok(session)) => return Ok(session),
+            Ok(Err(refusal)) => refusal,
+            Err(_elapsed) => {
+                let waited = share.as_secs_f32();
+                Refusal { text: format!("no answer within {waited:.1}s (connect_timeout)"), is_final: false }
+            }
+        };
+        said.push(format!("{address}: {}", refusal.text));
+        if refusal.is_final {
+            break;
         }
     }
     let who = format!("failed to connect to `user={} database={database}`:", endpoint.user);
@@ -180,6 +208,44 @@ pub async fn open(
         [one] => format!("{who} {one}"),
         several => format!("{who}\n\t{}", several.join("\n\t")),
     }))
+}
+
+/// Why one host did not give a session.
+struct Refusal {
+    text: String,
+    /// Another host would say the same: the login itself is wrong.
+    is_final: bool,
+}
+
+async fn try_host(
+    options: PgConnectOptions,
+    statement_timeout: Duration,
+    wanted: SessionAttrs,
+    address: &Address<'_>,
+) -> Result<PgSession, Refusal> {
+    let connection = PgConnection::connect_with(&options).await.map_err(|e| connect_refusal(e, address))?;
+    let mut session = PgSession { connection, statement_timeout };
+    let passing = |text| Refusal { text, is_final: false };
+    // What is filled into plain quotes counts on it, and the server reads a message by the setting from before it.
+    let prepared = session.run("SET standard_conforming_strings = on").await;
+    prepared.map_err(|e| passing(TargetError::from(e).to_string()))?;
+    match suits(&mut session, wanted).await {
+        Ok(true) => Ok(session),
+        Ok(false) => Err(passing("the server is not the kind that target_session_attrs asks for".to_owned())),
+        Err(e) => Err(passing(TargetError::from(e).to_string())),
+    }
+}
+
+/// The driver takes what an endpoint leaves open from variables that libpq knows, and some of it cannot be taken back.
+fn refuse_environment(endpoint: &PgEndpoint) -> Result<(), TargetError> {
+    let tls = endpoint.ssl_mode != SslMode::Disable && endpoint.ssl_cert.is_none();
+    let harmful = [("PGOPTIONS", true), ("PGSSLCERT", tls), ("PGSSLKEY", tls)];
+    match harmful.into_iter().find(|&(name, harms)| harms && std::env::var_os(name).is_some()) {
+        Some((name, _)) => Err(TargetError::Config(format!(
+            "the environment variable {name} is set for the plugin, and would change its sessions: remove it"
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// Whether the server is the kind that is wanted (libpq's `target_session_attrs`).
@@ -225,21 +291,30 @@ impl fmt::Display for Address<'_> {
     }
 }
 
-fn connect_text(e: sqlx::Error, address: &Address<'_>) -> String {
-    match e {
+fn connect_refusal(e: sqlx::Error, address: &Address<'_>) -> Refusal {
+    let mut is_final = false;
+    let text = match e {
+        // A certificate that is not good enough ends the handshake as an error of the stream.
+        sqlx::Error::Io(e) if e.kind() == io::ErrorKind::InvalidData => format!("tls error: {e}"),
+        sqlx::Error::Io(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
+            "failed to receive message: unexpected EOF".into()
+        }
         sqlx::Error::Io(e) => format!("dial error: dial {}: connect: {}", address.dialled(), io_text(&e)),
         sqlx::Error::Database(e) => match e.try_downcast_ref::<PgDatabaseError>() {
             Some(e) => {
+                is_final = matches!(e.code(), "28P01" | "3D000" | "42501");
                 let stage = if e.code() == "28P01" { "failed SASL auth" } else { "server error" };
                 format!("{stage}: FATAL: {} (SQLSTATE {})", e.message(), e.code())
             }
             None => "server error".into(),
         },
         sqlx::Error::Tls(e) => format!("tls error: {e}"),
-        sqlx::Error::Configuration(e) => format!("cannot use these settings: {e}"),
+        // The driver's text may quote a character of the password, or of a key.
+        sqlx::Error::Configuration(_) => "the password, the certificate or its key cannot be used as it is".into(),
         // Other texts of the driver may quote settings.
         _ => "the server's answer made no sense".into(),
-    }
+    };
+    Refusal { text, is_final }
 }
 
 fn io_text(e: &io::Error) -> String {
@@ -254,14 +329,7 @@ fn io_text(e: &io::Error) -> String {
 }
 
 /// Every setting is given: what is not would be read from the environment.
-fn options(endpoint: &PgEndpoint, address: &Address<'_>, database: &str) -> PgConnectOptions {
-    let mode = match endpoint.ssl_mode {
-        SslMode::Disable => PgSslMode::Disable,
-        SslMode::Allow => PgSslMode::Allow,
-        SslMode::Prefer => PgSslMode::Prefer,
-        SslMode::Require => PgSslMode::Require,
-        SslMode::VerifyFull => PgSslMode::VerifyFull,
-    };
+fn options(endpoint: &PgEndpoint, address: &Address<'_>, database: &str, mode: PgSslMode) -> PgConnectOptions {
     let mut options = PgConnectOptions::new_without_pgpass()
         .port(address.port)
         .username(&endpoint.user)
@@ -269,13 +337,15 @@ fn options(endpoint: &PgEndpoint, address: &Address<'_>, database: &str) -> PgCo
         .database(if database.is_empty() { &endpoint.user } else { database })
         .application_name(&endpoint.application_name)
         .ssl_mode(mode)
+        // Poolers refuse parameters that they do not know, and nothing here is a floating point number.
+        .extra_float_digits(None)
         .statement_cache_capacity(0)
         .disable_statement_logging();
     options = if address.is_socket() { options.socket(address.name) } else { options.host(address.name) };
     options = match &endpoint.ssl_root_cert {
         Some(Pem::File(path)) => options.ssl_root_cert(path),
         Some(Pem::Inline(text)) => options.ssl_root_cert_from_pem(text.expose().as_bytes().to_vec()),
-        None => options,
+        None => options.ssl_root_cert_from_pem(Vec::new()),
     };
     options = match &endpoint.ssl_cert {
         Some(Pem::File(path)) => options.ssl_client_cert(path),

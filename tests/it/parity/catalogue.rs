@@ -14,7 +14,7 @@ SELECT coalesce(jsonb_object_agg(r.oid::text, jsonb_build_object(
   'login', r.rolcanlogin, 'superuser', r.rolsuper, 'inherit', r.rolinherit, 'createrole', r.rolcreaterole,
   'createdb', r.rolcreatedb, 'replication', r.rolreplication, 'connections', r.rolconnlimit,
   'verifier', regexp_replace(r.rolpassword, ':.*', ''),
-  'until', extract(epoch FROM r.rolvaliduntil)::bigint,
+  'until', CASE WHEN isfinite(r.rolvaliduntil) THEN extract(epoch FROM r.rolvaliduntil)::bigint END,
   'settings', (SELECT jsonb_agg(s.setconfig) FROM pg_db_role_setting s WHERE s.setrole = r.oid),
   'member_of', (SELECT jsonb_agg(g.rolname ORDER BY g.rolname)
                 FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid WHERE m.member = r.oid),

@@ -35,6 +35,8 @@ pub fn read(driver: Driver, details: &Fields, secrets: &BTreeMap<String, Secret>
     let _ = driver;
     let secret = |name: &str| secrets.get(name);
     let mut reader = Reader::new(details);
+    // A text is among the secrets; what is here has another type.
+    let _ = reader.text("connection_url");
     let username = reader.text("username").unwrap_or_default();
     let max_open = reader.int("max_open_connections").unwrap_or_default();
     let max_idle = reader.int("max_idle_connections").unwrap_or_default();
@@ -65,7 +67,8 @@ pub fn read(driver: Driver, details: &Fields, secrets: &BTreeMap<String, Secret>
         sslmode: &sslmode,
         tls_ca: &tls_ca,
         tls_certificate: &tls_certificate,
-        private_key: secret("private_key"),
+        // Without a certificate the built-in engine's driver has no use for a key, and keeps it.
+        private_key: secret("private_key").filter(|_| !tls_certificate.is_empty()),
     })
     .map_err(|e| e.to_string())?;
     let connect_timeout = connect_timeout.or(endpoint.connect_timeout).unwrap_or(CONNECT_TIMEOUT);

@@ -114,7 +114,8 @@ fn written_and_read(t: &mut Table) {
         "config/pgkv2",
         json!({ "plugin_name": PLUGIN, "allowed_roles": ["*"],
                 "connection_url": "host=127.0.0.1 port={port} user=vaultadmin password=rootpw dbname=postgres sslmode=disable" }),
-    );
+    )
+    .differs("embedded-password-warning", 200, "Password found in connection_url");
     t.get("config/pgkv2").differs("keyword-dsn-read", 200, "user=vaultadmin").note("password in the DSN");
     t.post(
         "config/noverify",

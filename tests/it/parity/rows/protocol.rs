@@ -60,19 +60,7 @@ fn policies(t: &mut Table) {
 }
 
 fn help(t: &mut Table) {
-    for path in [
-        "",
-        "config/pg",
-        "config/",
-        "roles/app",
-        "roles/",
-        "creds/app",
-        "reset/pg",
-        "static-roles/x",
-        "static-creds/x",
-        "rotate-root/pg",
-        "rotate-role/x",
-    ] {
+    for path in ["", "config/pg", "config/", "roles/app", "roles/", "creds/app", "reset/pg"] {
         t.get(&format!("{path}?help=1")).differs("help-text", 200, "\"help\":");
     }
     t.get("nope?help=1");

@@ -49,12 +49,18 @@ fn templates(t: &mut Table) {
         "{{ with .DisplayName }}{{ . }}{{ end }}{{ len .RoleName }}~{{ random 8 }}",
         "{{ $x := .RoleName }}{{ $x }}{{/* a comment */}}{{- \" y\" -}}~{{ random 8 }}",
         "{{ glob \"n*\" .RoleName }}~{{ random 8 }}",
-        "{{ range $i, $c := .RoleName }}{{ $i }}{{ end }}~{{ random 8 }}",
     ] {
         t.post("config/pg", json!({ "username_template": template }));
         t.mint("nm", "templated").note(template);
         t.login("templated");
         t.revoke("templated");
+    }
+    for bad in ["{{ index .RoleName 99 }}", "{{ range $i, $c := .RoleName }}{{ $i }}{{ end }}~{{ random 8 }}"] {
+        t.post("config/pg", json!({ "username_template": bad })).differs(
+            "template-errors",
+            400,
+            "invalid username template: unable to apply template",
+        );
     }
     t.post("config/pg", json!({ "username_template": "fixed-{mount}-x" }));
     t.mint("nm", "fixed");
@@ -69,7 +75,6 @@ fn templates(t: &mut Table) {
         "{{ random }}",
         "{{ random \"x\" }}",
         "{{ truncate 0 .RoleName }}",
-        "{{ index .RoleName 99 }}",
         "{{ .RoleName.X }}",
         "{{ template \"x\" }}",
         "{{ if }}",
