@@ -15,13 +15,15 @@ mod sizes;
 mod standby;
 
 use std::thread;
+use std::time::Duration;
 
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::support::bao::{Bao, PLUGIN};
 use crate::support::client::{Answer, Client};
 use crate::support::postgres::{ADMIN, ADMIN_PASSWORD, Postgres};
+use crate::support::wait_for;
 
 /// The usual creation statement.
 const CREATION: &str = "CREATE ROLE \"{{name}}\" LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}'";
@@ -81,6 +83,20 @@ impl World {
             [one] => *one,
             other => panic!("not one plugin process: {other:?}"),
         }
+    }
+
+    /// Kills the plugin and waits until the host knows: a request on its way to a process that dies is lost.
+    fn kill_plugin(&self) {
+        let process = self.plugin();
+        kill_process(process, Signal::KILL).unwrap();
+        let gone = format!("id={} error=", process.as_raw_nonzero());
+        wait_for("the host's word of the plugin's end", Duration::from_secs(10), || {
+            self.bao
+                .log()
+                .lines()
+                .any(|line| line.contains("plugin process exited") && line.contains(&gone))
+                .then_some(())
+        });
     }
 }
 

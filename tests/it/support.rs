@@ -4,6 +4,7 @@
 
 pub mod bao;
 pub mod client;
+pub mod cluster;
 pub mod postgres;
 mod server;
 

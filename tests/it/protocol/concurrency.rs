@@ -92,8 +92,14 @@ fn nobody_is_failed_by_somebody_elses_grant() {
     let world = World::start();
     let tables: Vec<String> = (0..12).map(|i| format!("CREATE TABLE t{i} (x int)")).collect();
     world.postgres.sql(&tables.join(";"));
-    let grant = "GRANT SELECT ON ALL TABLES IN SCHEMA public TO \"{{name}}\"";
-    for name in ["pg", "same"] {
+    world.postgres.sql(
+        "CREATE FUNCTION admit(who text) RETURNS void LANGUAGE plpgsql AS
+         $$ BEGIN EXECUTE format('GRANT SELECT ON ALL TABLES IN SCHEMA public TO %I', who); END $$",
+    );
+    // The second is in a function, where it cannot be seen.
+    let grants =
+        [("pg", "GRANT SELECT ON ALL TABLES IN SCHEMA public TO \"{{name}}\""), ("same", "SELECT admit('{{name}}')")];
+    for (name, grant) in grants {
         world.connect(&format!("db/config/{name}"), json!({ "max_open_connections": 8 }));
         let fields = json!({ "db_name": name, "creation_statements": [CREATION, grant] });
         world.role(&format!("db/roles/{name}"), fields);

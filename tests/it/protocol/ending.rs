@@ -10,25 +10,26 @@ use super::handshake::sockets;
 use super::{World, ended, mint};
 use crate::support::wait_for;
 
-/// When the host wrote the last line that holds `text`.
-fn logged(log: &str, text: &str) -> Timestamp {
-    let line = log.lines().rfind(|line| line.contains(text)).unwrap_or_else(|| panic!("no {text:?} in the log"));
-    line.split(' ').next().unwrap().parse().unwrap()
-}
-
 /// From the moment the host tells a process to end until it is gone, by the host's own clock.
 fn shutdown_took(world: &World, process: Pid) -> SignedDuration {
+    let begins = ["cleaning up plugin client connection", "reload external plugin process"];
+    let ends = format!("id={}", process.as_raw_nonzero());
     wait_for("the plugin's end", Duration::from_secs(5), || ended(process).then_some(()));
-    let gone = format!("pid={}", process.as_raw_nonzero());
-    let log = wait_for("the host's word of it", Duration::from_secs(5), || {
+    wait_for("the host's word of it", Duration::from_secs(5), || {
         let log = world.bao.log();
-        log.lines().any(|line| line.contains("killed external") && line.ends_with(&gone)).then_some(log)
-    });
-    assert!(!log.contains("failed to exit gracefully"), "the host had to kill the process");
-    let gone = format!("id={}", process.as_raw_nonzero());
-    let exited = log.lines().rfind(|line| line.contains("plugin process exited") && line.ends_with(&gone)).unwrap();
-    assert!(exited.contains("[INFO]"), "not a clean exit: {exited}");
-    logged(&log, &gone).duration_since(logged(&log, "cleaning up plugin client connection"))
+        let lines: Vec<&str> = log.lines().collect();
+        let exited = |line: &&str| line.contains("plugin process exited") && line.split(' ').any(|word| word == ends);
+        let end = lines.iter().position(exited)?;
+        let begin = lines[..end].iter().rposition(|line| begins.iter().any(|begin| line.contains(begin)))?;
+        assert!(lines[end].contains("[INFO]"), "not a clean exit: {}", lines[end]);
+        assert!(!log.contains("failed to exit gracefully"), "the host had to kill the process");
+        Some(time(lines[end]).duration_since(time(lines[begin])))
+    })
+}
+
+/// When the host wrote a line.
+fn time(line: &str) -> Timestamp {
+    line.split(' ').next().unwrap().parse().unwrap()
 }
 
 #[test]

@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use rustix::process::{Signal, kill_process};
 use serde_json::json;
 
 use super::{World, connection, ended, mint};
@@ -71,8 +70,7 @@ fn mounts_come_back_after_a_reload_a_kill_and_a_seal() {
     let third = works(Some(second));
 
     // The next request after a violent end is the first of a new process.
-    kill_process(third, Signal::KILL).unwrap();
-    wait_for("the plugin's end", LIMIT, || ended(third).then_some(()));
+    world.kill_plugin();
     let fourth = works(Some(third));
 
     client.post("sys/seal", json!({})).expect(204);
@@ -96,9 +94,7 @@ fn a_request_after_a_kill_sees_what_was_written_before_it() {
     let world = World::start();
     mint(&world.client, "db/creds/app");
     world.client.post("db/config/pg", connection(&world.postgres, json!({ "allowed_roles": "other" }))).expect(204);
-    let process = world.plugin();
-    kill_process(process, Signal::KILL).unwrap();
-    wait_for("the plugin's end", LIMIT, || ended(process).then_some(()));
+    world.kill_plugin();
     let refused = world.client.get("db/creds/app");
     assert_eq!(refused.status, 500);
     assert!(refused.body.to_string().contains("is not an allowed role"), "{}", refused.body);

@@ -1,11 +1,9 @@
 //! What requests do, and above all what they do not do.
 
-use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use super::{World, connection, ended, mint};
+use super::{World, connection, mint};
 use crate::support::client::Client;
-use crate::support::wait_for;
 
 /// Before almost every request the host sends the plugin one with that request's path and no token, to ask what the path
 /// means; before a write it asks whether there is an entry; and both come before it looks at what the caller may do.
@@ -96,9 +94,7 @@ fn a_lease_lasts_as_its_role_says_and_outlives_the_process() {
     let at_issue: i64 = world.postgres.sql(&valid).parse().unwrap();
     for (restart, increment, duration) in [(false, 0, 300..=300), (true, 420, 420..=420), (true, 3600, 595..=600)] {
         if restart {
-            let process = world.plugin();
-            rustix::process::kill_process(process, Signal::KILL).unwrap();
-            wait_for("the plugin's end", std::time::Duration::from_secs(5), || ended(process).then_some(()));
+            world.kill_plugin();
         }
         let renewed = client.renew(&minted.lease, increment).expect(200);
         let given = renewed["lease_duration"].as_i64().unwrap();
@@ -151,7 +147,8 @@ fn the_host_takes_every_kind_of_answer() {
     client.get("db/nowhere/at/all?help=1").expect(404);
     let paths = openapi(client);
     for path in ["/db/config", "/db/config/{name}", "/db/roles/{name}", "/db/creds/{name}", "/db/reset/{name}"] {
-        assert!(paths[path].is_object() || paths[format!("{path}/")].is_object(), "{path} is not described");
+        let described = paths[path].is_object() || paths[format!("{path}/")].is_object();
+        assert!(described, "{path} is not described: {:?}", paths.as_object().map(|paths| paths.keys()));
     }
 
     // With the last entry gone a list is empty.

@@ -33,8 +33,7 @@ impl Bao {
 
     /// A fresh server with a further piece of configuration (HCL).
     pub fn start_with(configuration: &str) -> Bao {
-        let program = super::repository().join(".cache/bin/bao");
-        assert!(program.exists(), "no OpenBao server found ({}): run scripts/setup", program.display());
+        let program = program();
         let dir = tempfile::Builder::new().prefix("leasehold-bao-").tempdir().unwrap();
         let plugins = dir.path().join("plugins");
         std::fs::create_dir(&plugins).unwrap();
@@ -123,6 +122,13 @@ impl Bao {
     pub fn plugin_processes(&self) -> Vec<Pid> {
         plugin_processes(self.server.pid(), &self.plugins())
     }
+}
+
+/// The server's binary.
+pub fn program() -> PathBuf {
+    let program = super::repository().join(".cache/bin/bao");
+    assert!(program.exists(), "no OpenBao server found ({}): run scripts/setup", program.display());
+    program
 }
 
 /// Puts the plugin of this directory into the catalogue, with further arguments.
