@@ -10,6 +10,7 @@ mod architecture;
 mod connections;
 mod manifest;
 mod parity;
+mod protocol;
 mod rotation;
 mod smoke;
 mod support;
