@@ -82,7 +82,7 @@ fn endpoint(pg: &Server) -> PgEndpoint {
 fn settings(endpoint: PgEndpoint) -> Settings {
     Settings {
         endpoint,
-        limits: Limits::new(8, 0, Duration::ZERO, Duration::from_secs(5)),
+        limits: Limits::new(8, 0, Duration::ZERO, Duration::from_secs(30)),
         statement_timeout: Duration::from_secs(20),
         password_form: PasswordForm::Where,
     }
