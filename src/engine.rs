@@ -159,7 +159,7 @@ impl Mount {
 
     /// `path-help` and the OpenAPI document, of one path or of the whole mount.
     fn help(&self, request: &Request) -> Result<Response, Error> {
-        help::answer(self.routes(), paths::HELP, &request.path, &request.data).ok_or(Error::UnsupportedPath)
+        help::answer(self.routes(), paths::HELP, &request.path).ok_or(Error::UnsupportedPath)
     }
 
     /// Whether the path of a write has an entry already. A pure read: the host asks before it checks the ACL.

@@ -1,9 +1,12 @@
 //! What we act on: database servers. A target knows nothing of roles, leases or approvals; it is handed a filled plan
 //! and gives back an outcome.
 
+mod dial;
 pub mod dsn;
+pub mod mysql;
 pub mod pool;
 pub mod postgres;
+pub mod redis;
 pub mod statement;
 
 use std::sync::Arc;
@@ -54,6 +57,14 @@ pub enum TargetError {
         /// The server's primary message.
         message: String,
         /// SQLSTATE (PostgreSQL) or the error number (MySQL).
+        code: String,
+    },
+    /// The server answered a statement with an error, in the words of its own clients (MySQL, Redis).
+    #[error("{text}")]
+    Answer {
+        /// What the built-in engine would show.
+        text: String,
+        /// The error number (MySQL) or the first word (Redis).
         code: String,
     },
     /// The deadline passed; the text names the setting that would change it.
@@ -202,6 +213,17 @@ pub enum LoginError {
     /// Nobody could be asked.
     #[error("{0}")]
     Unreachable(TargetError),
+}
+
+impl LoginError {
+    /// By what the server answered: one of `wrong` says that the password is; any other answer, that there is no telling.
+    fn by_code(error: TargetError, wrong: &[&str]) -> Self {
+        match &error {
+            TargetError::Answer { code, .. } if wrong.contains(&code.as_str()) => Self::Refused(error),
+            TargetError::Answer { .. } => Self::Barred(error),
+            _ => Self::Unreachable(error),
+        }
+    }
 }
 
 /// One connected target. Calls may run concurrently; each has its own deadline.

@@ -3,6 +3,9 @@
 //! A verifier goes over the wire and through the server's logs in place of the password; whoever reads it cannot log in
 //! with it.
 
+pub mod mysql;
+pub mod redis;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};

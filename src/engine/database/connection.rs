@@ -430,6 +430,8 @@ pub async fn list(mount: &Mount, input: &Input) -> Reply {
 
 /// `reset/:name`: new sessions, verified.
 pub async fn reset(mount: &Mount, name: &str) -> Reply {
+    // The sessions that count are those of the active node.
+    mount.refuse_on_standby().await?;
     if Config::load(mount, name).await?.is_none() {
         return Err(missing(name));
     }
@@ -440,6 +442,7 @@ pub async fn reset(mount: &Mount, name: &str) -> Reply {
 
 /// `reload/:plugin_name`: resets every connection of that driver. One that cannot be reset does not stop the others.
 pub async fn reload(mount: &Mount, plugin_name: &str) -> Reply {
+    mount.refuse_on_standby().await?;
     let mut reset_names = Vec::new();
     let mut failed = Vec::new();
     for name in mount.ports.storage.list("config/", "", 0).await? {

@@ -10,7 +10,7 @@ use super::credential::CredentialType;
 use super::role::Role;
 use crate::engine::error::Error;
 use crate::engine::issue::{self, Permit};
-use crate::engine::lease::Terms;
+use crate::engine::lease::{MountTerms, Terms};
 use crate::engine::request::{Datum, Fields, LeaseGrant, LeaseRef, Reply, Request, Response};
 use crate::engine::template::{Names, OsEntropy};
 use crate::engine::{Mount, end};
@@ -24,9 +24,12 @@ const LOGIN_GRACE: Duration = Duration::from_secs(5);
 
 /// GET: mints a user for the caller.
 pub async fn read(mount: &Mount, name: &str, request: &Request) -> Reply {
-    let role = Role::load(mount, name).await?.ok_or_else(|| Error::Refused(format!("unknown role: {name}")))?;
+    // Each question is a round trip to the host: they are asked together, and what was answered is judged in turn.
+    let (role, active, bounds) =
+        tokio::join!(Role::load(mount, name), mount.refuse_on_standby(), MountTerms::ask(mount));
+    let role = role?.ok_or_else(|| Error::Refused(format!("unknown role: {name}")))?;
     // Before anything is touched: a standby has no business at a target, and the host forwards when told so.
-    mount.refuse_on_standby().await?;
+    active?;
     let connection = allowed(mount, name, &role.db_name).await?;
     if role.credential_type != CredentialType::Password {
         let kind = role.credential_type.name();
@@ -35,7 +38,7 @@ pub async fn read(mount: &Mount, name: &str, request: &Request) -> Reply {
     if role.statements.creation.is_empty() {
         return Err(Error::Failed("empty creation statements".into()));
     }
-    let terms = Terms::of(mount, &role).await?;
+    let terms = Terms::of(&role, bounds?);
     let permit = issue::authorize(mount, name, request, terms.at_issue(mount.ports.clock.now()))?;
     let password = password_for(mount, &role.credential_config, &connection.password_policy).await?;
     let plan = plan(mount, name, &role, &connection, &permit)?;
@@ -142,10 +145,10 @@ impl Leased {
 /// Renew, asked by the host's lease manager.
 pub async fn renew(mount: &Mount, lease: &LeaseRef) -> Reply {
     let leased = Leased::of(&lease.internal)?;
-    let role = Role::load(mount, &leased.role)
-        .await?
+    let (role, bounds) = tokio::join!(Role::load(mount, &leased.role), MountTerms::ask(mount));
+    let role = role?
         .ok_or_else(|| Error::Failed(format!("error during renew: could not find role with name {:?}", leased.role)))?;
-    let terms = Terms::of(mount, &role).await?;
+    let terms = Terms::of(&role, bounds?);
     let until = terms.at_renew(mount.ports.clock.now(), lease.issued, lease.increment);
     let connection = mount.connections.get(mount, &role.db_name).await?;
     let plan = RenewPlan {

@@ -65,7 +65,7 @@ pub const CONNECTION_DETAILS: &[Field] = &[
     ),
     Field::new("port", FieldType::Int, "TCP port, with host.").preset(Preset::Int(5432)),
     Field::new("database", FieldType::String, "Database to connect to, with host.").preset(Preset::Text("postgres")),
-    Field::new("sslmode", FieldType::String, "disable, allow, prefer, require, verify-ca or verify-full, with host.")
+    Field::new("sslmode", FieldType::String, "disable, allow, prefer, require or verify-full; verify-ca counts as verify-full. With host, or where connection_url does not say.")
         .preset(Preset::Text("prefer")),
     Field::new("tls_ca", FieldType::String, "CA certificates of the server, PEM."),
     Field::new("tls_certificate", FieldType::String, "Client certificate, PEM."),
