@@ -125,11 +125,6 @@ impl Bao {
         self.client().post(&format!("sys/mounts/{path}"), json!({ "type": engine })).expect(204);
     }
 
-    /// The process id of the server.
-    pub fn pid(&self) -> Pid {
-        self.server.pid()
-    }
-
     /// The process ids of the plugin as this server runs it.
     pub fn plugin_processes(&self) -> Vec<Pid> {
         plugin_processes(self.server.pid(), &self.plugins())
