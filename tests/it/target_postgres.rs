@@ -3,6 +3,7 @@
 mod ending;
 mod faults;
 mod minting;
+mod passwords;
 
 use std::time::{Duration, SystemTime};
 
