@@ -259,19 +259,26 @@ async fn undo(target: &Postgres, plan: &MintPlan) {
 /// Runs a script in one transaction.
 pub async fn run_script(target: &Postgres, script: &Script, vars: &Vars<'_>) -> Result<(), TargetError> {
     let filled = script.fill(vars)?;
+    // A quote that is left open would swallow what follows.
+    let closed = script.statements().iter().all(|statement| statement.is_closed());
     let attempt = || async {
         let messages = joined(target, script, &filled).map_err(Problem::Unsent)?;
         let mut session = target.session().await.map_err(Problem::Unsent)?;
         let begin = session.begin();
-        let mut result = session.run(&begin).await;
-        for message in &messages {
-            if result.is_ok() {
-                result = session.run_secret(message).await;
+        let result = match messages.as_slice() {
+            [only] if closed => {
+                session.run_secret(&Secret::new(format!("{begin};\n{}{BETWEEN}COMMIT", only.expose()))).await
             }
-        }
-        if result.is_ok() {
-            result = session.run("COMMIT").await;
-        }
+            several => {
+                let mut result = session.run(&begin).await;
+                for message in several {
+                    if result.is_ok() {
+                        result = session.run_secret(message).await;
+                    }
+                }
+                if result.is_ok() { session.run("COMMIT").await } else { result }
+            }
+        };
         if matches!(result, Ok(_) | Err(Problem::Server { .. })) && (result.is_ok() || session.roll_back().await) {
             session.give_back();
         }
