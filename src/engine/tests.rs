@@ -14,7 +14,7 @@ use super::port::{Clock, Host, HostError, Storage, StorageError};
 use super::request::{Caller, Datum, Existence, LeaseRef, Operation, Reply, Request, Response};
 use super::{Kind, Mount, Ports};
 use crate::secret::Secret;
-use crate::target::{Connector, EndPlan, Ended, MintPlan, Outcome, RenewPlan, Settings, Target, TargetError};
+use crate::target::{Connector, EndPlan, Ended, Login, MintPlan, Outcome, RenewPlan, Settings, Target, TargetError};
 
 /// A host, its storage, and a target that only remembers names.
 #[derive(Default)]
@@ -92,7 +92,7 @@ impl Target for At {
     async fn verify(&self) -> Result<(), TargetError> {
         self.reach()
     }
-    async fn mint(&self, plan: &MintPlan, _password: &Secret) -> Outcome<()> {
+    async fn mint(&self, plan: &MintPlan, _login: Login<'_>) -> Outcome<()> {
         if let Err(e) = self.reach() {
             return Outcome::Failed(e);
         }

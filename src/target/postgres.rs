@@ -13,8 +13,7 @@ use jiff::Timestamp;
 
 use super::dsn::PgEndpoint;
 use super::pool::{Checkout, Limits, Pool};
-use super::{EndPlan, Ended, MintPlan, Outcome, RenewPlan, Target, TargetError};
-use crate::secret::Secret;
+use super::{EndPlan, Ended, Login, MintPlan, Outcome, RenewPlan, Target, TargetError};
 use session::{PgSession, Problem};
 
 /// Length of the longest role name, in bytes (`NAMEDATALEN` − 1).
@@ -79,8 +78,8 @@ impl Target for Postgres {
         Ok(())
     }
 
-    async fn mint(&self, plan: &MintPlan, password: &Secret) -> Outcome<()> {
-        mint::mint(self, plan, password).await
+    async fn mint(&self, plan: &MintPlan, login: Login<'_>) -> Outcome<()> {
+        mint::mint(self, plan, login).await
     }
 
     async fn renew(&self, plan: &RenewPlan) -> Result<(), TargetError> {

@@ -9,7 +9,7 @@ use super::{PasswordForm, Postgres, check_name, quoted_name, quoted_text, retryi
 use crate::secret::{Secret, verifier};
 use crate::target::pool::Checkout;
 use crate::target::statement::{Script, Vars};
-use crate::target::{Marker, MintPlan, Outcome, RenewPlan, TargetError};
+use crate::target::{Login, Marker, MintPlan, Outcome, RenewPlan, TargetError};
 
 /// Serialises what writes catalogue rows that other users' statements write too, across nodes and mounts of this engine
 /// in one database. Nothing but chance would keep them apart otherwise, and PostgreSQL fails the loser. The key is the
@@ -26,7 +26,18 @@ const BETWEEN: &str = "\n;\n";
 const SETTLE: Duration = Duration::from_secs(10);
 
 /// Makes the user in one transaction: statements, marker, commit.
-pub async fn mint(target: &Postgres, plan: &MintPlan, password: &Secret) -> Outcome<()> {
+pub async fn mint(target: &Postgres, plan: &MintPlan, login: Login<'_>) -> Outcome<()> {
+    let password = match login {
+        Login::Password(password) => Some(password),
+        // Left in place, the variable itself would be a password that everybody knows.
+        Login::Certificate if plan.creation.uses_password() => {
+            return Outcome::Failed(TargetError::Plan(
+                "the creation statements use {{password}}, but the user logs in by a certificate: remove it".into(),
+            ));
+        }
+        Login::Certificate => None,
+        Login::PublicKey(_) => return Outcome::Failed(TargetError::Plan("PostgreSQL knows no users' keys".into())),
+    };
     let result = retrying(target.settings.statement_timeout, || create(target, plan, password)).await;
     match result {
         Ok(()) => Outcome::Done(()),
@@ -40,7 +51,7 @@ pub async fn mint(target: &Postgres, plan: &MintPlan, password: &Secret) -> Outc
 }
 
 /// One attempt. `Broken` means only this: COMMIT was sent, and its fate could not be learned.
-async fn create(target: &Postgres, plan: &MintPlan, password: &Secret) -> Result<(), Problem> {
+async fn create(target: &Postgres, plan: &MintPlan, password: Option<&Secret>) -> Result<(), Problem> {
     check_name(&plan.username).map_err(Problem::Unsent)?;
     let mut again = true;
     loop {
@@ -59,7 +70,11 @@ async fn create(target: &Postgres, plan: &MintPlan, password: &Secret) -> Result
                 if session.roll_back().await {
                     session.give_back();
                 }
-                return Err(explained(withheld(problem, password), plan));
+                let shown = match password {
+                    Some(password) => withheld(problem, password),
+                    None => problem,
+                };
+                return Err(explained(shown, plan));
             }
         }
     }
@@ -125,18 +140,19 @@ async fn fate(target: &Postgres, transaction: &str) -> Option<bool> {
 fn messages(
     target: &Postgres,
     plan: &MintPlan,
-    password: &Secret,
+    password: Option<&Secret>,
     knows_scram: bool,
 ) -> Result<Vec<Secret>, TargetError> {
     let form = target.settings.password_form;
-    let verifier = (knows_scram && form != PasswordForm::Text && plan.creation.uses_password())
-        .then(|| verifier::scram_sha_256(password, verifier::SCRAM_ITERATIONS))
+    let verifier = password
+        .filter(|_| knows_scram && form != PasswordForm::Text && plan.creation.uses_password())
+        .map(|password| verifier::scram_sha_256(password, verifier::SCRAM_ITERATIONS))
         .transpose()
         .map_err(|e| TargetError::Plan(e.to_string()))?;
     let expiration = timestamp(plan.expiration)?;
     let filled = plan.creation.fill(&Vars {
         name: &plan.username,
-        password: Some(password),
+        password,
         verifier: verifier.as_ref(),
         verifier_everywhere: form == PasswordForm::Verifier,
         expiration: Some(&expiration),
