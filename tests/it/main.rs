@@ -12,3 +12,4 @@ mod manifest;
 mod parity;
 mod smoke;
 mod support;
+mod target_postgres;

@@ -2,9 +2,14 @@
 //! is killed.
 #![allow(dead_code, reason = "a kit: not every test needs every tool")]
 
+// With their paths: the load program takes this file in from another folder.
+#[path = "support/bao.rs"]
 pub mod bao;
+#[path = "support/client.rs"]
 pub mod client;
+#[path = "support/postgres.rs"]
 pub mod postgres;
+#[path = "support/server.rs"]
 mod server;
 
 use std::path::{Path, PathBuf};

@@ -85,6 +85,11 @@ impl Settings {
         &self.shown
     }
 
+    /// The policy that passwords are made by; empty for the connection's.
+    pub fn password_policy(&self) -> &str {
+        self.text("password_policy")
+    }
+
     /// True if something is kept here that no read returns.
     pub fn holds_secret(&self) -> bool {
         self.ca_private_key.is_some()

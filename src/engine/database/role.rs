@@ -28,6 +28,9 @@ pub struct Statements {
     /// Prolong the user.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub renewal: Vec<String>,
+    /// Change the password of a static role's user.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rotation: Vec<String>,
 }
 
 /// One role. The stored form is the built-in engine's own, durations in nanoseconds.
@@ -54,7 +57,7 @@ pub struct Role {
 }
 
 /// Go's `time.Duration`: an integer of nanoseconds.
-mod nanoseconds {
+pub(super) mod nanoseconds {
     use std::time::Duration;
 
     use serde::{Deserialize, Deserializer, Serializer};
@@ -112,7 +115,7 @@ pub async fn read(mount: &Mount, name: &str) -> Reply {
 /// POST and PUT.
 pub async fn write(mount: &Mount, name: &str, input: &Input) -> Reply {
     mount.refuse_on_standby().await?;
-    if mount.ports.storage.get(&format!("static-role/{name}")).await?.is_some() {
+    if mount.ports.storage.get(&super::static_role::key(name)).await?.is_some() {
         return Err(Error::Refused("Role and Static Role names must be unique".into()));
     }
     let stored = Role::load(mount, name).await?;

@@ -50,14 +50,26 @@ pub async fn mint(target: &Postgres, plan: &MintPlan, login: Login<'_>) -> Outco
     }
 }
 
-/// One attempt. `Broken` means only this: COMMIT was sent, and its fate could not be learned.
+/// One attempt at a mint.
 async fn create(target: &Postgres, plan: &MintPlan, password: Option<&Secret>) -> Result<(), Problem> {
     check_name(&plan.username).map_err(Problem::Unsent)?;
+    let no_session = |e| TargetError::Begin(Box::new(e));
+    let made = in_transaction(target, password, no_session, |scram| messages(target, plan, password, scram)).await;
+    made.map_err(|problem| explained(problem, plan))
+}
+
+/// Runs the messages that `make` gives (told whether the server knows SCRAM) in one transaction. `Broken` means only
+/// this: COMMIT was sent, and its fate could not be learned. No server text that shows a part of `password` is passed on.
+pub async fn in_transaction(
+    target: &Postgres,
+    password: Option<&Secret>,
+    no_session: impl Fn(TargetError) -> TargetError,
+    make: impl Fn(bool) -> Result<Vec<Secret>, TargetError>,
+) -> Result<(), Problem> {
     let mut again = true;
     loop {
-        let no_session = |e| Problem::Unsent(TargetError::Begin(Box::new(e)));
-        let mut session = target.session().await.map_err(no_session)?;
-        let messages = messages(target, plan, password, session.knows_scram()).map_err(Problem::Unsent)?;
+        let mut session = target.session().await.map_err(|e| Problem::Unsent(no_session(e)))?;
+        let messages = make(session.knows_scram()).map_err(Problem::Unsent)?;
         match transact(&mut session, &messages).await {
             Ok(transaction) => return commit(target, session, &transaction).await,
             // Without COMMIT the server undoes what it did. A session that died while idle is not worth an error.
@@ -70,11 +82,10 @@ async fn create(target: &Postgres, plan: &MintPlan, password: Option<&Secret>) -
                 if session.roll_back().await {
                     session.give_back();
                 }
-                let shown = match password {
+                return Err(match password {
                     Some(password) => withheld(problem, password),
                     None => problem,
-                };
-                return Err(explained(shown, plan));
+                });
             }
         }
     }
@@ -143,18 +154,16 @@ fn messages(
     password: Option<&Secret>,
     knows_scram: bool,
 ) -> Result<Vec<Secret>, TargetError> {
-    let form = target.settings.password_form;
-    let verifier = password
-        .filter(|_| knows_scram && form != PasswordForm::Text && plan.creation.uses_password())
-        .map(|password| verifier::scram_sha_256(password, verifier::SCRAM_ITERATIONS))
-        .transpose()
-        .map_err(|e| TargetError::Plan(e.to_string()))?;
+    let verifier = match password {
+        Some(password) => verifier_for(target, &plan.creation, password, knows_scram)?,
+        None => None,
+    };
     let expiration = timestamp(plan.expiration)?;
     let filled = plan.creation.fill(&Vars {
         name: &plan.username,
         password,
         verifier: verifier.as_ref(),
-        verifier_everywhere: form == PasswordForm::Verifier,
+        verifier_everywhere: target.settings.password_form == PasswordForm::Verifier,
         expiration: Some(&expiration),
     })?;
     let mut messages = joined(&plan.creation, &filled)?;
@@ -166,6 +175,20 @@ fn messages(
         _ => messages.push(marker),
     }
     Ok(messages)
+}
+
+/// The verifier to fill in beside the password, if the server and the script have a use for one.
+pub fn verifier_for(
+    target: &Postgres,
+    script: &Script,
+    password: &Secret,
+    knows_scram: bool,
+) -> Result<Option<Secret>, TargetError> {
+    let wanted = knows_scram && target.settings.password_form != PasswordForm::Text && script.uses_password();
+    wanted
+        .then(|| verifier::scram_sha_256(password, verifier::SCRAM_ITERATIONS))
+        .transpose()
+        .map_err(|e| TargetError::Plan(e.to_string()))
 }
 
 /// Puts filled statements together into messages. A statement that leaves a quote open goes alone, lest it swallow its

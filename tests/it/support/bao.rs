@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::process::Pid;
@@ -33,6 +33,12 @@ impl Bao {
 
     /// A fresh server with a further piece of configuration (HCL).
     pub fn start_with(configuration: &str) -> Bao {
+        Bao::start_as("debug", |_| configuration.to_owned())
+    }
+
+    /// A fresh server that logs from `level` on, with a further piece of configuration that may name files in the
+    /// server's own directory.
+    pub fn start_as(level: &str, configuration: impl FnOnce(&Path) -> String) -> Bao {
         let program = super::repository().join(".cache/bin/bao");
         assert!(program.exists(), "no OpenBao server found ({}): run scripts/setup", program.display());
         let dir = tempfile::Builder::new().prefix("leasehold-bao-").tempdir().unwrap();
@@ -40,7 +46,8 @@ impl Bao {
         std::fs::create_dir(&plugins).unwrap();
         install(&plugins);
         let file = dir.path().join("bao.hcl");
-        std::fs::write(&file, format!("plugin_directory = {:?}\n{configuration}\n", plugins.display())).unwrap();
+        std::fs::write(&file, format!("plugin_directory = {:?}\n{}\n", plugins.display(), configuration(dir.path())))
+            .unwrap();
         for _ in 0..5 {
             let listen = format!("127.0.0.1:{}", super::free_port());
             let command: Vec<OsString> = vec![
@@ -50,7 +57,7 @@ impl Bao {
                 "-dev-no-store-token".into(),
                 format!("-dev-root-token-id={ROOT_TOKEN}").into(),
                 format!("-dev-listen-address={listen}").into(),
-                "-log-level=debug".into(),
+                format!("-log-level={level}").into(),
                 format!("-config={}", file.display()).into(),
             ];
             // Sockets of plugins go to the temporary directory of the server: into ours, so that nothing is left.
@@ -104,6 +111,11 @@ impl Bao {
         self.client().post(&format!("sys/mounts/{path}"), json!({ "type": engine })).expect(204);
     }
 
+    /// The process id of the server.
+    pub fn pid(&self) -> Pid {
+        self.server.pid()
+    }
+
     /// The process ids of the plugin as this server runs it.
     pub fn plugin_processes(&self) -> Vec<Pid> {
         let pid = self.server.pid().as_raw_nonzero();
@@ -124,7 +136,7 @@ impl Bao {
 }
 
 /// A copy, not a link: the host executes nothing from outside its plugin directory.
-fn install(plugins: &std::path::Path) {
+fn install(plugins: &Path) {
     let target = plugins.join("leasehold");
     std::fs::copy(super::plugin(), &target).unwrap();
     std::fs::set_permissions(&target, std::fs::Permissions::from_mode(0o755)).unwrap();
