@@ -110,6 +110,13 @@ impl Driver {
             Self::PostgreSql => postgres::LONGEST_NAME,
         }
     }
+
+    /// Whether a user of this kind of server can log in that way.
+    pub fn takes(self, kind: LoginKind) -> bool {
+        match self {
+            Self::PostgreSql => matches!(kind, LoginKind::Password | LoginKind::Certificate),
+        }
+    }
 }
 
 /// What a target is made of, by driver.
@@ -138,6 +145,28 @@ impl Connector for Drivers {
     }
 }
 
+/// How a user logs in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoginKind {
+    /// By a password.
+    Password,
+    /// By a key whose public half the server knows.
+    PublicKey,
+    /// By a certificate of an authority that the server trusts.
+    Certificate,
+}
+
+/// What a server is told of how a new user logs in.
+#[derive(Debug, Clone, Copy)]
+pub enum Login<'a> {
+    /// The password.
+    Password(&'a Secret),
+    /// The public key: PKIX, PEM.
+    PublicKey(&'a str),
+    /// Nothing: the server has only to trust the authority.
+    Certificate,
+}
+
 /// Whose a minted user is, and until when: written beside it at the target, in the same transaction.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Marker {
@@ -158,7 +187,8 @@ pub struct Marker {
 pub struct MintPlan {
     /// The user's name.
     pub username: String,
-    /// Creation statements; `{{name}}`, `{{username}}`, `{{password}}`, `{{expiration}}` are filled.
+    /// Creation statements; `{{name}}`, `{{username}}`, `{{password}}`, `{{expiration}}` are filled, the
+    /// password only where there is one.
     pub creation: Script,
     /// Statements that undo a failed creation; `{{name}}`, `{{username}}` are filled. Run in a transaction of their own.
     pub rollback: Script,
@@ -231,8 +261,8 @@ impl LoginError {
 pub trait Target: Send + Sync {
     /// Connects and asks for a sign of life.
     async fn verify(&self) -> Result<(), TargetError>;
-    /// Creates a user with `password`. Safe against a dropped future: the work is done or undone, not half done.
-    async fn mint(&self, plan: &MintPlan, password: &Secret) -> Outcome<()>;
+    /// Creates a user that logs in by `login`, which [`Driver::takes`]. Safe against a dropped future: the work is done or undone, not half done.
+    async fn mint(&self, plan: &MintPlan, login: Login<'_>) -> Outcome<()>;
     /// Moves the end of a user.
     async fn renew(&self, plan: &RenewPlan) -> Result<(), TargetError>;
     /// Ends a user: no login, no session, no user. A user that is already gone is a success.

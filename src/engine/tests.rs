@@ -17,7 +17,7 @@ use super::request::{Caller, Datum, Existence, LeaseRef, Operation, Reply, Reque
 use super::{Kind, Mount, Ports};
 use crate::secret::Secret;
 use crate::target::{
-    Connector, EndPlan, Ended, LoginError, MintPlan, Outcome, RenewPlan, Script, Settings, Target, TargetError,
+    Connector, EndPlan, Ended, Login, LoginError, MintPlan, Outcome, RenewPlan, Script, Settings, Target, TargetError,
 };
 use rotation::Faults;
 
@@ -140,7 +140,7 @@ impl Target for Database {
     async fn verify(&self) -> Result<(), TargetError> {
         self.reach()
     }
-    async fn mint(&self, plan: &MintPlan, _password: &Secret) -> Outcome<()> {
+    async fn mint(&self, plan: &MintPlan, _login: Login<'_>) -> Outcome<()> {
         if let Err(e) = self.reach() {
             return Outcome::Failed(e);
         }

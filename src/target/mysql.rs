@@ -25,7 +25,7 @@ use jiff::Timestamp;
 
 use super::pool::{Checkout, Pool, Session as _};
 use super::statement::Vars;
-use super::{EndPlan, Ended, LoginError, MintPlan, Outcome, RenewPlan, Script, Target, TargetError};
+use super::{EndPlan, Ended, Login, LoginError, MintPlan, Outcome, RenewPlan, Script, Target, TargetError};
 use crate::secret::Secret;
 use end::Ending;
 use mint::Creation;
@@ -129,7 +129,10 @@ impl Target for MySql {
         Ok(())
     }
 
-    async fn mint(&self, plan: &MintPlan, password: &Secret) -> Outcome<()> {
+    async fn mint(&self, plan: &MintPlan, login: Login<'_>) -> Outcome<()> {
+        let Login::Password(password) = login else {
+            return Outcome::Failed(TargetError::Plan("a user of MySQL and MariaDB logs in by a password here".into()));
+        };
         let filled = timestamp(plan.expiration).and_then(|expiration| {
             let vars = Vars { password: Some(password), expiration: Some(&expiration), ..Vars::name(&plan.username) };
             let creation = self.core.fill(&plan.creation, &vars)?;

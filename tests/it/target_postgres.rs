@@ -11,7 +11,9 @@ use leasehold::secret::Secret;
 use leasehold::target::dsn::{PgEndpoint, Source};
 use leasehold::target::pool::Limits;
 use leasehold::target::postgres::{PasswordForm, Postgres, Settings};
-use leasehold::target::{Dialect, EndPlan, Ended, Marker, MintPlan, Outcome, RenewPlan, Script, Target, TargetError};
+use leasehold::target::{
+    Dialect, EndPlan, Ended, Login, Marker, MintPlan, Outcome, RenewPlan, Script, Target, TargetError,
+};
 
 use crate::support::postgres::{ADMIN, ADMIN_PASSWORD, Postgres as Server, Session};
 
@@ -56,7 +58,7 @@ impl Rig {
 
     /// The error of a mint that must fail.
     async fn failure(&self, plan: &MintPlan) -> TargetError {
-        match self.target.mint(plan, &password()).await {
+        match self.target.mint(plan, Login::Password(&password())).await {
             Outcome::Failed(why) => why,
             other => panic!("{other:?}"),
         }
@@ -68,7 +70,7 @@ impl Rig {
 }
 
 async fn minted(target: &Postgres, plan: &MintPlan) {
-    let outcome = target.mint(plan, &password()).await;
+    let outcome = target.mint(plan, Login::Password(&password())).await;
     assert!(matches!(outcome, Outcome::Done(())), "{outcome:?}");
 }
 
