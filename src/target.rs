@@ -1,9 +1,12 @@
 //! What we act on: database servers. A target knows nothing of roles, leases or approvals; it is handed a filled plan
 //! and gives back an outcome.
 
+mod dial;
 pub mod dsn;
+pub mod mysql;
 pub mod pool;
 pub mod postgres;
+pub mod redis;
 pub mod statement;
 
 use std::sync::Arc;
@@ -38,6 +41,10 @@ pub enum TargetError {
     /// A creation could not begin.
     #[error("unable to start transaction: {0}")]
     Begin(Box<TargetError>),
+    /// The password of an account could not be changed: the account was not even looked up. (The built-in engine's words,
+    /// whatever the cause.)
+    #[error("user does not appear to exist: {0}")]
+    Account(Box<TargetError>),
     /// A role statement failed.
     #[error("failed to execute query: {0}")]
     Statement(Box<TargetError>),
@@ -50,6 +57,14 @@ pub enum TargetError {
         /// The server's primary message.
         message: String,
         /// SQLSTATE (PostgreSQL) or the error number (MySQL).
+        code: String,
+    },
+    /// The server answered a statement with an error, in the words of its own clients (MySQL, Redis).
+    #[error("{text}")]
+    Answer {
+        /// What the built-in engine would show.
+        text: String,
+        /// The error number (MySQL) or the first word (Redis).
         code: String,
     },
     /// The deadline passed; the text names the setting that would change it.
@@ -95,6 +110,13 @@ impl Driver {
             Self::PostgreSql => postgres::LONGEST_NAME,
         }
     }
+
+    /// Whether a user of this kind of server can log in that way.
+    pub fn takes(self, kind: LoginKind) -> bool {
+        match self {
+            Self::PostgreSql => matches!(kind, LoginKind::Password | LoginKind::Certificate),
+        }
+    }
 }
 
 /// What a target is made of, by driver.
@@ -123,6 +145,28 @@ impl Connector for Drivers {
     }
 }
 
+/// How a user logs in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoginKind {
+    /// By a password.
+    Password,
+    /// By a key whose public half the server knows.
+    PublicKey,
+    /// By a certificate of an authority that the server trusts.
+    Certificate,
+}
+
+/// What a server is told of how a new user logs in.
+#[derive(Debug, Clone, Copy)]
+pub enum Login<'a> {
+    /// The password.
+    Password(&'a Secret),
+    /// The public key: PKIX, PEM.
+    PublicKey(&'a str),
+    /// Nothing: the server has only to trust the authority.
+    Certificate,
+}
+
 /// Whose a minted user is, and until when: written beside it at the target, in the same transaction.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Marker {
@@ -143,7 +187,8 @@ pub struct Marker {
 pub struct MintPlan {
     /// The user's name.
     pub username: String,
-    /// Creation statements; `{{name}}`, `{{username}}`, `{{password}}`, `{{expiration}}` are filled.
+    /// Creation statements; `{{name}}`, `{{username}}`, `{{password}}`, `{{expiration}}` are filled, the
+    /// password only where there is one.
     pub creation: Script,
     /// Statements that undo a failed creation; `{{name}}`, `{{username}}` are filled. Run in a transaction of their own.
     pub rollback: Script,
@@ -186,17 +231,48 @@ pub struct Ended {
     pub took: Duration,
 }
 
+/// What a login that was tried to learn whether a password is right came to, if not to a session.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum LoginError {
+    /// The password is not the account's.
+    #[error("{0}")]
+    Refused(TargetError),
+    /// The account may not log in here, whatever the password: there is no telling.
+    #[error("{0}")]
+    Barred(TargetError),
+    /// Nobody could be asked.
+    #[error("{0}")]
+    Unreachable(TargetError),
+}
+
+impl LoginError {
+    /// By what the server answered: one of `wrong` says that the password is; any other answer, that there is no telling.
+    fn by_code(error: TargetError, wrong: &[&str]) -> Self {
+        match &error {
+            TargetError::Answer { code, .. } if wrong.contains(&code.as_str()) => Self::Refused(error),
+            TargetError::Answer { .. } => Self::Barred(error),
+            _ => Self::Unreachable(error),
+        }
+    }
+}
+
 /// One connected target. Calls may run concurrently; each has its own deadline.
 #[async_trait]
 pub trait Target: Send + Sync {
     /// Connects and asks for a sign of life.
     async fn verify(&self) -> Result<(), TargetError>;
-    /// Creates a user with `password`. Safe against a dropped future: the work is done or undone, not half done.
-    async fn mint(&self, plan: &MintPlan, password: &Secret) -> Outcome<()>;
+    /// Creates a user that logs in by `login`, which [`Driver::takes`]. Safe against a dropped future: the work is done or undone, not half done.
+    async fn mint(&self, plan: &MintPlan, login: Login<'_>) -> Outcome<()>;
     /// Moves the end of a user.
     async fn renew(&self, plan: &RenewPlan) -> Result<(), TargetError>;
     /// Ends a user: no login, no session, no user. A user that is already gone is a success.
     async fn end(&self, plan: &EndPlan) -> Result<Ended, TargetError>;
+    /// Changes the password of an account that we did not make. `{{name}}`, `{{username}}`, `{{password}}` are filled; an
+    /// empty script means the target's default. Safe against a dropped future as [`Target::mint`] is.
+    async fn set_password(&self, username: &str, password: &Secret, statements: &Script) -> Outcome<()>;
+    /// Logs in as `username`, on a session of its own, to learn whether `password` opens the account. A server that
+    /// refuses for another reason after it has accepted the password counts as `Ok`.
+    async fn login(&self, username: &str, password: &Secret) -> Result<(), LoginError>;
     /// Closes every session. Later calls fail with [`TargetError::Connect`].
     async fn close(&self);
 }

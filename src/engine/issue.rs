@@ -5,8 +5,7 @@ use std::time::SystemTime;
 use super::Mount;
 use super::error::Error;
 use super::request::Request;
-use crate::secret::Secret;
-use crate::target::{MintPlan, Outcome, Target};
+use crate::target::{Login, MintPlan, Outcome, Target};
 
 /// Leave to mint one credential for one caller until a certain time. Only [`authorize`] makes one, and nothing is
 /// minted without one.
@@ -58,8 +57,8 @@ pub fn authorize(mount: &Mount, role: &str, request: &Request, until: SystemTime
 }
 
 /// Mints. An outcome that the target could not settle ends the user, as far as it can be reached, and is an error.
-pub async fn mint(_permit: &Permit, target: &dyn Target, plan: &MintPlan, password: &Secret) -> Result<(), Error> {
-    match target.mint(plan, password).await {
+pub async fn mint(_permit: &Permit, target: &dyn Target, plan: &MintPlan, login: Login<'_>) -> Result<(), Error> {
+    match target.mint(plan, login).await {
         Outcome::Done(()) => Ok(()),
         Outcome::Failed(e) => Err(Error::Failed(e.to_string())),
         Outcome::Unknown(e) => {

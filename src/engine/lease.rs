@@ -7,6 +7,22 @@ use super::Mount;
 use super::database::role::Role;
 use super::error::Error;
 
+/// What the mount allows its leases, as it is now. An operator may change it at any time and nobody tells us, so it is
+/// asked for each lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MountTerms {
+    default: Duration,
+    max: Duration,
+}
+
+impl MountTerms {
+    /// Asks the host.
+    pub async fn ask(mount: &Mount) -> Result<Self, Error> {
+        let (default, max) = tokio::try_join!(mount.ports.host.default_lease_ttl(), mount.ports.host.max_lease_ttl())?;
+        Ok(Self { default, max })
+    }
+}
+
 /// What bounds a lease, all taken from role and mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Terms {
@@ -17,10 +33,9 @@ pub struct Terms {
 }
 
 impl Terms {
-    /// The terms of a role on this mount, as they are now.
-    pub async fn of(mount: &Mount, role: &Role) -> Result<Self, Error> {
-        let (default, max) = tokio::try_join!(mount.ports.host.default_lease_ttl(), mount.ports.host.max_lease_ttl())?;
-        Ok(Self::within(role.default_ttl, role.max_ttl, default, max))
+    /// The terms of a role on a mount.
+    pub fn of(role: &Role, mount: MountTerms) -> Self {
+        Self::within(role.default_ttl, role.max_ttl, mount.default, mount.max)
     }
 
     /// Zero role values mean the mount's; the mount's maximum caps both.

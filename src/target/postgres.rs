@@ -3,6 +3,7 @@
 
 mod end;
 mod mint;
+mod password;
 mod session;
 
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use jiff::Timestamp;
 
 use super::dsn::PgEndpoint;
 use super::pool::{Checkout, Limits, Pool};
-use super::{EndPlan, Ended, MintPlan, Outcome, RenewPlan, Target, TargetError};
+use super::{EndPlan, Ended, Login, LoginError, MintPlan, Outcome, RenewPlan, Script, Target, TargetError};
 use crate::secret::Secret;
 use session::{PgSession, Problem};
 
@@ -103,8 +104,8 @@ impl Target for Postgres {
         Ok(())
     }
 
-    async fn mint(&self, plan: &MintPlan, password: &Secret) -> Outcome<()> {
-        mint::mint(self, plan, password).await
+    async fn mint(&self, plan: &MintPlan, login: Login<'_>) -> Outcome<()> {
+        mint::mint(self, plan, login).await
     }
 
     async fn renew(&self, plan: &RenewPlan) -> Result<(), TargetError> {
@@ -113,6 +114,14 @@ impl Target for Postgres {
 
     async fn end(&self, plan: &EndPlan) -> Result<Ended, TargetError> {
         end::end(self, plan).await
+    }
+
+    async fn set_password(&self, username: &str, password: &Secret, statements: &Script) -> Outcome<()> {
+        password::set(self, username, password, statements).await
+    }
+
+    async fn login(&self, username: &str, password: &Secret) -> Result<(), LoginError> {
+        password::login(self, username, password).await
     }
 
     async fn close(&self) {
@@ -149,4 +158,26 @@ fn check_name(name: &str) -> Result<(), TargetError> {
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_texts_are_quoted_whatever_they_hold() {
+        assert_eq!(quoted_name(r#"a"; DROP"#), r#""a""; DROP""#);
+        assert_eq!(quoted_text("it's"), "'it''s'");
+        assert_eq!(quoted_text(r"a\'b"), r" E'a\\''b'");
+    }
+
+    #[test]
+    fn an_end_is_written_as_the_built_in_engine_writes_it() {
+        let time = SystemTime::UNIX_EPOCH + Duration::from_millis(1_795_313_477_900);
+        assert_eq!(timestamp(time).unwrap(), "2026-11-22 02:11:17+0000");
+    }
+
+    #[test]
+    fn a_name_that_the_server_would_cut_is_refused() {
+        assert!(check_name(&"x".repeat(63)).is_ok());
+        assert!(check_name(&"x".repeat(64)).unwrap_err().to_string().contains("username_template"));
+        assert!(check_name("").is_err());
+    }
+}

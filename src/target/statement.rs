@@ -113,6 +113,11 @@ impl fmt::Debug for Script {
 }
 
 impl Statement {
+    /// The text as it was written, with its variables.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
     /// True if every quote and comment is closed. A statement that is not must be sent by itself: put together with
     /// others it would turn their quotes inside out.
     pub fn is_closed(&self) -> bool {

@@ -2,10 +2,16 @@
 //! is killed.
 #![allow(dead_code, reason = "a kit: not every test needs every tool")]
 
+// With their paths: the load program takes this file in from another folder.
+#[path = "support/bao.rs"]
 pub mod bao;
+#[path = "support/client.rs"]
 pub mod client;
+#[path = "support/cluster.rs"]
 pub mod cluster;
+#[path = "support/postgres.rs"]
 pub mod postgres;
+#[path = "support/server.rs"]
 mod server;
 
 use std::path::{Path, PathBuf};

@@ -6,11 +6,11 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Value, json};
 
 use super::connection::{Config, Connection};
-use super::credential::CredentialType;
+use super::credential::{self, CredentialType, Made, Settings};
 use super::role::Role;
 use crate::engine::error::Error;
 use crate::engine::issue::{self, Permit};
-use crate::engine::lease::Terms;
+use crate::engine::lease::{MountTerms, Terms};
 use crate::engine::request::{Datum, Fields, LeaseGrant, LeaseRef, Reply, Request, Response};
 use crate::engine::template::{Names, OsEntropy};
 use crate::engine::{Mount, end};
@@ -22,63 +22,97 @@ use crate::target::{EndPlan, Marker, MintPlan, RenewPlan, Script};
 /// needs a moment to renew. The built-in engine's own figure.
 const LOGIN_GRACE: Duration = Duration::from_secs(5);
 
+/// Key of a lease's internal data: when the certificate ends that came with it, unix seconds.
+const CERTIFICATE_UNTIL: &str = "certificate_until";
+
 /// GET: mints a user for the caller.
 pub async fn read(mount: &Mount, name: &str, request: &Request) -> Reply {
-    let role = Role::load(mount, name).await?.ok_or_else(|| Error::Refused(format!("unknown role: {name}")))?;
+    // Each question is a round trip to the host: they are asked together, and what was answered is judged in turn.
+    let (role, active, bounds) =
+        tokio::join!(Role::load(mount, name), mount.refuse_on_standby(), MountTerms::ask(mount));
+    let role = role?.ok_or_else(|| Error::Refused(format!("unknown role: {name}")))?;
     // Before anything is touched: a standby has no business at a target, and the host forwards when told so.
-    mount.refuse_on_standby().await?;
-    let connection = allowed(mount, name, &role).await?;
-    if role.credential_type != CredentialType::Password {
+    active?;
+    let connection = allowed(mount, name, &role.db_name).await?;
+    if !connection.driver.takes(role.credential_type.login()) {
         let kind = role.credential_type.name();
         return Err(Error::Refused(format!("unsupported credential_type: {kind:?}")));
     }
     if role.statements.creation.is_empty() {
         return Err(Error::Failed("empty creation statements".into()));
     }
-    let terms = Terms::of(mount, &role).await?;
+    let terms = Terms::of(&role, bounds?);
     let permit = issue::authorize(mount, name, request, terms.at_issue(mount.ports.clock.now()))?;
-    let password = password_for(mount, &role, &connection).await?;
     let plan = plan(mount, name, &role, &connection, &permit)?;
-    issue::mint(&permit, connection.target.as_ref(), &plan, &password).await?;
+    let made = make(mount, name, &role, &connection, &permit, &plan).await?;
+    issue::mint(&permit, connection.target.as_ref(), &plan, made.login()).await?;
 
-    let internal = [
+    let ends_for_good = made.ends_for_good();
+    let mut internal: Fields = [
         ("username".to_owned(), json!(plan.username)),
         ("role".to_owned(), json!(name)),
         ("db_name".to_owned(), json!(role.db_name)),
         ("revocation_statements".to_owned(), json!(role.statements.revocation)),
         ("secret_type".to_owned(), json!("creds")),
-    ];
+    ]
+    .into_iter()
+    .collect();
+    if let Some(end) = ends_for_good {
+        internal.insert(CERTIFICATE_UNTIL.into(), json!(unix_seconds(end)));
+    }
+    let mut data = vec![("username".to_owned(), Datum::Plain(json!(plan.username)))];
+    data.extend(made.into_data());
     Ok(Some(Response {
-        data: Some(vec![
-            ("username".into(), Datum::Plain(json!(plan.username))),
-            ("password".into(), Datum::Secret(password)),
-        ]),
+        data: Some(data),
         lease: Some(LeaseGrant {
             ttl: role.default_ttl,
             max_ttl: role.max_ttl,
-            internal: internal.into_iter().collect(),
+            renewable: ends_for_good.is_none(),
+            internal,
         }),
         warnings: Vec::new(),
     }))
 }
 
 /// The connection of the role, if the role may use it.
-async fn allowed(mount: &Mount, name: &str, role: &Role) -> Result<Arc<Connection>, Error> {
+pub(super) async fn allowed(mount: &Mount, name: &str, db_name: &str) -> Result<Arc<Connection>, Error> {
     let refused = || Error::Failed(format!("{name:?} is not an allowed role"));
     // A connection that would have to be opened is asked only once its configuration has said yes.
-    if mount.connections.live(&role.db_name).is_none()
-        && Config::load(mount, &role.db_name).await?.is_some_and(|config| !config.allows(name))
+    if mount.connections.live(db_name).is_none()
+        && Config::load(mount, db_name).await?.is_some_and(|config| !config.allows(name))
     {
         return Err(refused());
     }
-    let connection = mount.connections.get(mount, &role.db_name).await?;
+    let connection = mount.connections.get(mount, db_name).await?;
     if connection.allows(name) { Ok(connection) } else { Err(refused()) }
 }
 
-/// By the role's policy, else the connection's, else the default generator.
-async fn password_for(mount: &Mount, role: &Role, connection: &Connection) -> Result<Secret, Error> {
-    let own = role.credential_config.get("password_policy").and_then(Value::as_str).unwrap_or_default();
-    let policy = if own.is_empty() { connection.password_policy.as_str() } else { own };
+/// What the caller will log in with, of the role's type.
+async fn make(
+    mount: &Mount,
+    name: &str,
+    role: &Role,
+    connection: &Connection,
+    permit: &Permit,
+    plan: &MintPlan,
+) -> Result<Made, Error> {
+    match role.credential_type {
+        CredentialType::Password => {
+            password_for(mount, &role.credential_config, &connection.password_policy).await.map(Made::Password)
+        }
+        CredentialType::RsaPrivateKey => credential::rsa_private_key(&role.credential_config).await,
+        CredentialType::ClientCertificate => {
+            let names = Names { display_name: permit.display_name(), role_name: name, username: Some(&plan.username) };
+            let now = mount.ports.clock.now();
+            credential::client_certificate(&role.credential_config, &names, now, plan.expiration).await
+        }
+    }
+}
+
+/// By the policy of the role's `credential_config`, else the connection's, else the default generator.
+pub(super) async fn password_for(mount: &Mount, config: &Settings, connection_policy: &str) -> Result<Secret, Error> {
+    let own = config.password_policy();
+    let policy = if own.is_empty() { connection_policy } else { own };
     if policy.is_empty() {
         return password::password().map_err(|e| Error::Failed(format!("failed to generate password: {e}")));
     }
@@ -89,7 +123,7 @@ async fn password_for(mount: &Mount, role: &Role, connection: &Connection) -> Re
 
 /// What will run at the target. Pure but for the random part of the name.
 fn plan(mount: &Mount, name: &str, role: &Role, connection: &Connection, permit: &Permit) -> Result<MintPlan, Error> {
-    let names = Names { display_name: permit.display_name(), role_name: name };
+    let names = Names { display_name: permit.display_name(), role_name: name, username: None };
     let username = connection
         .username
         .render(&names, &mut OsEntropy, mount.ports.clock.now())
@@ -142,10 +176,16 @@ impl Leased {
 /// Renew, asked by the host's lease manager.
 pub async fn renew(mount: &Mount, lease: &LeaseRef) -> Reply {
     let leased = Leased::of(&lease.internal)?;
-    let role = Role::load(mount, &leased.role)
-        .await?
+    if lease.internal.contains_key(CERTIFICATE_UNTIL) {
+        // The host knows such a lease as not renewable and should not ask.
+        return Err(Error::Failed(
+            "the certificate ends with its lease, neither can be prolonged: read a new one".into(),
+        ));
+    }
+    let (role, bounds) = tokio::join!(Role::load(mount, &leased.role), MountTerms::ask(mount));
+    let role = role?
         .ok_or_else(|| Error::Failed(format!("error during renew: could not find role with name {:?}", leased.role)))?;
-    let terms = Terms::of(mount, &role).await?;
+    let terms = Terms::of(&role, bounds?);
     let until = terms.at_renew(mount.ports.clock.now(), lease.issued, lease.increment);
     let connection = mount.connections.get(mount, &role.db_name).await?;
     let plan = RenewPlan {
@@ -158,7 +198,12 @@ pub async fn renew(mount: &Mount, lease: &LeaseRef) -> Reply {
     let renewed = connection.target.renew(&plan).await;
     renewed.map_err(|e| Error::Failed(format!("1 error occurred:\n\t* {e}\n\n")))?;
     Ok(Some(Response {
-        lease: Some(LeaseGrant { ttl: role.default_ttl, max_ttl: role.max_ttl, internal: lease.internal.clone() }),
+        lease: Some(LeaseGrant {
+            ttl: role.default_ttl,
+            max_ttl: role.max_ttl,
+            renewable: true,
+            internal: lease.internal.clone(),
+        }),
         ..Response::default()
     }))
 }

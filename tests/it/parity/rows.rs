@@ -4,12 +4,14 @@
 //! To add rows: write them at the end of the part they belong to, play `the_built_in_engine_answers_as_itself`, and only
 //! then ask whether ours agrees.
 
+mod certificates;
 mod connections;
 mod credentials;
 mod outage;
 mod protocol;
 mod revocation;
 mod roles;
+mod rotation;
 mod statements;
 mod usernames;
 
@@ -42,10 +44,12 @@ pub fn all() -> Vec<Row> {
     let mut table = Table::default();
     connections::rows(&mut table);
     roles::rows(&mut table);
+    certificates::rows(&mut table);
     credentials::rows(&mut table);
     statements::rows(&mut table);
     usernames::rows(&mut table);
     revocation::rows(&mut table);
+    rotation::rows(&mut table);
     protocol::rows(&mut table);
     outage::rows(&mut table);
     table.rows

@@ -33,13 +33,20 @@ impl Bao {
 
     /// A fresh server with a further piece of configuration (HCL).
     pub fn start_with(configuration: &str) -> Bao {
+        Bao::start_as("debug", |_| configuration.to_owned())
+    }
+
+    /// A fresh server that logs from `level` on, with a further piece of configuration that may name files in the
+    /// server's own directory.
+    pub fn start_as(level: &str, configuration: impl FnOnce(&Path) -> String) -> Bao {
         let program = program();
         let dir = tempfile::Builder::new().prefix("leasehold-bao-").tempdir().unwrap();
         let plugins = dir.path().join("plugins");
         std::fs::create_dir(&plugins).unwrap();
         install(&plugins);
         let file = dir.path().join("bao.hcl");
-        std::fs::write(&file, format!("plugin_directory = {:?}\n{configuration}\n", plugins.display())).unwrap();
+        std::fs::write(&file, format!("plugin_directory = {:?}\n{}\n", plugins.display(), configuration(dir.path())))
+            .unwrap();
         for _ in 0..5 {
             let listen = format!("127.0.0.1:{}", super::free_port());
             let command: Vec<OsString> = vec![
@@ -49,7 +56,7 @@ impl Bao {
                 "-dev-no-store-token".into(),
                 format!("-dev-root-token-id={ROOT_TOKEN}").into(),
                 format!("-dev-listen-address={listen}").into(),
-                "-log-level=debug".into(),
+                format!("-log-level={level}").into(),
                 format!("-config={}", file.display()).into(),
             ];
             // Sockets of plugins go to the temporary directory of the server: into ours, so that nothing is left.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 use std::time::Duration;
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -22,12 +22,21 @@ pub struct Postgres {
     server: Option<Server>,
     programs: PathBuf,
     port: u16,
+    settings: &'static [&'static str],
     dir: TempDir,
 }
+
+/// For tests: nothing here has to outlive the machine, and everything that is said to the server can be read.
+const QUICK_AND_OPEN: &[&str] = &["fsync=off", "full_page_writes=off", "max_connections=200", "log_statement=all"];
 
 impl Postgres {
     /// A fresh cluster, accepting connections.
     pub fn start() -> Postgres {
+        Postgres::start_with(QUICK_AND_OPEN)
+    }
+
+    /// A fresh cluster with these settings (`name=value`) and otherwise the server's own.
+    pub fn start_with(settings: &'static [&'static str]) -> Postgres {
         let programs = programs();
         let dir = tempfile::Builder::new().prefix("leasehold-pg-").tempdir().unwrap();
         let password = dir.path().join("password");
@@ -53,7 +62,7 @@ impl Postgres {
         initdb.extend(["--pwfile".into(), password.into(), "-D".into(), dir.path().join("data").into()]);
         check(Command::new(&initdb[0]).args(&initdb[1..]).output().unwrap());
 
-        let mut postgres = Postgres { server: None, programs, port: 0, dir };
+        let mut postgres = Postgres { server: None, programs, port: 0, settings, dir };
         for _ in 0..5 {
             postgres.port = super::free_port();
             if postgres.launch() {
@@ -66,6 +75,11 @@ impl Postgres {
     /// The TCP port on 127.0.0.1.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The process id of the server; its sessions are its children.
+    pub fn pid(&self) -> Pid {
+        self.server.as_ref().expect("running").pid()
     }
 
     /// A connection URL as an operator writes it, without user and password.
@@ -144,7 +158,7 @@ impl Postgres {
         server.signal(signal);
         let pid = server.pid().as_raw_nonzero();
         let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-        for child in children.split_whitespace().filter_map(|c| rustix::process::Pid::from_raw(c.parse().ok()?)) {
+        for child in children.split_whitespace().filter_map(|c| Pid::from_raw(c.parse().ok()?)) {
             let _ = rustix::process::kill_process(child, signal);
         }
     }
@@ -159,8 +173,8 @@ impl Postgres {
         command.extend(["-D".into(), self.dir.path().join("data").into()]);
         command.extend(["-k".into(), self.dir.path().into()]);
         command.extend(["-p".into(), self.port.to_string().into(), "-h".into(), "127.0.0.1".into()]);
-        for setting in ["fsync=off", "full_page_writes=off", "max_connections=200", "log_statement=all"] {
-            command.extend(["-c".into(), setting.into()]);
+        for setting in self.settings {
+            command.extend(["-c".into(), (*setting).into()]);
         }
         let server = Server::start("PostgreSQL", &command, &[("LC_ALL", "C")], "QUIT", &self.log_file());
         for _ in 0..3000 {

@@ -4,6 +4,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
+use crate::support::wait_for;
 
 fn waiting(endpoint: PgEndpoint, connect_timeout: Duration) -> Postgres {
     let limits = Limits::new(4, 0, Duration::ZERO, connect_timeout);
@@ -17,10 +18,9 @@ async fn closed_port() -> u16 {
 
 #[tokio::test]
 async fn refusals_read_as_the_built_in_engine_writes_them() {
-    let Some(rig) = Rig::new("refused").await else { return };
+    let rig = Rig::new();
     let port = closed_port().await;
-    let mut down = endpoint(&rig.url);
-    down.hosts = vec![("127.0.0.1".into(), port)];
+    let down = PgEndpoint { hosts: vec![("127.0.0.1".into(), port)], ..endpoint(&rig.pg) };
     let who = format!("`user={} database={}`", down.user, down.database);
     let target = waiting(down, Duration::from_secs(4));
     let refused = format!(
@@ -28,13 +28,14 @@ async fn refusals_read_as_the_built_in_engine_writes_them() {
          connection refused"
     );
     assert_eq!(target.verify().await.unwrap_err().to_string(), refused);
-    let Outcome::Failed(why) = target.mint(&mint_plan("x", &[CREATE]), &password()).await else { panic!() };
+    let Outcome::Failed(why) = target.mint(&mint_plan("x", &[CREATE]), Login::Password(&password())).await else {
+        panic!()
+    };
     assert_eq!(why.to_string(), format!("unable to start transaction: {refused}"));
-    let why = target.end(&EndPlan { username: "x".into(), revocation: Script::default() }).await.unwrap_err();
+    let why = target.end(&end_plan("x", &[])).await.unwrap_err();
     assert_eq!(why.to_string(), refused);
 
-    let mut wrong = endpoint(&rig.url);
-    wrong.password = Some(Secret::new("wrong-password".into()));
+    let wrong = PgEndpoint { password: Some(Secret::new("wrong-password".into())), ..endpoint(&rig.pg) };
     let (host, port) = wrong.hosts[0].clone();
     let user = wrong.user.clone();
     assert_eq!(
@@ -48,73 +49,63 @@ async fn refusals_read_as_the_built_in_engine_writes_them() {
 
 #[tokio::test]
 async fn several_hosts_are_tried_in_order() {
-    let Some(rig) = Rig::new("hosts").await else { return };
+    let rig = Rig::new();
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let good = endpoint(&rig.url).hosts[0].clone();
+    let good = endpoint(&rig.pg).hosts[0].clone();
     let refused = ("127.0.0.1".to_owned(), closed_port().await);
     let hangs = ("127.0.0.1".to_owned(), silent.local_addr().unwrap().port());
-    let mut several = endpoint(&rig.url);
-    several.hosts = vec![refused, hangs.clone(), good];
+    let several = PgEndpoint { hosts: vec![refused, hangs.clone(), good], ..endpoint(&rig.pg) };
     waiting(several, Duration::from_secs(4)).verify().await.unwrap();
 
-    let mut hanging = endpoint(&rig.url);
-    hanging.hosts = vec![hangs];
+    let hanging = PgEndpoint { hosts: vec![hangs], ..endpoint(&rig.pg) };
     let why = waiting(hanging, Duration::from_millis(300)).verify().await.unwrap_err().to_string();
     assert!(why.starts_with("failed to connect to `user=") && why.contains("connect_timeout"), "{why}");
 }
 
 #[tokio::test]
 async fn a_statement_that_takes_too_long_names_the_setting() {
-    let Some(mut rig) = Rig::new("slow").await else { return };
-    let user = rig.prefix.clone();
+    let rig = Rig::new();
     let target =
-        Postgres::new(Settings { statement_timeout: Duration::from_millis(300), ..settings(endpoint(&rig.url)) });
-    let Outcome::Failed(why) = target.mint(&mint_plan(&user, &[CREATE, "SELECT pg_sleep(10)"]), &password()).await
+        Postgres::new(Settings { statement_timeout: Duration::from_millis(300), ..settings(endpoint(&rig.pg)) });
+    let Outcome::Failed(why) =
+        target.mint(&mint_plan("user", &[CREATE, "SELECT pg_sleep(10)"]), Login::Password(&password())).await
     else {
         panic!()
     };
     assert!(why.to_string().contains("statement_timeout"), "{why}");
-    assert!(!rig.role_exists(&user).await);
+    assert!(!rig.role_exists("user"));
 }
 
 #[tokio::test]
 async fn sessions_that_died_while_idle_are_replaced() {
-    let Some(mut rig) = Rig::new("idle").await else { return };
-    let user = rig.prefix.clone();
-    let mut named = endpoint(&rig.url);
-    named.application_name.clone_from(&user);
+    let rig = Rig::new();
+    let named = PgEndpoint { application_name: "idle".into(), ..endpoint(&rig.pg) };
     let target = Postgres::new(settings(named));
-    let kill = format!(
-        "SELECT count(pg_terminate_backend(pid))::text FROM pg_stat_activity WHERE application_name = '{user}'"
-    );
+    let kill = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'idle'";
     for _ in 0..2 {
         target.verify().await.unwrap();
-        assert_eq!(rig.ask(&kill).await.as_deref(), Some("1"));
-        let outcome = target.mint(&mint_plan(&user, &[CREATE]), &password()).await;
-        assert!(matches!(outcome, Outcome::Done(())), "{outcome:?}");
-        rig.ask(&kill).await;
-        let plan = EndPlan { username: user.clone(), revocation: Script::default() };
-        assert!(target.end(&plan).await.unwrap().existed);
+        assert_eq!(rig.pg.sql(kill), "1");
+        minted(&target, &mint_plan("user", &[CREATE])).await;
+        assert_eq!(rig.pg.sql(kill), "1");
+        assert!(target.end(&end_plan("user", &[])).await.unwrap().existed);
     }
 }
 
 #[tokio::test]
 async fn a_dropped_request_leaves_neither_a_user_nor_a_used_session() {
-    let Some(mut rig) = Rig::new("dropped").await else { return };
-    let user = rig.prefix.clone();
+    let rig = Rig::new();
     let target = Postgres::new(Settings {
         limits: Limits::new(1, 0, Duration::ZERO, Duration::from_secs(5)),
-        ..settings(endpoint(&rig.url))
+        ..settings(endpoint(&rig.pg))
     });
-    let (plan, secret) = (mint_plan(&user, &[CREATE, "SELECT pg_sleep(0.5)"]), password());
-    let cut = tokio::time::timeout(Duration::from_millis(200), target.mint(&plan, &secret)).await;
+    target.verify().await.unwrap();
+    let (plan, secret) = (mint_plan("user", &[CREATE, "SELECT pg_sleep(0.5)"]), password());
+    let cut = tokio::time::timeout(Duration::from_millis(200), target.mint(&plan, Login::Password(&secret))).await;
     assert!(cut.is_err());
     target.verify().await.unwrap();
-    let waiting = "SELECT 'busy' FROM pg_stat_activity WHERE query LIKE '%pg_sleep(0.5)%' AND pid <> pg_backend_pid()";
-    while rig.ask(waiting).await.is_some() {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    assert!(!rig.role_exists(&user).await);
+    let busy = "SELECT 1 FROM pg_stat_activity WHERE query LIKE '%pg_sleep(0.5)%' AND pid <> pg_backend_pid()";
+    wait_for("the server's end of it", Duration::from_secs(10), || rig.pg.sql(busy).is_empty().then_some(()));
+    assert!(!rig.role_exists("user"));
 }
 
 /// Passes bytes on until the client says COMMIT; then that is passed on or not, and no answer comes back.
@@ -158,17 +149,15 @@ async fn losing_proxy(server: (String, u16), pass_on_commit: bool) -> u16 {
 
 #[tokio::test]
 async fn the_fate_of_a_lost_commit_is_learned() {
-    let Some(mut rig) = Rig::new("fate").await else { return };
+    let rig = Rig::new();
     for pass_on in [true, false] {
-        let user = format!("{}_{pass_on}", rig.prefix);
-        let server = endpoint(&rig.url).hosts[0].clone();
-        let mut through = endpoint(&rig.url);
-        through.hosts = vec![("127.0.0.1".into(), losing_proxy(server, pass_on).await)];
-        let target = Postgres::new(settings(through));
-        let outcome = target.mint(&mint_plan(&user, &[CREATE]), &password()).await;
+        let user = format!("user_{pass_on}");
+        let server = endpoint(&rig.pg).hosts[0].clone();
+        let hosts = vec![("127.0.0.1".into(), losing_proxy(server, pass_on).await)];
+        let target = Postgres::new(settings(PgEndpoint { hosts, ..endpoint(&rig.pg) }));
+        let outcome = target.mint(&mint_plan(&user, &[CREATE]), Login::Password(&password())).await;
         assert_eq!(matches!(outcome, Outcome::Done(())), pass_on, "{outcome:?}");
         assert_eq!(matches!(outcome, Outcome::Failed(_)), !pass_on, "{outcome:?}");
-        assert_eq!(rig.role_exists(&user).await, pass_on);
-        rig.end(&user, &[]).await.unwrap();
+        assert_eq!(rig.role_exists(&user), pass_on);
     }
 }

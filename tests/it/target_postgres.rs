@@ -1,0 +1,121 @@
+//! The PostgreSQL target against a real server: users made, prolonged and ended.
+
+mod ending;
+mod faults;
+mod minting;
+mod passwords;
+
+use std::time::{Duration, SystemTime};
+
+use leasehold::secret::Secret;
+use leasehold::target::dsn::{PgEndpoint, Source};
+use leasehold::target::pool::Limits;
+use leasehold::target::postgres::{PasswordForm, Postgres, Settings};
+use leasehold::target::{
+    Dialect, EndPlan, Ended, Login, Marker, MintPlan, Outcome, RenewPlan, Script, Target, TargetError,
+};
+
+use crate::support::postgres::{ADMIN, ADMIN_PASSWORD, Postgres as Server, Session};
+
+/// Of every user that is made here.
+const PASSWORD: &str = "aB3-aB3-aB3-aB3-aB3-";
+const CREATE: &str = r#"CREATE ROLE "{{name}}" LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}'"#;
+/// 2100-01-01, in seconds.
+const FAR: u64 = 4_102_444_800;
+
+/// A server, and the target that works at it.
+struct Rig {
+    pg: Server,
+    target: Postgres,
+}
+
+impl Rig {
+    fn new() -> Self {
+        let pg = Server::start();
+        let target = Postgres::new(settings(endpoint(&pg)));
+        Self { pg, target }
+    }
+
+    fn role_exists(&self, name: &str) -> bool {
+        self.pg.sql(&format!("SELECT 1 FROM pg_roles WHERE rolname = $n${name}$n$")) == "1"
+    }
+
+    /// True if `user` gets in with the test's password.
+    fn can_log_in(&self, user: &str) -> bool {
+        self.pg.login(user, PASSWORD, "SELECT 1").is_ok()
+    }
+
+    /// A session of `user` that has answered.
+    fn session(&self, user: &str) -> Session {
+        let mut session = self.pg.session(user, PASSWORD);
+        assert_eq!(session.one("SELECT 1").as_deref(), Some("1"), "{user} gets in");
+        session
+    }
+
+    async fn minted(&self, user: &str, creation: &[&str]) {
+        minted(&self.target, &mint_plan(user, creation)).await;
+    }
+
+    /// The error of a mint that must fail.
+    async fn failure(&self, plan: &MintPlan) -> TargetError {
+        match self.target.mint(plan, Login::Password(&password())).await {
+            Outcome::Failed(why) => why,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn end(&self, user: &str, revocation: &[&str]) -> Result<Ended, TargetError> {
+        self.target.end(&end_plan(user, revocation)).await
+    }
+}
+
+async fn minted(target: &Postgres, plan: &MintPlan) {
+    let outcome = target.mint(plan, Login::Password(&password())).await;
+    assert!(matches!(outcome, Outcome::Done(())), "{outcome:?}");
+}
+
+/// As the superuser, over TCP with a password.
+fn endpoint(pg: &Server) -> PgEndpoint {
+    let secret = Secret::new(ADMIN_PASSWORD.to_owned());
+    let url = pg.url();
+    let source = Source { connection_url: &url, username: ADMIN, password: Some(&secret), ..Default::default() };
+    PgEndpoint::parse(&source).unwrap()
+}
+
+fn settings(endpoint: PgEndpoint) -> Settings {
+    Settings {
+        endpoint,
+        limits: Limits::new(8, 0, Duration::ZERO, Duration::from_secs(30)),
+        statement_timeout: Duration::from_secs(20),
+        password_form: PasswordForm::Where,
+    }
+}
+
+fn password() -> Secret {
+    Secret::new(PASSWORD.to_owned())
+}
+
+fn script(statements: &[&str]) -> Script {
+    let elements: Vec<String> = statements.iter().map(|&text| text.to_owned()).collect();
+    Script::parse(&elements, Dialect::Postgres)
+}
+
+fn mint_plan(user: &str, creation: &[&str]) -> MintPlan {
+    MintPlan {
+        username: user.to_owned(),
+        creation: script(creation),
+        rollback: Script::default(),
+        expiration: SystemTime::UNIX_EPOCH + Duration::from_secs(FAR),
+        marker: Marker {
+            mount: "mount'\\\"".into(),
+            role: "role".into(),
+            request: "request".into(),
+            entity: String::new(),
+            expires: FAR,
+        },
+    }
+}
+
+fn end_plan(user: &str, revocation: &[&str]) -> EndPlan {
+    EndPlan { username: user.to_owned(), revocation: script(revocation) }
+}
