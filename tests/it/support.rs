@@ -11,6 +11,8 @@ pub mod client;
 pub mod postgres;
 #[path = "support/server.rs"]
 mod server;
+#[path = "support/tls.rs"]
+pub mod tls;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
