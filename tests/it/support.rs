@@ -9,8 +9,12 @@ pub mod bao;
 pub mod client;
 #[path = "support/cluster.rs"]
 pub mod cluster;
+#[path = "support/mariadb.rs"]
+pub mod mariadb;
 #[path = "support/postgres.rs"]
 pub mod postgres;
+#[path = "support/redis.rs"]
+pub mod redis;
 #[path = "support/server.rs"]
 pub mod server;
 #[path = "support/tls.rs"]
