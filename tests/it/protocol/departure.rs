@@ -84,7 +84,8 @@ fn a_client_that_leaves_as_the_answer_comes_leaves_no_user_without_a_lease() {
 /// Clients that read a credential of some role and leave after some time, up to `longest`.
 fn leave(world: &World, state: &mut u64, clients: usize, longest: Duration, role: impl Fn(usize) -> &'static str) {
     let host = world.bao.address().strip_prefix("http://").unwrap();
-    let moments: Vec<_> = (0..clients).map(|client| (role(client), next(state), next(state) % 2 == 0)).collect();
+    let moments: Vec<_> =
+        (0..clients).map(|client| (role(client), next(state), next(state).is_multiple_of(2))).collect();
     let moments = Mutex::new(moments.into_iter());
     thread::scope(|scope| {
         for _ in 0..CLIENTS {
