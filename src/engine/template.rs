@@ -29,6 +29,9 @@ pub const MYSQL: &str = r#"{{ printf "v-%s-%s-%s-%s" (.DisplayName | truncate 10
 /// The default of `mysql-aurora-`, `mysql-rds-` and `mysql-legacy-database-plugin`.
 pub const MYSQL_LEGACY: &str = r#"{{ printf "v-%s-%s" (.RoleName | truncate 4) (random 20) | truncate 16 }}"#;
 
+/// The name of a `valkey-` or `redis-database-plugin` user, which the built-in engine makes without a template.
+pub const REDIS: &str = r#"{{ printf "V_%s_%s_%s_%s" (.DisplayName | truncate 64) (.RoleName | truncate 64) (random 20) (unix_time) | uppercase | truncate 100 }}"#;
+
 /// The longest template, in bytes.
 const MAX_TEXT: usize = 4096;
 /// The longest value within a template, and the longest result, in bytes.

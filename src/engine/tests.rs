@@ -103,7 +103,7 @@ impl Clock for At {
 
 impl Connector for At {
     fn open(&self, settings: Settings) -> Arc<dyn Target> {
-        let Settings::PostgreSql(settings) = settings;
+        let Settings::PostgreSql(settings) = settings else { panic!("only PostgreSQL is simulated") };
         let password = settings.endpoint.password.as_ref().map(|password| password.expose().to_owned());
         Arc::new(Database { world: self.0.clone(), user: settings.endpoint.user, password })
     }

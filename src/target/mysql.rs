@@ -38,6 +38,9 @@ pub use settings::{Settings, Source};
 /// Length of the longest user name that every server of today takes, in characters: MySQL's. MariaDB takes 80.
 pub const LONGEST_NAME: usize = 32;
 
+/// The same for MySQL before 5.7.8.
+pub const LONGEST_LEGACY_NAME: usize = 16;
+
 /// What the built-in engine puts before the error of a connection that could not be verified.
 pub const VERIFY_PREFIX: &str = "error verifying - ping: ";
 

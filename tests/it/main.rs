@@ -8,9 +8,12 @@
 
 mod architecture;
 mod certificates;
+mod chaos;
 mod connections;
 mod manifest;
 mod parity;
+mod protocol;
+mod rotation;
 mod smoke;
 mod support;
 mod target_postgres;

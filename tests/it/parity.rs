@@ -267,7 +267,9 @@ impl Side {
 
 fn touches_users(row: &Row) -> bool {
     match &row.step {
-        Step::Request(request) => ["/creds/", "sys/leases/"].iter().any(|part| request.path.contains(part)),
+        Step::Request(request) => {
+            ["/creds/", "sys/leases/", "/static-", "/rotate-"].iter().any(|part| request.path.contains(part))
+        }
         Step::Sql(_) => true,
         _ => false,
     }

@@ -7,10 +7,16 @@
 pub mod bao;
 #[path = "support/client.rs"]
 pub mod client;
+#[path = "support/cluster.rs"]
+pub mod cluster;
+#[path = "support/mariadb.rs"]
+pub mod mariadb;
 #[path = "support/postgres.rs"]
 pub mod postgres;
+#[path = "support/redis.rs"]
+pub mod redis;
 #[path = "support/server.rs"]
-mod server;
+pub mod server;
 #[path = "support/tls.rs"]
 pub mod tls;
 

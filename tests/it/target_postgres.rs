@@ -3,6 +3,7 @@
 mod ending;
 mod faults;
 mod minting;
+mod passwords;
 
 use std::time::{Duration, SystemTime};
 
@@ -84,7 +85,7 @@ fn endpoint(pg: &Server) -> PgEndpoint {
 fn settings(endpoint: PgEndpoint) -> Settings {
     Settings {
         endpoint,
-        limits: Limits::new(8, 0, Duration::ZERO, Duration::from_secs(5)),
+        limits: Limits::new(8, 0, Duration::ZERO, Duration::from_secs(30)),
         statement_timeout: Duration::from_secs(20),
         password_form: PasswordForm::Where,
     }

@@ -184,6 +184,9 @@ fn username_template(driver: Driver, text: &str, mount: &Mount) -> Result<Templa
     if text.is_empty() {
         let default = match driver {
             Driver::PostgreSql => template::POSTGRESQL,
+            Driver::MySql => template::MYSQL,
+            Driver::MySqlLegacy => template::MYSQL_LEGACY,
+            Driver::Redis => template::REDIS,
         };
         return Template::parse(default).map_err(|e| e.to_string());
     }
@@ -318,7 +321,7 @@ fn retire(connection: Option<Arc<Connection>>) {
 
 /// Asks the server for a sign of life.
 pub(super) async fn verify(connection: &Connection) -> Result<(), String> {
-    connection.target.verify().await.map_err(|e| format!("error verifying connection: {e}"))
+    connection.target.verify().await.map_err(|e| connection.driver.verify_error(&e))
 }
 
 /// GET.
@@ -430,6 +433,8 @@ pub async fn list(mount: &Mount, input: &Input) -> Reply {
 
 /// `reset/:name`: new sessions, verified.
 pub async fn reset(mount: &Mount, name: &str) -> Reply {
+    // The sessions that count are those of the active node.
+    mount.refuse_on_standby().await?;
     if Config::load(mount, name).await?.is_none() {
         return Err(missing(name));
     }
@@ -440,6 +445,7 @@ pub async fn reset(mount: &Mount, name: &str) -> Reply {
 
 /// `reload/:plugin_name`: resets every connection of that driver. One that cannot be reset does not stop the others.
 pub async fn reload(mount: &Mount, plugin_name: &str) -> Reply {
+    mount.refuse_on_standby().await?;
     let mut reset_names = Vec::new();
     let mut failed = Vec::new();
     for name in mount.ports.storage.list("config/", "", 0).await? {

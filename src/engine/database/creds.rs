@@ -9,7 +9,8 @@ use super::connection::{Config, Connection};
 use super::credential::{self, CredentialType, Made, Settings};
 use super::role::Role;
 use crate::engine::error::Error;
-use crate::engine::issue::{self, Permit};
+use crate::engine::intent::{self, Intent, unix_seconds};
+use crate::engine::issue::{self, Permit, Site};
 use crate::engine::lease::{MountTerms, Terms};
 use crate::engine::request::{Datum, Fields, LeaseGrant, LeaseRef, Reply, Request, Response};
 use crate::engine::template::{Names, OsEntropy};
@@ -38,25 +39,22 @@ pub async fn read(mount: &Mount, name: &str, request: &Request) -> Reply {
         let kind = role.credential_type.name();
         return Err(Error::Refused(format!("unsupported credential_type: {kind:?}")));
     }
-    if role.statements.creation.is_empty() {
+    if role.statements.creation.is_empty() && !connection.driver.has_default_creation() {
         return Err(Error::Failed("empty creation statements".into()));
     }
     let terms = Terms::of(&role, bounds?);
     let permit = issue::authorize(mount, name, request, terms.at_issue(mount.ports.clock.now()))?;
     let plan = plan(mount, name, &role, &connection, &permit)?;
     let made = make(mount, name, &role, &connection, &permit, &plan).await?;
-    issue::mint(&permit, connection.target.as_ref(), &plan, made.login()).await?;
+    let site = Site {
+        db_name: &role.db_name,
+        driver: connection.driver,
+        target: connection.target.as_ref(),
+        revocation: &role.statements.revocation,
+    };
+    let mut internal = issue::mint(mount, &permit, &site, &plan, made.login()).await?;
 
     let ends_for_good = made.ends_for_good();
-    let mut internal: Fields = [
-        ("username".to_owned(), json!(plan.username)),
-        ("role".to_owned(), json!(name)),
-        ("db_name".to_owned(), json!(role.db_name)),
-        ("revocation_statements".to_owned(), json!(role.statements.revocation)),
-        ("secret_type".to_owned(), json!("creds")),
-    ]
-    .into_iter()
-    .collect();
     if let Some(end) = ends_for_good {
         internal.insert(CERTIFICATE_UNTIL.into(), json!(unix_seconds(end)));
     }
@@ -144,16 +142,14 @@ fn plan(mount: &Mount, name: &str, role: &Role, connection: &Connection, permit:
     })
 }
 
-fn unix_seconds(time: SystemTime) -> u64 {
-    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}
-
 /// What a lease of ours says of its user.
 struct Leased {
     username: String,
     role: String,
     db_name: String,
     revocation: Vec<String>,
+    /// The key of its note, if it has one.
+    note: Option<String>,
 }
 
 impl Leased {
@@ -169,6 +165,7 @@ impl Leased {
                 .and_then(Value::as_array)
                 .map(|list| list.iter().filter_map(Value::as_str).map(str::to_owned).collect())
                 .unwrap_or_default(),
+            note: text(intent::LEASE_FIELD).filter(|key| key.starts_with(intent::PREFIX)),
         })
     }
 }
@@ -188,6 +185,10 @@ pub async fn renew(mount: &Mount, lease: &LeaseRef) -> Reply {
     let terms = Terms::of(&role, bounds?);
     let until = terms.at_renew(mount.ports.clock.now(), lease.issued, lease.increment);
     let connection = mount.connections.get(mount, &role.db_name).await?;
+    if let Some(key) = &leased.note {
+        // First: a note that ends later than its user does no harm.
+        prolong(mount, key, &leased, &role.db_name, until).await?;
+    }
     let plan = RenewPlan {
         username: leased.username,
         renew: Script::parse(&role.statements.renewal, connection.driver.dialect()),
@@ -208,6 +209,27 @@ pub async fn renew(mount: &Mount, lease: &LeaseRef) -> Reply {
     }))
 }
 
+/// Moves the end that the note of a user says. A note that is not there is written anew.
+async fn prolong(mount: &Mount, key: &str, leased: &Leased, db_name: &str, until: SystemTime) -> Result<(), Error> {
+    let storage = mount.ports.storage.as_ref();
+    let stored = Intent::load(storage, key).await?;
+    let mut note = stored.unwrap_or_else(|| Intent {
+        username: leased.username.clone(),
+        role: leased.role.clone(),
+        db_name: db_name.to_owned(),
+        revocation: leased.revocation.clone(),
+        request: String::new(),
+        entity: String::new(),
+        begun: unix_seconds(mount.ports.clock.now()),
+        expires: 0,
+        made: true,
+    });
+    note.expires = unix_seconds(until);
+    note.store(storage, key).await?;
+    mount.rotation.queue.plan(key, db_name, note.due());
+    Ok(())
+}
+
 /// Revoke, asked by the host's lease manager, or for a credential that never reached the host.
 ///
 /// Statements and connection come from the role as it is now; from the lease if the role is gone.
@@ -221,5 +243,67 @@ pub async fn revoke(mount: &Mount, internal: &Fields) -> Reply {
     let plan =
         EndPlan { username: leased.username, revocation: Script::parse(&revocation, connection.driver.dialect()) };
     end::end(connection.target.as_ref(), &plan, &leased.role).await?;
+    if let Some(key) = &leased.note {
+        intent::forget(mount, key).await;
+    }
     Ok(None)
+}
+
+/// A credential that was made and reached nobody. If it cannot be ended now and has a note, the note says so: the tick
+/// tries again until it can.
+///
+/// # Errors
+/// If it could not be ended now.
+pub async fn unwanted(mount: &Mount, internal: &Fields) -> Result<(), Error> {
+    let Err(error) = revoke(mount, internal).await else { return Ok(()) };
+    let storage = mount.ports.storage.as_ref();
+    if let Some(key) = Leased::of(internal)?.note
+        && let Ok(Some(note)) = Intent::load(storage, &key).await
+    {
+        mount.rotation.queue.failed(&key, &note.db_name, mount.ports.clock.now(), &error.to_string());
+        if let Err(e) = (Intent { made: false, ..note }).store(storage, &key).await {
+            tracing::warn!(record = key, "the note of a user that nobody has still says that somebody does: {e}");
+        }
+    }
+    Err(error)
+}
+
+/// The users that have a note: its key, their connection, and when they have to be gone.
+pub async fn scheduled(mount: &Mount) -> Result<Vec<(String, String, SystemTime)>, Error> {
+    let storage = mount.ports.storage.as_ref();
+    let mut found = Vec::new();
+    for id in storage.list(intent::PREFIX, "", -1).await? {
+        let key = format!("{}{id}", intent::PREFIX);
+        match Intent::load(storage, &key).await {
+            Ok(Some(note)) => found.push((key, note.db_name.clone(), note.due())),
+            Ok(None) => {}
+            Err(e) => tracing::error!("{e}"),
+        }
+    }
+    Ok(found)
+}
+
+/// Asked by the queue: ends a user whose time is over by its note, and a mint that did not come to its end.
+pub async fn when_due(mount: &Mount, key: &str) -> Result<(), Error> {
+    let (queue, now) = (&mount.rotation.queue, mount.ports.clock.now());
+    // Held by the mint itself, which plans what is to come.
+    let Some(_lock) = mount.rotation.locks.try_hold(key) else {
+        queue.postpone(key, now + intent::UNFINISHED);
+        return Ok(());
+    };
+    let Some(note) = Intent::load(mount.ports.storage.as_ref(), key).await? else {
+        queue.forget(key);
+        return Ok(());
+    };
+    // One that reached nobody is tried again as soon as the queue says so.
+    if note.due() > now && !queue.has_failed(key) {
+        queue.plan(key, &note.db_name, note.due());
+        return Ok(());
+    }
+    let what = if note.made { "outlived its lease" } else { "was left by a mint that did not come to its end" };
+    tracing::warn!(username = note.username, role = note.role, request = note.request, "ending a user that {what}");
+    revoke(mount, &note.lease(key))
+        .await
+        .map(drop)
+        .inspect_err(|e| queue.failed(key, &note.db_name, now, &e.to_string()))
 }

@@ -1,11 +1,12 @@
 //! Making a user, and moving its end.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sqlx::Row;
 
 use super::session::{PgSession, Problem};
-use super::{PasswordForm, Postgres, check_name, quoted_name, quoted_text, retrying, timestamp};
+use super::{PasswordForm, Postgres, check_name, quoted_name, quoted_text, timestamp};
 use crate::secret::{Secret, verifier};
 use crate::target::pool::Checkout;
 use crate::target::statement::{Script, Vars};
@@ -38,7 +39,7 @@ pub async fn mint(target: &Postgres, plan: &MintPlan, login: Login<'_>) -> Outco
         Login::Certificate => None,
         Login::PublicKey(_) => return Outcome::Failed(TargetError::Plan("PostgreSQL knows no users' keys".into())),
     };
-    let result = retrying(target.settings.statement_timeout, || create(target, plan, password)).await;
+    let result = target.retrying(|| create(target, plan, password)).await;
     match result {
         Ok(()) => Outcome::Done(()),
         Err(Problem::Broken(e)) => Outcome::Unknown(e),
@@ -166,7 +167,7 @@ fn messages(
         verifier_everywhere: target.settings.password_form == PasswordForm::Verifier,
         expiration: Some(&expiration),
     })?;
-    let mut messages = joined(&plan.creation, &filled)?;
+    let mut messages = joined(target, &plan.creation, &filled)?;
     let marker = Secret::new(comment(&plan.username, &plan.marker)?);
     match messages.last_mut() {
         Some(last) if plan.creation.statements().last().is_some_and(|statement| statement.is_closed()) => {
@@ -193,8 +194,9 @@ pub fn verifier_for(
 
 /// Puts filled statements together into messages. A statement that leaves a quote open goes alone, lest it swallow its
 /// neighbours; the lock is taken before the first that needs it, so that what is costly before it (hashing) runs
-/// beside others.
-pub fn joined(script: &Script, filled: &[Secret]) -> Result<Vec<Secret>, TargetError> {
+/// beside others. Functions, of which nobody can tell, run without it until the first conflict shows that they need it.
+pub fn joined(target: &Postgres, script: &Script, filled: &[Secret]) -> Result<Vec<Secret>, TargetError> {
+    let cautious = target.cautious.load(Ordering::Relaxed);
     let mut messages: Vec<Secret> = Vec::new();
     let mut open = false;
     let mut locked = false;
@@ -205,7 +207,8 @@ pub fn joined(script: &Script, filled: &[Secret]) -> Result<Vec<Secret>, TargetE
         if statement.is_transaction_control() {
             continue;
         }
-        let lock = if statement.touches_shared_rows() && !locked { SHARED_ROWS_LOCK } else { "" };
+        let shares = statement.touches_shared_rows() || cautious && statement.calls_functions();
+        let lock = if shares && !locked { SHARED_ROWS_LOCK } else { "" };
         locked |= !lock.is_empty();
         let text = if lock.is_empty() { text.duplicate() } else { Secret::new(format!("{lock};\n{}", text.expose())) };
         match messages.last_mut() {
@@ -273,39 +276,47 @@ async fn undo(target: &Postgres, plan: &MintPlan) {
 /// Runs a script in one transaction.
 pub async fn run_script(target: &Postgres, script: &Script, vars: &Vars<'_>) -> Result<(), TargetError> {
     let filled = script.fill(vars)?;
-    let messages = joined(script, &filled)?;
+    // A quote that is left open would swallow what follows.
+    let closed = script.statements().iter().all(|statement| statement.is_closed());
     let attempt = || async {
+        let messages = joined(target, script, &filled).map_err(Problem::Unsent)?;
         let mut session = target.session().await.map_err(Problem::Unsent)?;
         let begin = session.begin();
-        let mut result = session.run(&begin).await;
-        for message in &messages {
-            if result.is_ok() {
-                result = session.run_secret(message).await;
+        let result = match messages.as_slice() {
+            [only] if closed => {
+                session.run_secret(&Secret::new(format!("{begin};\n{}{BETWEEN}COMMIT", only.expose()))).await
             }
-        }
-        if result.is_ok() {
-            result = session.run("COMMIT").await;
-        }
+            several => {
+                let mut result = session.run(&begin).await;
+                for message in several {
+                    if result.is_ok() {
+                        result = session.run_secret(message).await;
+                    }
+                }
+                if result.is_ok() { session.run("COMMIT").await } else { result }
+            }
+        };
         if matches!(result, Ok(_) | Err(Problem::Server { .. })) && (result.is_ok() || session.roll_back().await) {
             session.give_back();
         }
         result.map(drop)
     };
-    retrying(target.settings.statement_timeout, attempt).await.map_err(TargetError::from)
+    target.retrying(attempt).await.map_err(TargetError::from)
 }
 
 /// Moves the end of a user, and of its marker, in one transaction.
 pub async fn renew(target: &Postgres, plan: &RenewPlan) -> Result<(), TargetError> {
     check_name(&plan.username)?;
     let expiration = timestamp(plan.expiration)?;
-    let messages = if plan.renew.is_empty() {
-        let valid = quoted_text(&expiration);
-        vec![Secret::new(format!("ALTER ROLE {} VALID UNTIL {valid}", quoted_name(&plan.username)))]
-    } else {
-        let vars = Vars { expiration: Some(&expiration), ..Vars::name(&plan.username) };
-        joined(&plan.renew, &plan.renew.fill(&vars)?)?
-    };
+    let vars = Vars { expiration: Some(&expiration), ..Vars::name(&plan.username) };
+    let filled = plan.renew.fill(&vars)?;
     let attempt = || async {
+        let messages = if plan.renew.is_empty() {
+            let valid = quoted_text(&expiration);
+            vec![Secret::new(format!("ALTER ROLE {} VALID UNTIL {valid}", quoted_name(&plan.username)))]
+        } else {
+            joined(target, &plan.renew, &filled).map_err(Problem::Unsent)?
+        };
         let mut session = target.session().await.map_err(Problem::Unsent)?;
         let result = prolong(&mut session, plan, &messages).await;
         if result.is_ok() || matches!(result, Err(Problem::Server { .. })) && session.roll_back().await {
@@ -313,11 +324,11 @@ pub async fn renew(target: &Postgres, plan: &RenewPlan) -> Result<(), TargetErro
         }
         result
     };
-    let mut result = retrying(target.settings.statement_timeout, attempt).await;
+    let mut result = target.retrying(attempt).await;
     if matches!(result, Err(Problem::Broken(TargetError::Lost(_)))) {
         // Doing it twice is doing it once.
         target.pool.drop_idle();
-        result = retrying(target.settings.statement_timeout, attempt).await;
+        result = target.retrying(attempt).await;
     }
     result.map_err(TargetError::from)
 }

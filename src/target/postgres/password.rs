@@ -2,7 +2,7 @@
 
 use super::mint::{in_transaction, joined, verifier_for};
 use super::session::{self, Login, Problem, Verdict};
-use super::{LONGEST_NAME, PasswordForm, Postgres, retrying};
+use super::{LONGEST_NAME, PasswordForm, Postgres};
 use crate::secret::Secret;
 use crate::target::pool::Session;
 use crate::target::statement::{Dialect, Vars};
@@ -35,11 +35,11 @@ pub async fn set(target: &Postgres, username: &str, password: &Secret, statement
             verifier_everywhere: target.settings.password_form == PasswordForm::Verifier,
             ..Vars::name(username)
         })?;
-        joined(script, &filled)
+        joined(target, script, &filled)
     };
     let no_session = |e| TargetError::Account(Box::new(e));
     let attempt = || in_transaction(target, Some(password), no_session, messages);
-    match retrying(target.settings.statement_timeout, attempt).await {
+    match target.retrying(attempt).await {
         Ok(()) => Outcome::Done(()),
         Err(Problem::Broken(e)) => Outcome::Unknown(e),
         Err(Problem::Unsent(e)) => Outcome::Failed(e),

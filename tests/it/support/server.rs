@@ -67,11 +67,7 @@ impl Server {
 
     /// True once the server has ended by itself.
     pub fn ended(&self) -> bool {
-        let Ok(stat) = std::fs::read_to_string(format!("/proc/{}/stat", self.pid.as_raw_nonzero())) else {
-            return true;
-        };
-        // The state follows the command, which is in parentheses and may itself hold some.
-        stat.rsplit(')').next().is_none_or(|rest| rest.trim_start().starts_with('Z'))
+        is_gone(self.pid)
     }
 
     /// All it has printed so far.
@@ -83,6 +79,15 @@ impl Server {
         drop(self.supervisor.stdin.take());
         let _ = self.supervisor.wait();
     }
+}
+
+/// True once the process has ended, whether or not anybody has asked for its status.
+pub fn is_gone(process: Pid) -> bool {
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero())) else {
+        return true;
+    };
+    // The state follows the command, which is in parentheses and may itself hold some.
+    stat.rsplit(')').next().is_none_or(|rest| rest.trim_start().starts_with('Z'))
 }
 
 impl Drop for Server {
@@ -104,4 +109,30 @@ impl Drop for Server {
             }
         }
     }
+}
+
+/// User and group id of `user`, whom a server runs as that refuses to be run by root; `None` if we are not root.
+pub fn unprivileged(user: &str) -> Option<(u32, u32)> {
+    if !rustix::process::geteuid().is_root() {
+        return None;
+    }
+    let id = |flag: &str| {
+        let output = Command::new("id").args([flag, user]).output().unwrap();
+        assert!(output.status.success(), "no user {user:?}: run scripts/setup");
+        String::from_utf8(output.stdout).unwrap().trim().parse().unwrap()
+    };
+    Some((id("-u"), id("-g")))
+}
+
+/// The beginning of a command line that runs `program` as `user` if we are root.
+pub fn as_user(user: &str, program: &Path) -> Vec<OsString> {
+    let mut command = Vec::new();
+    if unprivileged(user).is_some() {
+        let ids = [format!("--reuid={user}"), format!("--regid={user}")].map(OsString::from);
+        command.push("setpriv".into());
+        command.extend(ids);
+        command.push("--clear-groups".into());
+    }
+    command.push(program.into());
+    command
 }
