@@ -13,6 +13,8 @@ pub mod cluster;
 pub mod postgres;
 #[path = "support/server.rs"]
 pub mod server;
+#[path = "support/tls.rs"]
+pub mod tls;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

@@ -242,14 +242,17 @@ the database has answered.",
             Field::new(
                 "credential_type",
                 FieldType::String,
-                "password, rsa_private_key or client_certificate; PostgreSQL takes password.",
+                "password, rsa_private_key or client_certificate; PostgreSQL takes password and client_certificate.",
             )
             .preset(Preset::Text("password")),
             Field::new(
                 "credential_config",
                 FieldType::KvPairs,
-                "Settings of the credential type. password: password_policy. rsa_private_key: key_bits, format. \
-                 client_certificate: common_name_template, ca_cert, ca_private_key, key_type, key_bits, signature_bits.",
+                "Settings of the credential type. password: password_policy. rsa_private_key: key_bits (2048, 3072 or 4096; \
+                 default 2048), format (pkcs8). client_certificate: common_name_template (with .Username, .DisplayName \
+                 and .RoleName), ca_cert and ca_private_key (PEM; the key is not read back), key_type (rsa, ec or \
+                 ed25519), and if wanted key_bits (rsa: 2048, 3072, 4096; ec: 256, 384, 521) and signature_bits (256, \
+                 384 or 512, for a CA with an RSA key).",
             ),
         ],
         details: None,

@@ -31,8 +31,8 @@ fn owned(oid: i64) -> String {
 pub async fn end(target: &Postgres, plan: &EndPlan) -> Result<Ended, TargetError> {
     let started = Instant::now();
     let ended = |existed, sessions| Ended { existed, sessions, took: started.elapsed() };
-    let mut session = fresh(target).await?;
-    let Some(oid) = find(&mut session, &plan.username).await? else {
+    let (mut session, found) = look(target, &plan.username).await?;
+    let Some(oid) = found else {
         session.give_back();
         return Ok(ended(false, 0));
     };
@@ -85,14 +85,17 @@ async fn can_log_in(session: &mut PgSession, username: &str) -> Result<bool, Tar
     Ok(session.run(&ask).await?.is_some())
 }
 
-/// A session that has just shown that it lives: ending is not worth a retry on a dead one.
-async fn fresh(target: &Postgres) -> Result<Checkout<PgSession>, TargetError> {
+/// A session, and what it says of the role. The question shows whether a session that was idle still lives; another is
+/// asked if not, as ending is not worth an error for that.
+async fn look(target: &Postgres, username: &str) -> Result<(Checkout<PgSession>, Option<i64>), TargetError> {
     let mut session = target.session().await?;
-    if !session.ping().await {
+    let mut found = find(&mut session, username).await;
+    if matches!(found, Err(TargetError::Lost(_))) {
         target.pool.drop_idle();
         session = target.session().await?;
+        found = find(&mut session, username).await;
     }
-    Ok(session)
+    Ok((session, found?))
 }
 
 /// The role's number. Sessions are found by it: a name says nothing any more once the role is gone.
