@@ -100,7 +100,9 @@ impl World {
         self.cluster.nodes[0].log()
     }
 
-    pub fn pglog(&self) -> String { self.postgres.log() }
+    pub fn pglog(&self) -> String {
+        self.postgres.log()
+    }
 
     /// Everything that changes a password on request.
     pub fn changes(&self) -> Vec<String> {
