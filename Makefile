@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 export PATH := $(CURDIR)/.cache/bin:$(PATH)
 
-.PHONY: help setup build release demo test unit parity bench fmt lint advisories clean
+.PHONY: docs help setup build release demo test unit parity bench fmt lint advisories clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
@@ -31,6 +31,9 @@ unit: ## the tests that need no server
 
 parity: setup ## the table of requests against both engines, with the list of differences
 	@cargo nextest run --locked --test it --no-capture -- parity::
+
+docs: ## write docs/fields.md from the route table
+	@LEASEHOLD_WRITE_DOCS=1 cargo nextest run --locked --lib -- the_field_reference_is_up_to_date
 
 bench: setup ## mints and revocations a second, beside the built-in engine: about five minutes (ARGS=--help: less, or raft)
 	@cargo bench --locked --bench creds -- $(ARGS)

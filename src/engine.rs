@@ -10,16 +10,20 @@ pub mod field;
 pub mod go;
 pub mod help;
 pub mod issue;
+pub mod journal;
 pub mod lease;
 pub mod port;
 pub mod request;
+pub mod rotation;
 pub mod route;
+pub mod schedule;
 pub mod template;
 
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::ops::Deref;
+use std::sync::{Arc, Weak};
 
 use database::connection::Connections;
 use database::paths;
@@ -50,22 +54,61 @@ pub struct Ports {
     pub targets: Arc<dyn Connector>,
 }
 
-/// One mount of the engine.
-pub struct Mount {
+/// One mount of the engine. Clones are the same mount.
+#[derive(Clone)]
+pub struct Mount(Arc<Inner>);
+
+/// A mount that may be gone.
+struct WeakMount(Weak<Inner>);
+
+impl WeakMount {
+    fn upgrade(&self) -> Option<Mount> {
+        self.0.upgrade().map(Mount)
+    }
+}
+
+impl Deref for Mount {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+/// What a mount consists of.
+pub struct Inner {
     kind: Kind,
     /// The host's stable id of the mount.
     id: String,
     ports: Ports,
     connections: Connections,
+    rotation: Rotation,
+}
+
+/// What changes passwords: see [`rotation`].
+#[derive(Default)]
+struct Rotation {
+    locks: rotation::Locks,
+    queue: rotation::queue::Queue,
 }
 
 /// Storage prefixes the host should wrap with its seal.
-pub const SEAL_WRAPPED: &[&str] = &["config/*", "static-role/*"];
+pub const SEAL_WRAPPED: &[&str] = &["config/*", "static-role/*", "rotation/*"];
 
 impl Mount {
     /// A mount with the host's stable id for it. Touches nothing yet: storage may not be writable.
     pub fn new(kind: Kind, id: String, ports: Ports) -> Self {
-        Self { kind, id, ports, connections: Connections::default() }
+        let (connections, rotation) = (Connections::default(), Rotation::default());
+        Self(Arc::new(Inner { kind, id, ports, connections, rotation }))
+    }
+
+    /// Storage works from now on: the mount may begin what it does without being asked. Any request says the same.
+    pub fn start(&self) {
+        self.rotation.queue.start(self);
+    }
+
+    fn weak(&self) -> WeakMount {
+        WeakMount(Arc::downgrade(&self.0))
     }
 
     /// Answers one request.
@@ -73,6 +116,7 @@ impl Mount {
     /// The future must be driven to its end even if the caller leaves: it may be in the middle of work at a target.
     /// Who drives it hands an answer that nobody took to [`Mount::undelivered`].
     pub async fn handle(&self, request: Request) -> Reply {
+        self.start();
         match request.operation {
             Operation::Help => Ok(Some(self.help(&request)?)),
             Operation::Rollback => Ok(None),
@@ -115,7 +159,7 @@ impl Mount {
 
     /// `path-help` and the OpenAPI document, of one path or of the whole mount.
     fn help(&self, request: &Request) -> Result<Response, Error> {
-        help::answer(self.routes(), paths::HELP, &request.path, &request.data).ok_or(Error::UnsupportedPath)
+        help::answer(self.routes(), paths::HELP, &request.path).ok_or(Error::UnsupportedPath)
     }
 
     /// Whether the path of a write has an entry already. A pure read: the host asks before it checks the ACL.
@@ -136,6 +180,9 @@ impl Mount {
         if let Some(name) = key.strip_prefix("config/") {
             self.connections.forget(name);
         }
+        if key.starts_with("static-role/") || key.starts_with(journal::PREFIX) {
+            self.rotation.queue.outdated();
+        }
     }
 
     /// A credential was made, but the answer never reached the host: there is no lease that will ever end it, so it
@@ -146,8 +193,9 @@ impl Mount {
         }
     }
 
-    /// Closes every session. The mount is not used afterwards.
+    /// Ends what the mount does by itself, and closes every session. The mount is not used afterwards.
     pub async fn close(&self) {
+        self.rotation.queue.close().await;
         self.connections.close().await;
     }
 

@@ -137,12 +137,26 @@ fn cut(text: &str) -> &str {
     &text[..text.floor_char_boundary(MAX_TEXT)]
 }
 
+/// `text` without what would begin a line of its own in the host's log, or command a terminal: the host prints messages
+/// as they are (fields it quotes).
+fn printable(text: &str) -> String {
+    let unsafe_char = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
+    text.chars().fold(String::with_capacity(text.len()), |mut printed, c| {
+        if unsafe_char(c) {
+            printed.extend(c.escape_default())
+        } else {
+            printed.push(c)
+        }
+        printed
+    })
+}
+
 /// One line, with its line feed. Fields that do not fit any more are left out; a key that starts with `@` is the host's
 /// and loses the sign.
 fn line(level: &str, module: &str, at: Timestamp, record: Record) -> String {
     let mut object = Map::new();
     object.insert("@level".into(), level.into());
-    object.insert("@message".into(), cut(&record.message).into());
+    object.insert("@message".into(), printable(cut(&record.message)).into());
     object.insert("@module".into(), cut(module).into());
     // Exactly six digits: see above.
     let stamp = jiff::fmt::temporal::DateTimePrinter::new().precision(Some(6));
@@ -208,7 +222,11 @@ mod tests {
             let names = ["@message", "@level", "@timestamp", "@@module", "a", "b c", "\"", "", "message"];
             let fields = values.iter().enumerate().map(|(i, v)| (names[i % names.len()], v.as_str().into())).collect();
             let object = read(&line("info", &module, Timestamp::now(), Record { message: message.clone(), fields }));
-            prop_assert_eq!(object["@message"].as_str(), Some(cut(&message)));
+            let shown = object["@message"].as_str().unwrap_or_default();
+            prop_assert!(!shown.contains(|c: char| c.is_control() || c == '\u{2028}'), "{:?}", shown);
+            if !message.contains(|c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')) {
+                prop_assert_eq!(shown, cut(&message));
+            }
             prop_assert_eq!(object["@level"].as_str(), Some("info"));
         }
 
@@ -258,7 +276,7 @@ mod tests {
             tracing::info!(target: "leasehold::x", count = 3, ratio = f64::NAN, ok = true, why = ?"a\nb", "two\nlines");
             tracing::info!(target: "leasehold", message = 7);
         });
-        assert_eq!(lines[0]["@message"], "two\nlines");
+        assert_eq!(lines[0]["@message"], "two\\nlines");
         assert_eq!(lines[0]["@module"], "leasehold::x");
         assert_eq!(lines[0]["count"], 3);
         assert_eq!(lines[0]["ratio"], "NaN");

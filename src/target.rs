@@ -1,9 +1,12 @@
 //! What we act on: database servers. A target knows nothing of roles, leases or approvals; it is handed a filled plan
 //! and gives back an outcome.
 
+mod dial;
 pub mod dsn;
+pub mod mysql;
 pub mod pool;
 pub mod postgres;
+pub mod redis;
 pub mod statement;
 
 use std::sync::Arc;
@@ -38,6 +41,10 @@ pub enum TargetError {
     /// A creation could not begin.
     #[error("unable to start transaction: {0}")]
     Begin(Box<TargetError>),
+    /// The password of an account could not be changed: the account was not even looked up. (The built-in engine's words,
+    /// whatever the cause.)
+    #[error("user does not appear to exist: {0}")]
+    Account(Box<TargetError>),
     /// A role statement failed.
     #[error("failed to execute query: {0}")]
     Statement(Box<TargetError>),
@@ -50,6 +57,14 @@ pub enum TargetError {
         /// The server's primary message.
         message: String,
         /// SQLSTATE (PostgreSQL) or the error number (MySQL).
+        code: String,
+    },
+    /// The server answered a statement with an error, in the words of its own clients (MySQL, Redis).
+    #[error("{text}")]
+    Answer {
+        /// What the built-in engine would show.
+        text: String,
+        /// The error number (MySQL) or the first word (Redis).
         code: String,
     },
     /// The deadline passed; the text names the setting that would change it.
@@ -186,6 +201,31 @@ pub struct Ended {
     pub took: Duration,
 }
 
+/// What a login that was tried to learn whether a password is right came to, if not to a session.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum LoginError {
+    /// The password is not the account's.
+    #[error("{0}")]
+    Refused(TargetError),
+    /// The account may not log in here, whatever the password: there is no telling.
+    #[error("{0}")]
+    Barred(TargetError),
+    /// Nobody could be asked.
+    #[error("{0}")]
+    Unreachable(TargetError),
+}
+
+impl LoginError {
+    /// By what the server answered: one of `wrong` says that the password is; any other answer, that there is no telling.
+    fn by_code(error: TargetError, wrong: &[&str]) -> Self {
+        match &error {
+            TargetError::Answer { code, .. } if wrong.contains(&code.as_str()) => Self::Refused(error),
+            TargetError::Answer { .. } => Self::Barred(error),
+            _ => Self::Unreachable(error),
+        }
+    }
+}
+
 /// One connected target. Calls may run concurrently; each has its own deadline.
 #[async_trait]
 pub trait Target: Send + Sync {
@@ -197,6 +237,12 @@ pub trait Target: Send + Sync {
     async fn renew(&self, plan: &RenewPlan) -> Result<(), TargetError>;
     /// Ends a user: no login, no session, no user. A user that is already gone is a success.
     async fn end(&self, plan: &EndPlan) -> Result<Ended, TargetError>;
+    /// Changes the password of an account that we did not make. `{{name}}`, `{{username}}`, `{{password}}` are filled; an
+    /// empty script means the target's default. Safe against a dropped future as [`Target::mint`] is.
+    async fn set_password(&self, username: &str, password: &Secret, statements: &Script) -> Outcome<()>;
+    /// Logs in as `username`, on a session of its own, to learn whether `password` opens the account. A server that
+    /// refuses for another reason after it has accepted the password counts as `Ok`.
+    async fn login(&self, username: &str, password: &Secret) -> Result<(), LoginError>;
     /// Closes every session. Later calls fail with [`TargetError::Connect`].
     async fn close(&self);
 }

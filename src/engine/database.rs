@@ -5,6 +5,10 @@ pub mod credential;
 pub mod creds;
 pub mod paths;
 pub mod role;
+pub mod root;
+pub mod static_role;
+
+use std::time::SystemTime;
 
 use serde_json::json;
 
@@ -29,7 +33,42 @@ pub async fn handle(mount: &Mount, path: Path, name: &str, input: &Input, reques
         (Path::Role, Create | Update) => role::write(mount, name, input).await,
         (Path::Role, Delete) => role::delete(mount, name).await,
         (Path::Creds, Read) => creds::read(mount, name, request).await,
+        (Path::StaticRoles, List) => static_role::list(mount, input).await,
+        (Path::StaticRole, Read) => static_role::read(mount, name).await,
+        (Path::StaticRole, Create | Update) => static_role::write(mount, name, input).await,
+        (Path::StaticRole, Delete) => static_role::delete(mount, name).await,
+        (Path::StaticCreds, Read) => static_role::creds(mount, name).await,
+        (Path::RotateRole, Create | Update) => static_role::rotate(mount, name).await,
+        (Path::RotateRoot, Create | Update) => root::rotate(mount, name).await,
         _ => Err(Error::UnsupportedOperation),
+    }
+}
+
+/// Every account that has a time to change its password, or an unfinished change: the key of its record, its
+/// connection, and when it is due. What cannot be read is reported and left out.
+pub async fn scheduled(mount: &Mount) -> Result<Vec<(String, String, SystemTime)>, Error> {
+    let storage = &mount.ports.storage;
+    let mut found = static_role::scheduled(mount).await?;
+    for name in storage.list(static_role::RECORDS, "", -1).await? {
+        let connection = found.iter().find(|(key, ..)| *key == static_role::record_key(&name));
+        let connection = connection.map(|(_, connection, _)| connection.clone()).unwrap_or_default();
+        found.push((static_role::record_key(&name), connection, SystemTime::UNIX_EPOCH));
+    }
+    for name in storage.list(root::RECORDS, "", -1).await? {
+        found.push((root::record_key(&name), name, SystemTime::UNIX_EPOCH));
+    }
+    Ok(found)
+}
+
+/// Does what the account with this record key is due for. Failures are in the queue when this returns.
+pub async fn when_due(mount: &Mount, key: &str) -> Result<(), Error> {
+    if let Some(name) = key.strip_prefix(static_role::RECORDS) {
+        static_role::when_due(mount, name).await
+    } else if let Some(name) = key.strip_prefix(root::RECORDS) {
+        root::when_due(mount, name).await
+    } else {
+        mount.rotation.queue.forget(key);
+        Ok(())
     }
 }
 
@@ -38,6 +77,7 @@ pub async fn exists(mount: &Mount, path: Path, name: &str) -> Result<Existence, 
     let key = match path {
         Path::Config => connection::key(name),
         Path::Role => role::key(name),
+        Path::StaticRole => static_role::key(name),
         _ => return Ok(Existence::Unchecked),
     };
     Ok(match mount.ports.storage.get(&key).await? {

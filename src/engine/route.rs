@@ -28,6 +28,11 @@ impl<P> Route<P> {
         self.operations.contains(&operation)
     }
 
+    /// True if the host asks whether there is an entry before it writes.
+    pub fn is_checked(&self) -> bool {
+        self.takes(Operation::Create) && self.takes(Operation::Read)
+    }
+
     /// The name of the field that the path captures.
     pub fn captures(&self) -> Option<&'static str> {
         self.pattern.split_once('{').map(|(_, rest)| rest.trim_end_matches('}'))

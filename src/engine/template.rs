@@ -16,7 +16,7 @@ use std::time::SystemTime;
 use gotmpl::{FuncMap, MissingKey, Value, ValueFunc};
 
 use function::{CallError, Parameter, Source};
-use prepare::{GUARD, Place, Prepared, Site, site_name};
+use prepare::{GUARD, Place, Prepared, SHOW, Site, site_name};
 
 pub use function::glob;
 
@@ -197,6 +197,7 @@ impl Template {
         let guarded = Arc::clone(run);
         let guard: ValueFunc = Arc::new(move |args| lock(&guarded, |run| run.guard(args)));
         functions.insert(GUARD.to_owned(), guard);
+        functions.insert(SHOW.to_owned(), Arc::new(|args| Ok(show(args.first().unwrap_or(&Value::Nil)))));
         for index in 0..self.prepared.sites.len() {
             let (prepared, run) = (Arc::clone(&self.prepared), Arc::clone(run));
             let answer: ValueFunc = Arc::new(move |args| {
@@ -310,6 +311,17 @@ fn mismatch(parameter: Parameter, value: &Value, argument: Option<&prepare::Argu
             Some(format!("expected {constant}; found {}", argument.place.node))
         }
         _ => Some(format!("wrong type for value; expected {go_type}; got {}", type_name(value))),
+    }
+}
+
+/// The data as Go prints it, and every other value as it is.
+fn show(value: &Value) -> Value {
+    match value {
+        Value::Map(data) => {
+            let texts: Vec<&str> = data.values().filter_map(Value::as_str).collect();
+            Value::String(format!("{{{}}}", texts.join(" ")).into())
+        }
+        other => other.clone(),
     }
 }
 

@@ -1,7 +1,9 @@
 //! The engine on simulated ports: storage, host and target in memory.
 
+mod rotation;
+
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -14,7 +16,10 @@ use super::port::{Clock, Host, HostError, Storage, StorageError};
 use super::request::{Caller, Datum, Existence, LeaseRef, Operation, Reply, Request, Response};
 use super::{Kind, Mount, Ports};
 use crate::secret::Secret;
-use crate::target::{Connector, EndPlan, Ended, MintPlan, Outcome, RenewPlan, Settings, Target, TargetError};
+use crate::target::{
+    Connector, EndPlan, Ended, LoginError, MintPlan, Outcome, RenewPlan, Script, Settings, Target, TargetError,
+};
+use rotation::Faults;
 
 /// A host, its storage, and a target that only remembers names.
 #[derive(Default)]
@@ -24,6 +29,13 @@ struct World {
     standby: AtomicBool,
     down: AtomicBool,
     touched: AtomicBool,
+    /// Accounts with a password; an account that is not here has any.
+    accounts: Mutex<BTreeMap<String, String>>,
+    /// The target's policy takes no password.
+    picky: AtomicBool,
+    /// Seconds that have passed.
+    later: AtomicU64,
+    faults: Faults,
 }
 
 struct At(Arc<World>);
@@ -31,6 +43,9 @@ struct At(Arc<World>);
 #[async_trait]
 impl Storage for At {
     async fn get(&self, key: &str) -> Result<Option<Secret>, StorageError> {
+        if self.0.faults.point().await {
+            return Err(StorageError("storage is away".into()));
+        }
         Ok(self.0.entries.lock().unwrap().get(key).cloned().map(Secret::new))
     }
     async fn put(&self, key: &str, value: &Secret, _seal_wrap: bool) -> Result<(), StorageError> {
@@ -38,11 +53,23 @@ impl Storage for At {
         if self.0.standby.load(Ordering::SeqCst) {
             return Err(StorageError("cannot write to readonly storage".into()));
         }
+        if self.0.faults.point().await {
+            return Err(StorageError("storage is away".into()));
+        }
         self.0.entries.lock().unwrap().insert(key.into(), value.expose().into());
+        if self.0.faults.point().await {
+            return Err(StorageError("storage is away".into()));
+        }
         Ok(())
     }
     async fn delete(&self, key: &str) -> Result<(), StorageError> {
+        if self.0.faults.point().await {
+            return Err(StorageError("storage is away".into()));
+        }
         self.0.entries.lock().unwrap().remove(key);
+        if self.0.faults.point().await {
+            return Err(StorageError("storage is away".into()));
+        }
         Ok(())
     }
     async fn list(&self, prefix: &str, after: &str, limit: i32) -> Result<Vec<String>, StorageError> {
@@ -70,25 +97,46 @@ impl Host for At {
 
 impl Clock for At {
     fn now(&self) -> SystemTime {
-        SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000)
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000 + self.0.later.load(Ordering::SeqCst))
     }
 }
 
 impl Connector for At {
-    fn open(&self, _settings: Settings) -> Arc<dyn Target> {
-        Arc::new(At(self.0.clone()))
+    fn open(&self, settings: Settings) -> Arc<dyn Target> {
+        let Settings::PostgreSql(settings) = settings;
+        let password = settings.endpoint.password.as_ref().map(|password| password.expose().to_owned());
+        Arc::new(Database { world: self.0.clone(), user: settings.endpoint.user, password })
     }
 }
 
-impl At {
+/// A target, as an account logs in to it.
+struct Database {
+    world: Arc<World>,
+    user: String,
+    password: Option<String>,
+}
+
+impl World {
+    fn takes(&self, user: &str, password: Option<&str>) -> bool {
+        self.accounts.lock().unwrap().get(user).is_none_or(|valid| Some(valid.as_str()) == password)
+    }
+}
+
+impl Database {
     fn reach(&self) -> Result<(), TargetError> {
-        self.0.touched.store(true, Ordering::SeqCst);
-        if self.0.down.load(Ordering::SeqCst) { Err(TargetError::Connect("down".into())) } else { Ok(()) }
+        self.world.touched.store(true, Ordering::SeqCst);
+        if self.world.down.load(Ordering::SeqCst) {
+            return Err(TargetError::Connect("down".into()));
+        }
+        if !self.world.takes(&self.user, self.password.as_deref()) {
+            return Err(TargetError::Connect("wrong password".into()));
+        }
+        Ok(())
     }
 }
 
 #[async_trait]
-impl Target for At {
+impl Target for Database {
     async fn verify(&self) -> Result<(), TargetError> {
         self.reach()
     }
@@ -96,12 +144,12 @@ impl Target for At {
         if let Err(e) = self.reach() {
             return Outcome::Failed(e);
         }
-        self.0.users.lock().unwrap().insert(plan.username.clone(), plan.expiration);
+        self.world.users.lock().unwrap().insert(plan.username.clone(), plan.expiration);
         Outcome::Done(())
     }
     async fn renew(&self, plan: &RenewPlan) -> Result<(), TargetError> {
         self.reach()?;
-        match self.0.users.lock().unwrap().get_mut(&plan.username) {
+        match self.world.users.lock().unwrap().get_mut(&plan.username) {
             Some(end) => *end = plan.expiration,
             None => return Err(TargetError::Connect("no such user".into())),
         }
@@ -109,15 +157,44 @@ impl Target for At {
     }
     async fn end(&self, plan: &EndPlan) -> Result<Ended, TargetError> {
         self.reach()?;
-        let existed = self.0.users.lock().unwrap().remove(&plan.username).is_some();
+        let existed = self.world.users.lock().unwrap().remove(&plan.username).is_some();
         Ok(Ended { existed, sessions: 0, took: Duration::ZERO })
+    }
+    async fn set_password(&self, username: &str, password: &Secret, _statements: &Script) -> Outcome<()> {
+        if let Err(e) = self.reach() {
+            return Outcome::Failed(TargetError::Account(Box::new(e)));
+        }
+        if self.world.picky.load(Ordering::SeqCst) {
+            return Outcome::Failed(TargetError::Server { message: "too weak".into(), code: "22023".into() });
+        }
+        if self.world.faults.point().await {
+            return Outcome::Unknown(TargetError::Lost("gone".into()));
+        }
+        self.world.accounts.lock().unwrap().insert(username.into(), password.expose().into());
+        if self.world.faults.point().await {
+            return Outcome::Unknown(TargetError::Lost("gone".into()));
+        }
+        Outcome::Done(())
+    }
+    async fn login(&self, username: &str, password: &Secret) -> Result<(), LoginError> {
+        if self.world.faults.point().await || self.world.down.load(Ordering::SeqCst) {
+            return Err(LoginError::Unreachable(TargetError::Connect("down".into())));
+        }
+        if self.world.takes(username, Some(password.expose())) {
+            Ok(())
+        } else {
+            Err(LoginError::Refused(TargetError::Connect("wrong password".into())))
+        }
     }
     async fn close(&self) {}
 }
 
 fn mount(world: &Arc<World>) -> Mount {
     let at = || Arc::new(At(world.clone()));
-    Mount::new(Kind::Database, "id".into(), Ports { storage: at(), host: at(), clock: at(), targets: at() })
+    let mount =
+        Mount::new(Kind::Database, "id".into(), Ports { storage: at(), host: at(), clock: at(), targets: at() });
+    mount.rotation.queue.by_hand();
+    mount
 }
 
 fn request(operation: Operation, path: &str, data: Value) -> Request {
@@ -209,6 +286,10 @@ async fn a_standby_touches_no_target() {
         (Operation::Update, "roles/app", json!({"max_ttl": 5})),
         (Operation::Delete, "roles/app", json!({})),
         (Operation::Delete, "config/pg", json!({})),
+        (Operation::Update, "static-roles/app", json!({"db_name": "pg", "username": "u", "rotation_period": 60})),
+        (Operation::Delete, "static-roles/app", json!({})),
+        (Operation::Update, "rotate-role/app", json!({})),
+        (Operation::Update, "rotate-root/pg", json!({})),
     ] {
         let reply = ask(&mount, operation, path, data).await;
         assert!(matches!(reply, Err(Error::ReadOnly)), "{path}: {reply:?}");
@@ -314,7 +395,9 @@ proptest! {
     #[test]
     fn any_json_at_any_path_is_answered(
         path in prop_oneof![
-            (prop::sample::select(vec!["config", "roles", "creds", "reset", "reload"]),
+            (prop::sample::select(vec![
+                "config", "roles", "creds", "reset", "reload", "static-roles", "static-creds", "rotate-role", "rotate-root",
+            ]),
              prop_oneof![Just("pg".to_owned()), Just("app".to_owned()), ".{0,10}"])
                 .prop_map(|(place, name)| format!("{place}/{name}")),
             ".{0,20}",

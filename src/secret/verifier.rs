@@ -3,6 +3,9 @@
 //! A verifier goes over the wire and through the server's logs in place of the password; whoever reads it cannot log in
 //! with it.
 
+pub mod mysql;
+pub mod redis;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
@@ -22,6 +25,17 @@ pub const SCRAM_ITERATIONS: u32 = 4096;
 /// Zero `iterations` count as one. Takes about 1.3 ms of CPU for 4,096 rounds.
 pub fn scram_sha_256(password: &Secret, iterations: u32) -> Result<Secret, NoRandomness> {
     Ok(scram_sha_256_with_salt(password, &*password::bytes::<16>()?, iterations))
+}
+
+/// Whether `verifier`, as [`scram_sha_256`] makes it, is one of `password`. False for anything that is no verifier.
+pub fn is_of(verifier: &str, password: &Secret) -> bool {
+    let salted = || {
+        let (iterations, rest) = verifier.strip_prefix("SCRAM-SHA-256$")?.split_once(':')?;
+        let (salt, _) = rest.split_once('$')?;
+        Some((iterations.parse().ok()?, STANDARD.decode(salt).ok()?))
+    };
+    let Some((iterations, salt)) = salted() else { return false };
+    scram_sha_256_with_salt(password, &salt, iterations) == Secret::new(verifier.to_owned())
 }
 
 fn scram_sha_256_with_salt(password: &Secret, salt: &[u8], iterations: u32) -> Secret {
@@ -95,6 +109,14 @@ mod tests {
         let client_key: Vec<u8> = proof.iter().zip(mac(&stored)).map(|(p, s)| p ^ s).collect();
         assert_eq!(Sha256::digest(&client_key).as_slice(), stored);
         assert_eq!(STANDARD.encode(mac(&server)), "6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=");
+    }
+
+    #[test]
+    fn a_verifier_knows_its_password() {
+        let verifier = scram_sha_256(&secret("pw"), 2).unwrap();
+        assert!(is_of(verifier.expose(), &secret("pw")));
+        assert!(!is_of(verifier.expose(), &secret("pW")));
+        assert!(!is_of("pw", &secret("pw")) && !is_of("SCRAM-SHA-256$x:y$z", &secret("pw")));
     }
 
     #[test]

@@ -3,9 +3,11 @@
 
 mod end;
 mod mint;
+mod password;
 mod session;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -13,7 +15,7 @@ use jiff::Timestamp;
 
 use super::dsn::PgEndpoint;
 use super::pool::{Checkout, Limits, Pool};
-use super::{EndPlan, Ended, MintPlan, Outcome, RenewPlan, Target, TargetError};
+use super::{EndPlan, Ended, LoginError, MintPlan, Outcome, RenewPlan, Script, Target, TargetError};
 use crate::secret::Secret;
 use session::{PgSession, Problem};
 
@@ -49,13 +51,15 @@ pub struct Settings {
 pub struct Postgres {
     settings: Settings,
     pool: Arc<Pool<PgSession>>,
+    /// The server has reported a conflict: from now on statements that only may write shared rows are kept apart too.
+    cautious: AtomicBool,
 }
 
 impl Postgres {
     /// Opens no session yet.
     pub fn new(settings: Settings) -> Self {
         let pool = Pool::new(settings.limits);
-        Self { settings, pool }
+        Self { settings, pool, cautious: AtomicBool::new(false) }
     }
 
     async fn session(&self) -> Result<Checkout<PgSession>, TargetError> {
@@ -67,6 +71,27 @@ impl Postgres {
     async fn session_in(&self, database: &str) -> Result<PgSession, TargetError> {
         let Settings { endpoint, statement_timeout, limits, .. } = &self.settings;
         session::open(endpoint, Some(database), *statement_timeout, limits.connect_timeout).await
+    }
+
+    /// Runs `attempt` again while the server reports a conflict with somebody else's transaction, with a growing,
+    /// jittered pause, until `statement_timeout` is used up.
+    async fn retrying<T, F>(&self, mut attempt: impl FnMut() -> F) -> Result<T, Problem>
+    where
+        F: Future<Output = Result<T, Problem>>,
+    {
+        let deadline = tokio::time::Instant::now() + self.settings.statement_timeout;
+        let mut pause = Duration::from_millis(4);
+        loop {
+            match attempt().await {
+                Err(problem) if problem.is_conflict() && tokio::time::Instant::now() + pause < deadline => {
+                    self.cautious.store(true, Ordering::Relaxed);
+                    let jitter = f64::from(rand::random::<u8>()) / 255.0;
+                    tokio::time::sleep(pause.mul_f64(0.5 + jitter)).await;
+                    pause = (pause * 2).min(Duration::from_millis(250));
+                }
+                settled => return settled,
+            }
+        }
     }
 }
 
@@ -89,6 +114,14 @@ impl Target for Postgres {
 
     async fn end(&self, plan: &EndPlan) -> Result<Ended, TargetError> {
         end::end(self, plan).await
+    }
+
+    async fn set_password(&self, username: &str, password: &Secret, statements: &Script) -> Outcome<()> {
+        password::set(self, username, password, statements).await
+    }
+
+    async fn login(&self, username: &str, password: &Secret) -> Result<(), LoginError> {
+        password::login(self, username, password).await
     }
 
     async fn close(&self) {
@@ -122,26 +155,6 @@ fn check_name(name: &str) -> Result<(), TargetError> {
         )));
     }
     Ok(())
-}
-
-/// Runs `attempt` again while the server reports a conflict with somebody else's transaction, with a growing, jittered
-/// pause, until `patience` is used up.
-async fn retrying<T, F>(patience: Duration, mut attempt: impl FnMut() -> F) -> Result<T, Problem>
-where
-    F: Future<Output = Result<T, Problem>>,
-{
-    let deadline = tokio::time::Instant::now() + patience;
-    let mut pause = Duration::from_millis(4);
-    loop {
-        match attempt().await {
-            Err(problem) if problem.is_conflict() && tokio::time::Instant::now() + pause < deadline => {
-                let jitter = f64::from(rand::random::<u8>()) / 255.0;
-                tokio::time::sleep(pause.mul_f64(0.5 + jitter)).await;
-                pause = (pause * 2).min(Duration::from_millis(250));
-            }
-            settled => return settled,
-        }
-    }
 }
 
 #[cfg(test)]

@@ -113,6 +113,11 @@ impl fmt::Debug for Script {
 }
 
 impl Statement {
+    /// The text as it was written, with its variables.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
     /// True if every quote and comment is closed. A statement that is not must be sent by itself: put together with
     /// others it would turn their quotes inside out.
     pub fn is_closed(&self) -> bool {
@@ -137,8 +142,8 @@ impl Statement {
         matches!(words.first().map(String::as_str), Some("rollback" | "abort")) && !to
     }
 
-    /// True if the statement may write catalogue rows that statements for other users write too: grants on objects,
-    /// default privileges, `DROP OWNED`, and code that may do any of these. PostgreSQL fails such writes when they
+    /// True if the statement writes catalogue rows that statements for other users write too: grants on objects,
+    /// default privileges, `DROP OWNED`, and code that speaks of any of these. PostgreSQL fails such writes when they
     /// happen at once (`tuple concurrently updated`). Membership in a role is not among them: each member has a row of
     /// its own.
     pub fn touches_shared_rows(&self) -> bool {
@@ -149,10 +154,15 @@ impl Statement {
             Some("alter") => !matches!(words.get(1).map(String::as_str), Some("role" | "user" | "group")),
             Some("do" | "call" | "select") => {
                 let text = self.text.to_ascii_lowercase();
-                ["grant", "revoke", "owned", "privileges", "("].iter().any(|word| text.contains(word))
+                ["grant", "revoke", "owned", "privileges"].iter().any(|word| text.contains(word))
             }
             _ => false,
         }
+    }
+
+    /// True if the statement calls functions: what they write is not in its text.
+    pub fn calls_functions(&self) -> bool {
+        matches!(self.words(1).first().map(String::as_str), Some("do" | "call" | "select")) && self.text.contains('(')
     }
 
     /// The first `limit` words outside of quotes and parentheses, in lower case.
@@ -205,7 +215,7 @@ mod tests {
             "DROP OWNED BY x",
             "REASSIGN OWNED BY x TO y",
             "DO $$ BEGIN EXECUTE 'GRANT SELECT ON x TO y'; END $$",
-            "SELECT give('{{name}}')",
+            "SELECT grant_all('{{name}}')",
         ] {
             assert!(one(text).touches_shared_rows(), "{text}");
         }
@@ -216,9 +226,14 @@ mod tests {
             r#"ALTER ROLE "{{name}}" SET search_path = x"#,
             r#"DROP ROLE "{{name}}""#,
             "DO $$ BEGIN PERFORM 1; END $$",
+            "SELECT give('{{name}}')",
         ] {
             assert!(!one(text).touches_shared_rows(), "{text}");
         }
+        for text in ["SELECT give('{{name}}')", "CALL give('{{name}}')", "DO $$ BEGIN PERFORM give(); END $$"] {
+            assert!(one(text).calls_functions(), "{text}");
+        }
+        assert!(!one("SELECT 1").calls_functions() && !one("CREATE TABLE x (y int)").calls_functions());
     }
 
     #[test]

@@ -34,6 +34,8 @@ const CLEANUP: Patience = Patience { work: Duration::from_secs(2), sessions: Dur
 pub(super) trait Engine: Send + Sync + 'static {
     /// See [`Mount::handle`].
     async fn handle(&self, request: request::Request) -> Reply;
+    /// See [`Mount::start`].
+    fn start(&self) {}
     /// See [`Mount::exists`].
     async fn exists(&self, path: &str, data: &request::Fields) -> Result<Existence, Error>;
     /// See [`Mount::invalidate`].
@@ -48,6 +50,9 @@ pub(super) trait Engine: Send + Sync + 'static {
 impl Engine for Mount {
     async fn handle(&self, request: request::Request) -> Reply {
         Mount::handle(self, request).await
+    }
+    fn start(&self) {
+        Mount::start(self);
     }
     async fn exists(&self, path: &str, data: &request::Fields) -> Result<Existence, Error> {
         Mount::exists(self, path, data).await
@@ -220,7 +225,10 @@ impl Backend for Instances {
     }
 
     /// Never fails: a mount that cannot be initialized would stay, and fail every request again here.
-    async fn initialize(&self, _: Request<pb::InitializeArgs>) -> Result<Response<pb::InitializeReply>, Status> {
+    async fn initialize(&self, request: Request<pb::InitializeArgs>) -> Result<Response<pb::InitializeReply>, Status> {
+        if let Some(instance) = self.instance(&mount_id(&request)) {
+            instance.engine.start();
+        }
         Ok(Response::new(pb::InitializeReply { err: None }))
     }
 

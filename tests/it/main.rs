@@ -7,8 +7,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod architecture;
+mod connections;
 mod manifest;
 mod parity;
+mod protocol;
+mod rotation;
 mod smoke;
 mod support;
 mod target_postgres;

@@ -7,7 +7,9 @@ mod rows;
 mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::Write as _;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -25,7 +27,7 @@ use table::{Request, Row, Step};
 fn ours_answers_as_the_built_in_engine_does() {
     let played = play(PLUGIN);
     println!("{}", played.summary());
-    assert!(played.failures.is_empty(), "{}", played.failures.join("\n"));
+    assert!(played.failures.is_empty(), "unexpected differences");
 }
 
 /// The table against two mounts of the built-in engine: what differs here is the harness's own fault.
@@ -34,7 +36,7 @@ fn ours_answers_as_the_built_in_engine_does() {
 fn the_built_in_engine_answers_as_itself() {
     let played = play("database");
     println!("{}", played.summary());
-    assert!(played.failures.is_empty(), "{}", played.failures.join("\n"));
+    assert!(played.failures.is_empty(), "unexpected differences");
 }
 
 /// A permitted difference is described, and what is described is played.
@@ -72,6 +74,15 @@ impl Played {
     }
 }
 
+impl Drop for Played {
+    /// What was found is not lost if a later row breaks the test.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.failures.join("\n"));
+        }
+    }
+}
+
 /// Both sides' world.
 struct World {
     bao: Bao,
@@ -79,7 +90,7 @@ struct World {
     spare: Postgres,
 }
 
-/// Plays the table with a mount of `engine` as our side. All answers are in `target/parity-<engine>.txt` afterwards.
+/// Plays the table with a mount of `engine` as our side. All answers are in `target/tmp/parity-<engine>.txt` afterwards.
 fn play(engine: &str) -> Played {
     let mut world = World { bao: Bao::start(), main: Postgres::start(), spare: Postgres::start() };
     if engine == PLUGIN {
@@ -89,7 +100,7 @@ fn play(engine: &str) -> Played {
     let mut sides = [Side::new("builtin", "database", &world), Side::new("ours", engine, &world)];
     let mut catalogue = Catalogue::new(&world.main);
     let mut played = Played { requests: 0, permitted: BTreeMap::new(), failures: Vec::new() };
-    let mut transcript = String::new();
+    let mut transcript = File::create(format!("{}/parity-{engine}.txt", env!("CARGO_TARGET_TMPDIR"))).unwrap();
 
     for row in rows::all() {
         match &row.step {
@@ -106,21 +117,22 @@ fn play(engine: &str) -> Played {
                 for side in &mut sides {
                     side.play(&row, &world);
                 }
-                catalogue.changes(&world.main);
+                catalogue.changes(&world.main, "");
                 continue;
             }
             _ => {}
         }
         let [builtin, ours] = sides.each_mut().map(|side| {
             let outcome = side.play(&row, &world);
-            let changes = if touches_users(&row) { catalogue.changes(&world.main) } else { Value::Null };
+            let renewed = renewed(&row).map(|name| side.user(name)).unwrap_or_default();
+            let changes = if touches_users(&row) { catalogue.changes(&world.main, &renewed) } else { Value::Null };
             side.common(&json!({ "answer": outcome, "catalogue": changes }))
         });
         if matches!(row.step, Step::Request(_)) {
             played.requests += 1;
         }
         writeln!(transcript, "{}\n  builtin {builtin}\n  ours    {ours}", describe(&row, "")).unwrap();
-        let slack: &[&str] = if is_renewal(&row) { &["lease_duration"] } else { &[] };
+        let slack: &[&str] = if renewed(&row).is_some() { &["lease_duration"] } else { &[] };
         let found = differences(&builtin, &ours, slack);
         match (row.differs.filter(|_| engine == PLUGIN), found.is_empty()) {
             (None, true) => {}
@@ -141,8 +153,6 @@ fn play(engine: &str) -> Played {
             }
         }
     }
-    let file = support::repository().join(format!("target/parity-{engine}.txt"));
-    std::fs::write(file, transcript).unwrap();
     played
 }
 
@@ -258,15 +268,19 @@ impl Side {
 fn touches_users(row: &Row) -> bool {
     match &row.step {
         Step::Request(request) => {
-            ["/creds/", "sys/leases/", "auth/token/"].iter().any(|part| request.path.contains(part))
+            ["/creds/", "sys/leases/", "/static-", "/rotate-"].iter().any(|part| request.path.contains(part))
         }
         Step::Sql(_) => true,
         _ => false,
     }
 }
 
-fn is_renewal(row: &Row) -> bool {
-    matches!(&row.step, Step::Request(request) if request.path == "sys/leases/renew")
+/// The name under which the lease was saved that a row renews.
+fn renewed(row: &Row) -> Option<&str> {
+    let Step::Request(request) = &row.step else { return None };
+    let after = request.path.strip_prefix("sys/leases/renew")?;
+    let lease = after.strip_prefix('/').or_else(|| request.body.as_ref()?["lease_id"].as_str())?;
+    lease.strip_prefix("{lease:")?.strip_suffix('}')
 }
 
 fn describe(row: &Row, what: &str) -> String {

@@ -7,6 +7,8 @@
 pub mod bao;
 #[path = "support/client.rs"]
 pub mod client;
+#[path = "support/cluster.rs"]
+pub mod cluster;
 #[path = "support/postgres.rs"]
 pub mod postgres;
 #[path = "support/server.rs"]

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::root;
 use crate::engine::Mount;
 use crate::engine::error::Error;
 use crate::engine::field::Input;
@@ -30,6 +31,11 @@ const ENGINE_FIELDS: &[&str] = &[
 /// Connection details that no read returns. `connection_url` is secret too (it may hold a password) and is shown
 /// redacted.
 const SECRET_DETAILS: &[&str] = &["password", "private_key", "tls_certificate_key", "service_account_json"];
+
+const EMBEDDED: &str = "Password found in connection_url, use a templated url to enable root rotation and prevent read \
+                        access to password information.";
+const OUTDATED: &str = "The given password was replaced by rotate-root; the valid one is kept. Leave password out, or \
+                        have your tool ignore it.";
 
 /// One configured target, as stored.
 #[derive(Debug, Default)]
@@ -77,7 +83,7 @@ pub fn key(name: &str) -> String {
 }
 
 /// What every path says of a connection that is not there.
-fn missing(name: &str) -> Error {
+pub(super) fn missing(name: &str) -> Error {
     Error::Failed(format!("failed to find entry for connection with name: {name:?}"))
 }
 
@@ -100,7 +106,8 @@ impl Config {
         Ok(Some(config))
     }
 
-    async fn store(&self, mount: &Mount, name: &str) -> Result<(), Error> {
+    /// Writes the connection.
+    pub(super) async fn store(&self, mount: &Mount, name: &str) -> Result<(), Error> {
         let mut details = self.details.clone();
         for (key, secret) in &self.secrets {
             details.insert(key.clone(), json!(secret.expose()));
@@ -146,7 +153,7 @@ impl Config {
     }
 
     /// The connection, ready to be used. Opens no session.
-    fn open(&self, mount: &Mount) -> Result<Connection, String> {
+    pub(super) fn open(&self, mount: &Mount) -> Result<Connection, String> {
         let driver = self.driver()?;
         let settings = settings::read(driver, &self.details, &self.secrets)?;
         let username = username_template(driver, &settings.username_template, mount)?;
@@ -234,7 +241,8 @@ impl Connections {
         self.change(name, None);
     }
 
-    fn change(&self, name: &str, to: Option<Arc<Connection>>) {
+    /// Puts another live connection in the place of that name, or none.
+    pub(super) fn change(&self, name: &str, to: Option<Arc<Connection>>) {
         let mut live = self.lock();
         live.changes += 1;
         let gone = match to {
@@ -262,8 +270,17 @@ impl Connections {
         self.lock().by_name.get(name).cloned()
     }
 
-    /// The live connection of that name; the first use opens and verifies it.
+    /// The live connection of that name; the first use opens and verifies it. If that fails while a change of its
+    /// password is open, the change is settled first.
     pub async fn get(&self, mount: &Mount, name: &str) -> Result<Arc<Connection>, Error> {
+        match self.opened(mount, name).await {
+            Err(_) if super::root::recovered(mount, name).await => self.opened(mount, name).await,
+            tried => tried,
+        }
+    }
+
+    /// As [`Connections::get`], for who holds the lock of the connection's password.
+    pub(super) async fn opened(&self, mount: &Mount, name: &str) -> Result<Arc<Connection>, Error> {
         loop {
             let seen = {
                 let live = self.lock();
@@ -299,7 +316,8 @@ fn retire(connection: Option<Arc<Connection>>) {
     }
 }
 
-async fn verify(connection: &Connection) -> Result<(), String> {
+/// Asks the server for a sign of life.
+pub(super) async fn verify(connection: &Connection) -> Result<(), String> {
     connection.target.verify().await.map_err(|e| format!("error verifying connection: {e}"))
 }
 
@@ -325,6 +343,11 @@ pub async fn read(mount: &Mount, name: &str) -> Reply {
 /// server answers.
 pub async fn write(mount: &Mount, name: &str, input: &Input, data: &Fields) -> Reply {
     mount.refuse_on_standby().await?;
+    let _lock = mount.rotation.locks.hold(&root::record_key(name)).await;
+    if let Err(e) = root::settle(mount, name).await {
+        // What is written may be what mends it.
+        tracing::warn!(connection = name, "a change of its password is still open: {e}");
+    }
     let verifying = input.flag_or_preset("verify_connection");
     let mut config = Config::load(mount, name).await?.unwrap_or_default();
     if let Some(plugin_name) = input.text("plugin_name") {
@@ -345,14 +368,36 @@ pub async fn write(mount: &Mount, name: &str, input: &Input, data: &Fields) -> R
     if let Some(policy) = input.text("password_policy") {
         config.password_policy = policy.to_owned();
     }
+    let valid = config.secrets.get("password").map(Secret::duplicate);
     let details = data.iter().filter(|(key, _)| !ENGINE_FIELDS.contains(&key.as_str()));
     config.merge(details.map(|(key, value)| (key.clone(), value.clone())).collect());
+    let written = config.secrets.get("password").filter(|_| data.contains_key("password")).map(Secret::duplicate);
+    let outdated = written.as_ref().filter(|password| root::is_superseded(&config, password)).map(Secret::duplicate);
+    match (&written, &outdated, valid) {
+        // Whoever writes it does not know that it was replaced, and would lock us out.
+        (_, Some(_), Some(valid)) => _ = config.secrets.insert("password".into(), valid),
+        (Some(written), _, valid) if valid.as_ref() != Some(written) => root::taken_over(&mut config, written),
+        _ => {}
+    }
 
     let refused = |text: String| Error::Refused(format!("error creating database object: {text}"));
-    let opened = config.open(mount).map_err(refused)?;
+    let mut opened = config.open(mount).map_err(refused)?;
+    let mut warnings = Vec::new();
+    if outdated.is_some() {
+        warnings.push(OUTDATED.to_owned());
+    }
     if verifying && let Err(text) = verify(&opened).await {
         opened.target.close().await;
-        return Err(refused(text));
+        // Unless the database itself went back to it.
+        let Some(outdated) = outdated else { return Err(refused(text)) };
+        root::taken_over(&mut config, &outdated);
+        config.secrets.insert("password".into(), outdated);
+        opened = config.open(mount).map_err(refused)?;
+        if verify(&opened).await.is_err() {
+            opened.target.close().await;
+            return Err(refused(text));
+        }
+        warnings.clear();
     }
     if let Err(e) = config.store(mount, name).await {
         opened.target.close().await;
@@ -360,22 +405,19 @@ pub async fn write(mount: &Mount, name: &str, input: &Input, data: &Fields) -> R
     }
     mount.connections.change(name, Some(Arc::new(opened)));
 
-    match config.secrets.get("connection_url") {
-        Some(url) if target::dsn::has_embedded_password(url.expose()) => Ok(Some(Response {
-            warnings: vec![
-                "Password found in connection_url, use a templated url to enable root rotation and prevent read access \
-                 to password information."
-                    .into(),
-            ],
-            ..Response::default()
-        })),
-        _ => Ok(None),
+    if config.secrets.get("connection_url").is_some_and(|url| target::dsn::has_embedded_password(url.expose())) {
+        warnings.push(EMBEDDED.to_owned());
     }
+    Ok((!warnings.is_empty()).then(|| Response { warnings, ..Response::default() }))
 }
 
 /// DELETE.
 pub async fn delete(mount: &Mount, name: &str) -> Reply {
     mount.refuse_on_standby().await?;
+    let record = root::record_key(name);
+    let _lock = mount.rotation.locks.hold(&record).await;
+    mount.ports.storage.delete(&record).await?;
+    mount.rotation.queue.forget(&record);
     mount.ports.storage.delete(&key(name)).await?;
     mount.connections.forget(name);
     Ok(None)
@@ -388,6 +430,8 @@ pub async fn list(mount: &Mount, input: &Input) -> Reply {
 
 /// `reset/:name`: new sessions, verified.
 pub async fn reset(mount: &Mount, name: &str) -> Reply {
+    // The sessions that count are those of the active node.
+    mount.refuse_on_standby().await?;
     if Config::load(mount, name).await?.is_none() {
         return Err(missing(name));
     }
@@ -398,6 +442,7 @@ pub async fn reset(mount: &Mount, name: &str) -> Reply {
 
 /// `reload/:plugin_name`: resets every connection of that driver. One that cannot be reset does not stop the others.
 pub async fn reload(mount: &Mount, plugin_name: &str) -> Reply {
+    mount.refuse_on_standby().await?;
     let mut reset_names = Vec::new();
     let mut failed = Vec::new();
     for name in mount.ports.storage.list("config/", "", 0).await? {

@@ -30,7 +30,7 @@ pub async fn read(mount: &Mount, name: &str, request: &Request) -> Reply {
     let role = role?.ok_or_else(|| Error::Refused(format!("unknown role: {name}")))?;
     // Before anything is touched: a standby has no business at a target, and the host forwards when told so.
     active?;
-    let connection = allowed(mount, name, &role).await?;
+    let connection = allowed(mount, name, &role.db_name).await?;
     if role.credential_type != CredentialType::Password {
         let kind = role.credential_type.name();
         return Err(Error::Refused(format!("unsupported credential_type: {kind:?}")));
@@ -40,7 +40,7 @@ pub async fn read(mount: &Mount, name: &str, request: &Request) -> Reply {
     }
     let terms = Terms::of(&role, bounds?);
     let permit = issue::authorize(mount, name, request, terms.at_issue(mount.ports.clock.now()))?;
-    let password = password_for(mount, &role, &connection).await?;
+    let password = password_for(mount, &role.credential_config, &connection.password_policy).await?;
     let plan = plan(mount, name, &role, &connection, &permit)?;
     issue::mint(&permit, connection.target.as_ref(), &plan, &password).await?;
 
@@ -66,22 +66,22 @@ pub async fn read(mount: &Mount, name: &str, request: &Request) -> Reply {
 }
 
 /// The connection of the role, if the role may use it.
-async fn allowed(mount: &Mount, name: &str, role: &Role) -> Result<Arc<Connection>, Error> {
+pub(super) async fn allowed(mount: &Mount, name: &str, db_name: &str) -> Result<Arc<Connection>, Error> {
     let refused = || Error::Failed(format!("{name:?} is not an allowed role"));
     // A connection that would have to be opened is asked only once its configuration has said yes.
-    if mount.connections.live(&role.db_name).is_none()
-        && Config::load(mount, &role.db_name).await?.is_some_and(|config| !config.allows(name))
+    if mount.connections.live(db_name).is_none()
+        && Config::load(mount, db_name).await?.is_some_and(|config| !config.allows(name))
     {
         return Err(refused());
     }
-    let connection = mount.connections.get(mount, &role.db_name).await?;
+    let connection = mount.connections.get(mount, db_name).await?;
     if connection.allows(name) { Ok(connection) } else { Err(refused()) }
 }
 
-/// By the role's policy, else the connection's, else the default generator.
-async fn password_for(mount: &Mount, role: &Role, connection: &Connection) -> Result<Secret, Error> {
-    let own = role.credential_config.get("password_policy").and_then(Value::as_str).unwrap_or_default();
-    let policy = if own.is_empty() { connection.password_policy.as_str() } else { own };
+/// By the policy of the role's `credential_config`, else the connection's, else the default generator.
+pub(super) async fn password_for(mount: &Mount, config: &Fields, connection_policy: &str) -> Result<Secret, Error> {
+    let own = config.get("password_policy").and_then(Value::as_str).unwrap_or_default();
+    let policy = if own.is_empty() { connection_policy } else { own };
     if policy.is_empty() {
         return password::password().map_err(|e| Error::Failed(format!("failed to generate password: {e}")));
     }

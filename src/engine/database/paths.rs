@@ -22,6 +22,16 @@ pub enum Path {
     Role,
     /// `creds/:name`
     Creds,
+    /// `static-roles/`
+    StaticRoles,
+    /// `static-roles/:name`
+    StaticRole,
+    /// `static-creds/:name`
+    StaticCreds,
+    /// `rotate-role/:name`
+    RotateRole,
+    /// `rotate-root/:name`
+    RotateRoot,
 }
 
 /// What `path-help` says of the mount as a whole.
@@ -29,7 +39,8 @@ pub const HELP: &str = "\
 The database backend supports using many different databases as secret backends, including PostgreSQL.
 
 After mounting this backend, configure it with the endpoints below \"config/\", write a role below \"roles/\", and read
-credentials below \"creds/\". Each read makes a user of its own at the database; its lease ends it.";
+credentials below \"creds/\". Each read makes a user of its own at the database; its lease ends it. For users that are
+there already, whose passwords are changed regularly, there are \"static-roles/\" and \"static-creds/\".";
 
 const WRITE: &[Operation] = &[Create, Update];
 const ALL: &[Operation] = &[Create, Update, Read, Delete];
@@ -54,7 +65,7 @@ pub const CONNECTION_DETAILS: &[Field] = &[
     ),
     Field::new("port", FieldType::Int, "TCP port, with host.").preset(Preset::Int(5432)),
     Field::new("database", FieldType::String, "Database to connect to, with host.").preset(Preset::Text("postgres")),
-    Field::new("sslmode", FieldType::String, "disable, allow, prefer, require, verify-ca or verify-full, with host.")
+    Field::new("sslmode", FieldType::String, "disable, allow, prefer, require or verify-full; verify-ca counts as verify-full. With host, or where connection_url does not say.")
         .preset(Preset::Text("prefer")),
     Field::new("tls_ca", FieldType::String, "CA certificates of the server, PEM."),
     Field::new("tls_certificate", FieldType::String, "Client certificate, PEM."),
@@ -257,5 +268,105 @@ A write lays the given fields over those that are stored. Leases that are out ke
         synopsis: "Request database credentials for a certain role.",
         description: "\
 Makes a user at the role's connection and answers with its name and password. The user lives as long as the lease.",
+    },
+    Route {
+        id: Path::StaticRoles,
+        pattern: "static-roles/?",
+        operations: &[List],
+        fields: &[AFTER, LIMIT],
+        details: None,
+        synopsis: "List the static roles.",
+        description: "Names only; read static-roles/:name for one.",
+    },
+    Route {
+        id: Path::StaticRole,
+        pattern: "static-roles/{name}",
+        operations: ALL,
+        fields: &[
+            Field::new("name", FieldType::String, "Name of the role."),
+            Field::new("db_name", FieldType::String, "Name of the connection where the user is. Required."),
+            Field::new("username", FieldType::String, "The user, which must be there. Required, and never changed."),
+            Field::new(
+                "rotation_period",
+                FieldType::DurationSecond,
+                "The password changes this many seconds, or this duration, after the last change; at least 5 seconds. \
+                 Either this or rotation_schedule.",
+            ),
+            Field::new(
+                "rotation_schedule",
+                FieldType::String,
+                "The password changes at these times: a cron expression of five fields (\"0 3 * * SUN\").",
+            ),
+            Field::new(
+                "rotation_window",
+                FieldType::DurationSecond,
+                "With rotation_schedule: for how many seconds a missed time is made up for, at least 3600; then the \
+                 next time is waited for. Without it there is no limit.",
+            ),
+            Field::new(
+                "rotation_timezone",
+                FieldType::String,
+                "With rotation_schedule: whose clock it means, such as Europe/Berlin. Empty means UTC.",
+            ),
+            Field::new(
+                "rotation_statements",
+                FieldType::StringSlice,
+                "Statements that change the password; {{name}} and {{password}} are filled in. Empty means the default: \
+                 ALTER ROLE … PASSWORD.",
+            ),
+            Field::new(
+                "password",
+                FieldType::Secret,
+                "The password that the user has now. Never returned. It may be given until the first change.",
+            ),
+            Field::new(
+                "skip_import_rotation",
+                FieldType::Bool,
+                "On creation: leave the password as it is until the first time that it is due.",
+            ),
+            Field::new("credential_type", FieldType::String, "password; PostgreSQL takes no other.")
+                .preset(Preset::Text("password")),
+            Field::new(
+                "credential_config",
+                FieldType::KvPairs,
+                "Settings of the credential type. password: password_policy.",
+            ),
+        ],
+        details: None,
+        synopsis: "Manage the static roles that can be created with this backend.",
+        description: "\
+A static role stands for one user that is there already. Its password is changed when the role is written first, and then
+regularly; static-creds/:name answers with the one that is valid.
+
+A write lays the given fields over those that are stored. Deleting the role leaves the user and its password as they are.",
+    },
+    Route {
+        id: Path::StaticCreds,
+        pattern: "static-creds/{name}",
+        operations: &[Read],
+        fields: &[Field::new("name", FieldType::String, "Name of the static role.")],
+        details: None,
+        synopsis: "Request database credentials for a certain static role. These credentials are rotated periodically.",
+        description: "Answers with user name, password, and the seconds until the password changes. There is no lease.",
+    },
+    Route {
+        id: Path::RotateRole,
+        pattern: "rotate-role/{name}",
+        operations: WRITE,
+        fields: &[Field::new("name", FieldType::String, "Name of the static role.")],
+        details: None,
+        synopsis: "Change the password of a static role's user now.",
+        description: "A rotation_period begins anew; a rotation_schedule is not moved.",
+    },
+    Route {
+        id: Path::RotateRoot,
+        pattern: "rotate-root/{name}",
+        operations: WRITE,
+        fields: &[Field::new("name", FieldType::String, "Name of the connection.")],
+        details: None,
+        synopsis: "Change the password of the account that a connection logs in with.",
+        description: "\
+Afterwards only Leasehold knows it. Sessions go on. A later write of the connection that brings an earlier password back is
+answered with a warning, and the valid one is kept.",
     },
 ];

@@ -28,6 +28,9 @@ pub struct Statements {
     /// Prolong the user.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub renewal: Vec<String>,
+    /// Change the password of a static role's user.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rotation: Vec<String>,
 }
 
 /// One role. The stored form is the built-in engine's own, durations in nanoseconds.
@@ -55,7 +58,7 @@ pub struct Role {
 }
 
 /// Go's `time.Duration`: an integer of nanoseconds.
-mod nanoseconds {
+pub(super) mod nanoseconds {
     use std::time::Duration;
 
     use serde::{Deserialize, Deserializer, Serializer};
@@ -69,7 +72,7 @@ mod nanoseconds {
     }
 }
 
-fn null_as_empty<'a, D: serde::Deserializer<'a>>(from: D) -> Result<Fields, D::Error> {
+pub(super) fn null_as_empty<'a, D: serde::Deserializer<'a>>(from: D) -> Result<Fields, D::Error> {
     Ok(Option::<Fields>::deserialize(from)?.unwrap_or_default())
 }
 
@@ -121,7 +124,7 @@ pub async fn read(mount: &Mount, name: &str) -> Reply {
 /// POST and PUT.
 pub async fn write(mount: &Mount, name: &str, input: &Input) -> Reply {
     mount.refuse_on_standby().await?;
-    if mount.ports.storage.get(&format!("static-role/{name}")).await?.is_some() {
+    if mount.ports.storage.get(&super::static_role::key(name)).await?.is_some() {
         return Err(Error::Refused("Role and Static Role names must be unique".into()));
     }
     let stored = Role::load(mount, name).await?;

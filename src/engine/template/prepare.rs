@@ -12,6 +12,9 @@ use super::function::{self, Function};
 /// The function that counts steps. No template can call it: it is not a word.
 pub const GUARD: &str = "#";
 
+/// The function that stands at the end of what is printed: Go prints the data as a struct.
+pub const SHOW: &str = "##";
+
 /// The function that answers for site `index`.
 pub fn site_name(index: usize) -> String {
     format!("#{index}")
@@ -84,7 +87,12 @@ impl Rewriter<'_> {
     fn list(&mut self, list: &mut ListNode) -> Result<(), String> {
         for mut node in std::mem::take(&mut list.nodes) {
             match &mut node {
-                Node::Action(action) => self.pipe(&mut action.pipe)?,
+                Node::Action(action) => {
+                    self.pipe(&mut action.pipe)?;
+                    if action.pipe.decl.is_empty() {
+                        action.pipe.commands.push(call(action.pos, SHOW, None));
+                    }
+                }
                 Node::If(branch) | Node::With(branch) | Node::Range(branch) => {
                     let outer = self.variables.len();
                     self.pipe(&mut branch.pipe)?;
@@ -119,7 +127,14 @@ impl Rewriter<'_> {
                 self.variables.push(variable.clone());
             }
         }
-        for mut command in std::mem::take(&mut pipe.commands) {
+        for (stage, mut command) in std::mem::take(&mut pipe.commands).into_iter().enumerate() {
+            let constant = |arg: &Expr| {
+                matches!(arg, Expr::Bool(..) | Expr::Dot(_) | Expr::Nil(_) | Expr::Number(..) | Expr::String(..))
+            };
+            if stage > 0 && command.args.first().is_some_and(constant) {
+                let message = format!("non executable command in pipeline stage {}", stage + 1);
+                return Err(self.parse_error(command.pos, &message));
+            }
             self.command(&mut command)?;
             let guard = call(command.pos, GUARD, None);
             pipe.commands.extend([command, guard]);
@@ -180,7 +195,11 @@ impl Rewriter<'_> {
         if self.variables.contains(variable) {
             return Ok(());
         }
-        Err(format!("template: {}:{}: undefined variable \"{variable}\"", self.name, pos.line))
+        Err(self.parse_error(pos, &format!("undefined variable \"{variable}\"")))
+    }
+
+    fn parse_error(&self, pos: Pos, message: &str) -> String {
+        format!("template: {}:{}: {message}", self.name, pos.line)
     }
 
     fn site(&mut self, site: Site) -> SmolStr {

@@ -32,22 +32,20 @@ pub async fn end(target: &Postgres, plan: &EndPlan) -> Result<Ended, TargetError
     let started = Instant::now();
     let ended = |existed, sessions| Ended { existed, sessions, took: started.elapsed() };
     let (mut session, found) = look(target, &plan.username).await?;
-    let Some((oid, open)) = found else {
+    let Some(oid) = found else {
         session.give_back();
         return Ok(ended(false, 0));
     };
 
-    // The common case: nobody is logged in and nothing but memberships depends on the role.
-    if plan.revocation.is_empty() && open == 0 && drop_role(target, &mut session, &plan.username).await.is_ok() {
-        let sessions = terminate(target, &mut session, oid, &plan.username).await?;
-        session.give_back();
-        return Ok(ended(true, sessions));
-    }
-
+    // Seen by every login that begins after it; made durable by the commit that follows.
     let name = quoted_name(&plan.username);
-    change(target, &mut session, &format!("ALTER ROLE {name} NOLOGIN VALID UNTIL '-infinity'"))
-        .await
-        .or_else(|problem| if may_go_on(&problem, plan) { Ok(()) } else { Err(problem) })?;
+    change(
+        target,
+        &mut session,
+        &format!("SET LOCAL synchronous_commit = off;\nALTER ROLE {name} NOLOGIN VALID UNTIL '-infinity'"),
+    )
+    .await
+    .or_else(|problem| if may_go_on(&problem, plan) { Ok(()) } else { Err(problem) })?;
     let mut sessions = terminate(target, &mut session, oid, &plan.username).await?;
 
     if plan.revocation.is_empty() {
@@ -89,7 +87,7 @@ async fn can_log_in(session: &mut PgSession, username: &str) -> Result<bool, Tar
 
 /// A session, and what it says of the role. The question shows whether a session that was idle still lives; another is
 /// asked if not, as ending is not worth an error for that.
-async fn look(target: &Postgres, username: &str) -> Result<(Checkout<PgSession>, Option<(i64, i64)>), TargetError> {
+async fn look(target: &Postgres, username: &str) -> Result<(Checkout<PgSession>, Option<i64>), TargetError> {
     let mut session = target.session().await?;
     let mut found = find(&mut session, username).await;
     if matches!(found, Err(TargetError::Lost(_))) {
@@ -100,25 +98,16 @@ async fn look(target: &Postgres, username: &str) -> Result<(Checkout<PgSession>,
     Ok((session, found?))
 }
 
-/// The role's number and how many sessions it has. Sessions are counted by the number: a name says nothing any more
-/// once the role is gone.
-async fn find(session: &mut PgSession, username: &str) -> Result<Option<(i64, i64)>, TargetError> {
-    let ask = format!(
-        "SELECT r.oid::bigint, (SELECT count(*) FROM {SESSIONS} a WHERE a.usesysid = r.oid) \
-         FROM pg_roles r WHERE r.rolname = {}",
-        quoted_text(username)
-    );
+/// The role's number. Sessions are found by it: a name says nothing any more once the role is gone.
+async fn find(session: &mut PgSession, username: &str) -> Result<Option<i64>, TargetError> {
+    let ask = format!("SELECT oid::bigint FROM pg_roles WHERE rolname = {}", quoted_text(username));
     let Some(row) = session.run(&ask).await? else { return Ok(None) };
-    match (row.try_get(0), row.try_get(1)) {
-        (Ok(oid), Ok(open)) => Ok(Some((oid, open))),
-        _ => Err(TargetError::Lost("the server's answer about a role made no sense".into())),
-    }
+    row.try_get(0).map(Some).map_err(|_| TargetError::Lost("the server's answer about a role made no sense".into()))
 }
 
 /// One statement in a transaction of its own, again after a conflict.
 async fn change(target: &Postgres, session: &mut PgSession, sql: &str) -> Result<(), Problem> {
     let whole = format!("{};\n{sql};\nCOMMIT", session.begin());
-    // The closure would have to lend the session out more than once; a plain loop does.
     let deadline = Instant::now() + target.settings.statement_timeout;
     loop {
         match session.run(&whole).await {

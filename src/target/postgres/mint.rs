@@ -1,11 +1,12 @@
 //! Making a user, and moving its end.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sqlx::Row;
 
 use super::session::{PgSession, Problem};
-use super::{PasswordForm, Postgres, check_name, quoted_name, quoted_text, retrying, timestamp};
+use super::{PasswordForm, Postgres, check_name, quoted_name, quoted_text, timestamp};
 use crate::secret::{Secret, verifier};
 use crate::target::pool::Checkout;
 use crate::target::statement::{Script, Vars};
@@ -27,7 +28,7 @@ const SETTLE: Duration = Duration::from_secs(10);
 
 /// Makes the user in one transaction: statements, marker, commit.
 pub async fn mint(target: &Postgres, plan: &MintPlan, password: &Secret) -> Outcome<()> {
-    let result = retrying(target.settings.statement_timeout, || create(target, plan, password)).await;
+    let result = target.retrying(|| create(target, plan, password)).await;
     match result {
         Ok(()) => Outcome::Done(()),
         Err(Problem::Broken(e)) => Outcome::Unknown(e),
@@ -39,14 +40,26 @@ pub async fn mint(target: &Postgres, plan: &MintPlan, password: &Secret) -> Outc
     }
 }
 
-/// One attempt. `Broken` means only this: COMMIT was sent, and its fate could not be learned.
+/// One attempt at a mint.
 async fn create(target: &Postgres, plan: &MintPlan, password: &Secret) -> Result<(), Problem> {
     check_name(&plan.username).map_err(Problem::Unsent)?;
+    let no_session = |e| TargetError::Begin(Box::new(e));
+    let made = in_transaction(target, password, no_session, |scram| messages(target, plan, password, scram)).await;
+    made.map_err(|problem| explained(problem, plan))
+}
+
+/// Runs the messages that `make` gives (told whether the server knows SCRAM) in one transaction. `Broken` means only
+/// this: COMMIT was sent, and its fate could not be learned. No server text that shows a part of `password` is passed on.
+pub async fn in_transaction(
+    target: &Postgres,
+    password: &Secret,
+    no_session: impl Fn(TargetError) -> TargetError,
+    make: impl Fn(bool) -> Result<Vec<Secret>, TargetError>,
+) -> Result<(), Problem> {
     let mut again = true;
     loop {
-        let no_session = |e| Problem::Unsent(TargetError::Begin(Box::new(e)));
-        let mut session = target.session().await.map_err(no_session)?;
-        let messages = messages(target, plan, password, session.knows_scram()).map_err(Problem::Unsent)?;
+        let mut session = target.session().await.map_err(|e| Problem::Unsent(no_session(e)))?;
+        let messages = make(session.knows_scram()).map_err(Problem::Unsent)?;
         match transact(&mut session, &messages).await {
             Ok(transaction) => return commit(target, session, &transaction).await,
             // Without COMMIT the server undoes what it did. A session that died while idle is not worth an error.
@@ -59,7 +72,7 @@ async fn create(target: &Postgres, plan: &MintPlan, password: &Secret) -> Result
                 if session.roll_back().await {
                     session.give_back();
                 }
-                return Err(explained(withheld(problem, password), plan));
+                return Err(withheld(problem, password));
             }
         }
     }
@@ -128,20 +141,16 @@ fn messages(
     password: &Secret,
     knows_scram: bool,
 ) -> Result<Vec<Secret>, TargetError> {
-    let form = target.settings.password_form;
-    let verifier = (knows_scram && form != PasswordForm::Text && plan.creation.uses_password())
-        .then(|| verifier::scram_sha_256(password, verifier::SCRAM_ITERATIONS))
-        .transpose()
-        .map_err(|e| TargetError::Plan(e.to_string()))?;
+    let verifier = verifier_for(target, &plan.creation, password, knows_scram)?;
     let expiration = timestamp(plan.expiration)?;
     let filled = plan.creation.fill(&Vars {
         name: &plan.username,
         password: Some(password),
         verifier: verifier.as_ref(),
-        verifier_everywhere: form == PasswordForm::Verifier,
+        verifier_everywhere: target.settings.password_form == PasswordForm::Verifier,
         expiration: Some(&expiration),
     })?;
-    let mut messages = joined(&plan.creation, &filled)?;
+    let mut messages = joined(target, &plan.creation, &filled)?;
     let marker = Secret::new(comment(&plan.username, &plan.marker)?);
     match messages.last_mut() {
         Some(last) if plan.creation.statements().last().is_some_and(|statement| statement.is_closed()) => {
@@ -152,10 +161,25 @@ fn messages(
     Ok(messages)
 }
 
+/// The verifier to fill in beside the password, if the server and the script have a use for one.
+pub fn verifier_for(
+    target: &Postgres,
+    script: &Script,
+    password: &Secret,
+    knows_scram: bool,
+) -> Result<Option<Secret>, TargetError> {
+    let wanted = knows_scram && target.settings.password_form != PasswordForm::Text && script.uses_password();
+    wanted
+        .then(|| verifier::scram_sha_256(password, verifier::SCRAM_ITERATIONS))
+        .transpose()
+        .map_err(|e| TargetError::Plan(e.to_string()))
+}
+
 /// Puts filled statements together into messages. A statement that leaves a quote open goes alone, lest it swallow its
 /// neighbours; the lock is taken before the first that needs it, so that what is costly before it (hashing) runs
-/// beside others.
-pub fn joined(script: &Script, filled: &[Secret]) -> Result<Vec<Secret>, TargetError> {
+/// beside others. Functions, of which nobody can tell, run without it until the first conflict shows that they need it.
+pub fn joined(target: &Postgres, script: &Script, filled: &[Secret]) -> Result<Vec<Secret>, TargetError> {
+    let cautious = target.cautious.load(Ordering::Relaxed);
     let mut messages: Vec<Secret> = Vec::new();
     let mut open = false;
     let mut locked = false;
@@ -166,7 +190,8 @@ pub fn joined(script: &Script, filled: &[Secret]) -> Result<Vec<Secret>, TargetE
         if statement.is_transaction_control() {
             continue;
         }
-        let lock = if statement.touches_shared_rows() && !locked { SHARED_ROWS_LOCK } else { "" };
+        let shares = statement.touches_shared_rows() || cautious && statement.calls_functions();
+        let lock = if shares && !locked { SHARED_ROWS_LOCK } else { "" };
         locked |= !lock.is_empty();
         let text = if lock.is_empty() { text.duplicate() } else { Secret::new(format!("{lock};\n{}", text.expose())) };
         match messages.last_mut() {
@@ -234,10 +259,10 @@ async fn undo(target: &Postgres, plan: &MintPlan) {
 /// Runs a script in one transaction.
 pub async fn run_script(target: &Postgres, script: &Script, vars: &Vars<'_>) -> Result<(), TargetError> {
     let filled = script.fill(vars)?;
-    let messages = joined(script, &filled)?;
     // A quote that is left open would swallow what follows.
     let closed = script.statements().iter().all(|statement| statement.is_closed());
     let attempt = || async {
+        let messages = joined(target, script, &filled).map_err(Problem::Unsent)?;
         let mut session = target.session().await.map_err(Problem::Unsent)?;
         let begin = session.begin();
         let result = match messages.as_slice() {
@@ -259,21 +284,22 @@ pub async fn run_script(target: &Postgres, script: &Script, vars: &Vars<'_>) -> 
         }
         result.map(drop)
     };
-    retrying(target.settings.statement_timeout, attempt).await.map_err(TargetError::from)
+    target.retrying(attempt).await.map_err(TargetError::from)
 }
 
 /// Moves the end of a user, and of its marker, in one transaction.
 pub async fn renew(target: &Postgres, plan: &RenewPlan) -> Result<(), TargetError> {
     check_name(&plan.username)?;
     let expiration = timestamp(plan.expiration)?;
-    let messages = if plan.renew.is_empty() {
-        let valid = quoted_text(&expiration);
-        vec![Secret::new(format!("ALTER ROLE {} VALID UNTIL {valid}", quoted_name(&plan.username)))]
-    } else {
-        let vars = Vars { expiration: Some(&expiration), ..Vars::name(&plan.username) };
-        joined(&plan.renew, &plan.renew.fill(&vars)?)?
-    };
+    let vars = Vars { expiration: Some(&expiration), ..Vars::name(&plan.username) };
+    let filled = plan.renew.fill(&vars)?;
     let attempt = || async {
+        let messages = if plan.renew.is_empty() {
+            let valid = quoted_text(&expiration);
+            vec![Secret::new(format!("ALTER ROLE {} VALID UNTIL {valid}", quoted_name(&plan.username)))]
+        } else {
+            joined(target, &plan.renew, &filled).map_err(Problem::Unsent)?
+        };
         let mut session = target.session().await.map_err(Problem::Unsent)?;
         let result = prolong(&mut session, plan, &messages).await;
         if result.is_ok() || matches!(result, Err(Problem::Server { .. })) && session.roll_back().await {
@@ -281,11 +307,11 @@ pub async fn renew(target: &Postgres, plan: &RenewPlan) -> Result<(), TargetErro
         }
         result
     };
-    let mut result = retrying(target.settings.statement_timeout, attempt).await;
+    let mut result = target.retrying(attempt).await;
     if matches!(result, Err(Problem::Broken(TargetError::Lost(_)))) {
         // Doing it twice is doing it once.
         target.pool.drop_idle();
-        result = retrying(target.settings.statement_timeout, attempt).await;
+        result = target.retrying(attempt).await;
     }
     result.map_err(TargetError::from)
 }

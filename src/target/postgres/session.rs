@@ -161,8 +161,47 @@ pub async fn open(
     statement_timeout: Duration,
     patience: Duration,
 ) -> Result<PgSession, TargetError> {
+    let login = Login { user: &endpoint.user, password: endpoint.password.as_ref() };
     let database = database.unwrap_or(&endpoint.database);
-    refuse_environment(endpoint)?;
+    open_as(endpoint, &login, database, statement_timeout, patience).await.map_err(|not_opened| not_opened.error)
+}
+
+/// Who logs in.
+pub struct Login<'a> {
+    /// The account.
+    pub user: &'a str,
+    /// Its password, if it has one.
+    pub password: Option<&'a Secret>,
+}
+
+/// What a refusal says of the password that was tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is right: the server looked at it before it refused for another reason.
+    Accepted,
+    /// It is wrong.
+    Refused,
+    /// It was not looked at: the account may not log in from here.
+    Barred,
+}
+
+/// No session.
+pub struct NotOpened {
+    /// What each host said.
+    pub error: TargetError,
+    /// What is known of the password all the same.
+    pub verdict: Option<Verdict>,
+}
+
+/// As [`open`], with another login.
+pub async fn open_as(
+    endpoint: &PgEndpoint,
+    login: &Login<'_>,
+    database: &str,
+    statement_timeout: Duration,
+    patience: Duration,
+) -> Result<PgSession, NotOpened> {
+    refuse_environment(endpoint).map_err(|error| NotOpened { error, verdict: None })?;
     let deadline = Instant::now() + patience;
     let rounds: &[SessionAttrs] = match endpoint.session_attrs {
         SessionAttrs::PreferStandby => &[SessionAttrs::Standby, SessionAttrs::Any],
@@ -185,29 +224,36 @@ pub async fn open(
         }
     }
     let mut said: Vec<String> = Vec::new();
+    let mut verdict = None;
     let mut left = u32::try_from(tries.len()).unwrap_or(u32::MAX);
     for (wanted, address, mode) in tries {
         let share = deadline.saturating_duration_since(Instant::now()) / left.max(1);
         left -= 1;
-        let trying = try_host(options(endpoint, &address, database, mode), statement_timeout, wanted, &address);
+        let trying = try_host(options(endpoint, login, &address, database, mode), statement_timeout, wanted, &address);
         let refusal = match tokio::time::timeout(share, trying).await {
             Ok(Ok(session)) => return Ok(session),
             Ok(Err(refusal)) => refusal,
             Err(_elapsed) => {
                 let waited = share.as_secs_f32();
-                Refusal { text: format!("no answer within {waited:.1}s (connect_timeout)"), is_final: false }
+                Refusal {
+                    text: format!("no answer within {waited:.1}s (connect_timeout)"),
+                    is_final: false,
+                    verdict: None,
+                }
             }
         };
         said.push(format!("{address}: {}", refusal.text));
+        verdict = refusal.verdict.or(verdict);
         if refusal.is_final {
             break;
         }
     }
-    let who = format!("failed to connect to `user={} database={database}`:", endpoint.user);
-    Err(TargetError::Connect(match said.as_slice() {
+    let who = format!("failed to connect to `user={} database={database}`:", login.user);
+    let error = TargetError::Connect(match said.as_slice() {
         [one] => format!("{who} {one}"),
         several => format!("{who}\n\t{}", several.join("\n\t")),
-    }))
+    });
+    Err(NotOpened { error, verdict })
 }
 
 /// Why one host did not give a session.
@@ -215,6 +261,7 @@ struct Refusal {
     text: String,
     /// Another host would say the same: the login itself is wrong.
     is_final: bool,
+    verdict: Option<Verdict>,
 }
 
 async fn try_host(
@@ -225,7 +272,8 @@ async fn try_host(
 ) -> Result<PgSession, Refusal> {
     let connection = PgConnection::connect_with(&options).await.map_err(|e| connect_refusal(e, address))?;
     let mut session = PgSession { connection, statement_timeout };
-    let passing = |text| Refusal { text, is_final: false };
+    // Whoever got this far has logged in.
+    let passing = |text| Refusal { text, is_final: false, verdict: Some(Verdict::Accepted) };
     // What is filled into plain quotes counts on it, and the server reads a message by the setting from before it.
     let prepared = session.run("SET standard_conforming_strings = on").await;
     prepared.map_err(|e| passing(TargetError::from(e).to_string()))?;
@@ -293,6 +341,7 @@ impl fmt::Display for Address<'_> {
 
 fn connect_refusal(e: sqlx::Error, address: &Address<'_>) -> Refusal {
     let mut is_final = false;
+    let mut verdict = None;
     let text = match e {
         // A certificate that is not good enough ends the handshake as an error of the stream.
         sqlx::Error::Io(e) if e.kind() == io::ErrorKind::InvalidData => format!("tls error: {e}"),
@@ -302,6 +351,7 @@ fn connect_refusal(e: sqlx::Error, address: &Address<'_>) -> Refusal {
         sqlx::Error::Io(e) => format!("dial error: dial {}: connect: {}", address.dialled(), io_text(&e)),
         sqlx::Error::Database(e) => match e.try_downcast_ref::<PgDatabaseError>() {
             Some(e) => {
+                verdict = verdict_of(e);
                 is_final = matches!(e.code(), "28P01" | "3D000" | "42501");
                 let stage = if e.code() == "28P01" { "failed SASL auth" } else { "server error" };
                 format!("{stage}: FATAL: {} (SQLSTATE {})", e.message(), e.code())
@@ -314,7 +364,20 @@ fn connect_refusal(e: sqlx::Error, address: &Address<'_>) -> Refusal {
         // Other texts of the driver may quote settings.
         _ => "the server's answer made no sense".into(),
     };
-    Refusal { text, is_final }
+    Refusal { text, is_final, verdict }
+}
+
+/// The server looks at the password before it looks at most else; what it says of the rest is not in every case told
+/// apart by its code.
+fn verdict_of(e: &PgDatabaseError) -> Option<Verdict> {
+    match e.code() {
+        "28P01" => Some(Verdict::Refused),
+        "3D000" | "42501" => Some(Verdict::Accepted),
+        "28000" if e.message().ends_with("is not permitted to log in") => Some(Verdict::Accepted),
+        "28000" => Some(Verdict::Barred),
+        "53300" if e.message().starts_with("too many connections for") => Some(Verdict::Accepted),
+        _ => None,
+    }
 }
 
 fn io_text(e: &io::Error) -> String {
@@ -329,12 +392,18 @@ fn io_text(e: &io::Error) -> String {
 }
 
 /// Every setting is given: what is not would be read from the environment.
-fn options(endpoint: &PgEndpoint, address: &Address<'_>, database: &str, mode: PgSslMode) -> PgConnectOptions {
+fn options(
+    endpoint: &PgEndpoint,
+    login: &Login<'_>,
+    address: &Address<'_>,
+    database: &str,
+    mode: PgSslMode,
+) -> PgConnectOptions {
     let mut options = PgConnectOptions::new_without_pgpass()
         .port(address.port)
-        .username(&endpoint.user)
-        .password(endpoint.password.as_ref().map_or("", |password| password.expose()))
-        .database(if database.is_empty() { &endpoint.user } else { database })
+        .username(login.user)
+        .password(login.password.map_or("", |password| password.expose()))
+        .database(if database.is_empty() { login.user } else { database })
         .application_name(&endpoint.application_name)
         .ssl_mode(mode)
         // Poolers refuse parameters that they do not know, and nothing here is a floating point number.

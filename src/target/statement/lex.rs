@@ -6,13 +6,15 @@
 
 use std::ops::Range;
 
-/// Whose SQL a text is in.
+/// Whose language a text is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dialect {
     /// PostgreSQL, with `standard_conforming_strings` on.
     Postgres,
     /// MySQL and MariaDB, with neither `ANSI_QUOTES` nor `NO_BACKSLASH_ESCAPES` in `sql_mode`.
     MySql,
+    /// No SQL: rules of Redis, one a text, which are neither split nor filled here.
+    Redis,
 }
 
 /// What a lexeme is.
@@ -64,6 +66,9 @@ pub(super) fn variable_at(text: &str) -> Option<&'static str> {
 
 /// All lexemes of `text`.
 pub(super) fn lexemes(text: &str, dialect: Dialect) -> Vec<Lexeme> {
+    if dialect == Dialect::Redis {
+        return vec![Lexeme { kind: Kind::Other, span: 0..text.len(), closed: true }];
+    }
     let mut found = Vec::new();
     let mut start = 0;
     let mut before = Kind::Space;

@@ -202,4 +202,42 @@ mod tests {
             prop_assert_eq!(pg(&text), plain);
         }
     }
+
+    /// Pieces of SQL that may follow each other with a space between.
+    const PIECES: &[&str] = &[
+        "CREATE ROLE",
+        "\"a;b\"",
+        "\"a\"\"b\"",
+        "'it''s; fine'",
+        "E'a\\'; b'",
+        "$$ body; $ $$",
+        "$tag$ a; $$ b; $tag$",
+        "/* a; /* nested; */ b */",
+        "-- to the end; of the line\n",
+        "GRANT",
+        "x",
+        "42",
+        ",",
+        "*",
+        ";",
+        ";",
+    ];
+
+    proptest! {
+        /// The lexer is our own because filling needs to know where in a text it stands, byte by byte, and because a
+        /// quote that is not closed must not be an error. Where a well-known lexer has an opinion, it is the same one.
+        #[test]
+        fn statements_end_where_another_lexer_sees_them_end(pieces in prop::collection::vec(prop::sample::select(PIECES), 0..20)) {
+            use sqlparser::dialect::PostgreSqlDialect;
+            use sqlparser::tokenizer::{Token, Tokenizer};
+
+            let text = pieces.join(" ");
+            let tokens = Tokenizer::new(&PostgreSqlDialect {}, &text).tokenize().map_err(|e| TestCaseError::fail(e.to_string()))?;
+            let statements = tokens
+                .split(|token| *token == Token::SemiColon)
+                .filter(|tokens| tokens.iter().any(|token| !matches!(token, Token::Whitespace(_))))
+                .count();
+            prop_assert_eq!(pg(&text).len(), statements, "{}", text);
+        }
+    }
 }

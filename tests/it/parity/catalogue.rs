@@ -14,7 +14,8 @@ SELECT coalesce(jsonb_object_agg(r.oid::text, jsonb_build_object(
   'login', r.rolcanlogin, 'superuser', r.rolsuper, 'inherit', r.rolinherit, 'createrole', r.rolcreaterole,
   'createdb', r.rolcreatedb, 'replication', r.rolreplication, 'connections', r.rolconnlimit,
   'verifier', regexp_replace(r.rolpassword, ':.*', ''),
-  'until', CASE WHEN isfinite(r.rolvaliduntil) THEN extract(epoch FROM r.rolvaliduntil)::bigint END,
+  'until', CASE WHEN isfinite(r.rolvaliduntil) THEN to_jsonb(extract(epoch FROM r.rolvaliduntil)::bigint)
+           ELSE to_jsonb(r.rolvaliduntil::text) END,
   'settings', (SELECT jsonb_agg(s.setconfig) FROM pg_db_role_setting s WHERE s.setrole = r.oid),
   'member_of', (SELECT jsonb_agg(g.rolname ORDER BY g.rolname)
                 FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid WHERE m.member = r.oid),
@@ -52,8 +53,9 @@ impl Catalogue {
         Catalogue { query: ROLES.replace("$KNOWN", &known), roles: BTreeMap::new() }
     }
 
-    /// What has changed since the last call; `Null` if nothing has.
-    pub fn changes(&mut self, postgres: &Postgres) -> Value {
+    /// What has changed since the last call; `Null` if nothing has. The user `touched` counts as changed in any case: a
+    /// renewal in the second of the mint moves its end by nothing.
+    pub fn changes(&mut self, postgres: &Postgres, touched: &str) -> Value {
         let now = self.read(postgres);
         let before = std::mem::replace(&mut self.roles, now);
         let show = |role: &Value| {
@@ -72,7 +74,7 @@ impl Catalogue {
         for (oid, role) in &self.roles {
             match before.get(oid) {
                 None => note("created", role),
-                Some(old) if old != role => note("changed", role),
+                Some(old) if old != role || role["name"] == touched => note("changed", role),
                 Some(_) => {}
             }
         }

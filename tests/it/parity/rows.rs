@@ -10,6 +10,7 @@ mod outage;
 mod protocol;
 mod revocation;
 mod roles;
+mod rotation;
 mod statements;
 mod usernames;
 
@@ -46,6 +47,7 @@ pub fn all() -> Vec<Row> {
     statements::rows(&mut table);
     usernames::rows(&mut table);
     revocation::rows(&mut table);
+    rotation::rows(&mut table);
     protocol::rows(&mut table);
     outage::rows(&mut table);
     table.rows

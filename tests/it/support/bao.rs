@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
@@ -39,8 +39,7 @@ impl Bao {
     /// A fresh server that logs from `level` on, with a further piece of configuration that may name files in the
     /// server's own directory.
     pub fn start_as(level: &str, configuration: impl FnOnce(&Path) -> String) -> Bao {
-        let program = super::repository().join(".cache/bin/bao");
-        assert!(program.exists(), "no OpenBao server found ({}): run scripts/setup", program.display());
+        let program = program();
         let dir = tempfile::Builder::new().prefix("leasehold-bao-").tempdir().unwrap();
         let plugins = dir.path().join("plugins");
         std::fs::create_dir(&plugins).unwrap();
@@ -78,6 +77,28 @@ impl Bao {
         &self.address
     }
 
+    /// The process id of the server.
+    pub fn pid(&self) -> Pid {
+        self.server.pid()
+    }
+
+    /// Sends a signal to the server itself, and to nobody else.
+    pub fn signal(&self, signal: Signal) {
+        self.server.signal(signal);
+    }
+
+    /// The server's directory for temporary files, where its plugins have their sockets.
+    pub fn temporary(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// What a sealed server is opened with.
+    pub fn unseal_key(&self) -> String {
+        let log = self.log();
+        let line = log.lines().find_map(|line| line.strip_prefix("Unseal Key:"));
+        line.expect("a development server shows its key").trim().to_owned()
+    }
+
     /// A client with the root token.
     pub fn client(&self) -> Client {
         Client::new(&self.address, ROOT_TOKEN)
@@ -95,14 +116,7 @@ impl Bao {
 
     /// Puts the plugin into the catalogue.
     pub fn register(&self) {
-        let binary = std::fs::read(self.plugins().join("leasehold")).unwrap();
-        let sha256: String = Sha256::digest(&binary).iter().map(|byte| format!("{byte:02x}")).collect();
-        self.client()
-            .post(
-                &format!("sys/plugins/catalog/secret/{PLUGIN}"),
-                json!({ "command": "leasehold", "args": ["database"], "sha256": sha256 }),
-            )
-            .expect(204);
+        register(&self.client(), &self.plugins(), &[]);
     }
 
     /// Mounts an engine: `database` for the built-in one, [`PLUGIN`] for ours.
@@ -111,32 +125,55 @@ impl Bao {
         self.client().post(&format!("sys/mounts/{path}"), json!({ "type": engine })).expect(204);
     }
 
-    /// The process id of the server.
-    pub fn pid(&self) -> Pid {
-        self.server.pid()
-    }
-
     /// The process ids of the plugin as this server runs it.
     pub fn plugin_processes(&self) -> Vec<Pid> {
-        let pid = self.server.pid().as_raw_nonzero();
-        let binary = self.plugins().join("leasehold");
-        let children = std::fs::read_dir(format!("/proc/{pid}/task"))
-            .into_iter()
-            .flatten()
-            .flatten()
-            .filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok())
-            .collect::<Vec<_>>()
-            .join(" ");
-        children
-            .split_whitespace()
-            .filter(|child| std::fs::read_link(format!("/proc/{child}/exe")).is_ok_and(|exe| exe == binary))
-            .filter_map(|child| Pid::from_raw(child.parse().ok()?))
-            .collect()
+        plugin_processes(self.server.pid(), &self.plugins())
     }
 }
 
+/// The server's binary.
+pub fn program() -> PathBuf {
+    let program = super::repository().join(".cache/bin/bao");
+    assert!(program.exists(), "no OpenBao server found ({}): run scripts/setup", program.display());
+    program
+}
+
+/// Puts the plugin of this directory into the catalogue, with further arguments.
+pub fn register(client: &Client, plugins: &Path, arguments: &[&str]) {
+    let arguments: Vec<&str> = [&["database"], arguments].concat();
+    client
+        .post(
+            &format!("sys/plugins/catalog/secret/{PLUGIN}"),
+            json!({ "command": "leasehold", "args": arguments, "sha256": sha256(plugins) }),
+        )
+        .expect(204);
+}
+
+/// The checksum of the plugin in this directory, as the catalogue wants it.
+pub fn sha256(plugins: &Path) -> String {
+    let binary = std::fs::read(plugins.join("leasehold")).unwrap();
+    Sha256::digest(&binary).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The children of a server that run the plugin of this directory.
+pub fn plugin_processes(server: Pid, plugins: &Path) -> Vec<Pid> {
+    let binary = plugins.join("leasehold");
+    let children = std::fs::read_dir(format!("/proc/{}/task", server.as_raw_nonzero()))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok())
+        .collect::<Vec<_>>()
+        .join(" ");
+    children
+        .split_whitespace()
+        .filter(|child| std::fs::read_link(format!("/proc/{child}/exe")).is_ok_and(|exe| exe == binary))
+        .filter_map(|child| Pid::from_raw(child.parse().ok()?))
+        .collect()
+}
+
 /// A copy, not a link: the host executes nothing from outside its plugin directory.
-fn install(plugins: &Path) {
+pub fn install(plugins: &Path) {
     let target = plugins.join("leasehold");
     std::fs::copy(super::plugin(), &target).unwrap();
     std::fs::set_permissions(&target, std::fs::Permissions::from_mode(0o755)).unwrap();

@@ -16,6 +16,8 @@ use crate::target::{self, Driver};
 
 /// Without `connect_timeout`.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Without `database`, beside `host`.
+const DATABASE: &str = "postgres";
 /// Without `statement_timeout`.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -45,7 +47,7 @@ pub fn read(driver: Driver, details: &Fields, secrets: &BTreeMap<String, Secret>
     let password_authentication = reader.text("password_authentication").unwrap_or_default();
     let host = reader.text("host").unwrap_or_default();
     let port = reader.text("port").unwrap_or_default();
-    let database = reader.text("database").unwrap_or_default();
+    let database = reader.text("database").filter(|name| !name.is_empty()).unwrap_or_else(|| DATABASE.to_owned());
     let sslmode = reader.text("sslmode").unwrap_or_default();
     let tls_ca = reader.text("tls_ca").unwrap_or_default();
     let tls_certificate = reader.text("tls_certificate").unwrap_or_default();

@@ -130,7 +130,7 @@ fn times(t: &mut Table) {
     for name in ["t0", "t1", "t2", "t3", "t4"] {
         t.revoke(name);
     }
-    t.post("roles/ttl", json!({ "default_ttl": "2s", "max_ttl": "4s" }));
+    t.post("roles/ttl", json!({ "default_ttl": "4s", "max_ttl": "8s" }));
     t.mint("ttl", "short");
     t.wait_gone("short").note("it ends by itself");
     t.renew("short", 0);

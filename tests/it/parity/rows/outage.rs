@@ -14,6 +14,13 @@ pub fn rows(t: &mut Table) {
     t.post("roles/sp", json!({ "db_name": "spare", "creation_statements": LOGIN, "default_ttl": "1h" }));
     t.mint("sp", "s1");
     t.mint("sp", "s2");
+    t.post(
+        "roles/spmake",
+        json!({ "db_name": "spare",
+                "creation_statements": [LOGIN, "CREATE ROLE \"{mount}-sp\" LOGIN PASSWORD 'sp'"] }),
+    );
+    t.mint("spmake", "s4").note("makes a user for the static role");
+    t.post("static-roles/stsp", json!({ "db_name": "spare", "username": "{mount}-sp", "rotation_period": 120 }));
     t.stop_spare();
     t.get("creds/sp").note("a pooled connection is dead");
     t.get("creds/sp").note("refused");
@@ -29,7 +36,16 @@ pub fn rows(t: &mut Table) {
     t.get("creds/sp").note("after the reset");
     t.mint("app", "elsewhere").note("another connection goes on");
     t.revoke("elsewhere");
+    t.get("static-creds/stsp").note("from storage");
+    t.post("rotate-role/stsp", json!({}));
+    t.post("rotate-root/spare", json!({}));
+    t.post("static-roles/stsp2", json!({ "db_name": "spare", "username": "{mount}-sp", "rotation_period": 120 }));
+    t.get("static-roles/stsp2").note("not stored");
     t.start_spare();
+    t.post("rotate-role/stsp", json!({}));
+    t.delete("static-roles/stsp");
+    t.revoke("s4");
+    t.delete("roles/spmake");
     t.mint("sp", "s3");
     t.renew("s2", 60);
     for name in ["s1", "s2", "s3"] {

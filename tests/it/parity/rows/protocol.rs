@@ -60,7 +60,20 @@ fn policies(t: &mut Table) {
 }
 
 fn help(t: &mut Table) {
-    for path in ["", "config/pg", "config/", "roles/app", "roles/", "creds/app", "reset/pg"] {
+    for path in [
+        "",
+        "config/pg",
+        "config/",
+        "roles/app",
+        "roles/",
+        "creds/app",
+        "reset/pg",
+        "rotate-root/pg",
+        "static-roles/st",
+        "static-roles/",
+        "static-creds/st",
+        "rotate-role/st",
+    ] {
         t.get(&format!("{path}?help=1")).differs("help-text", 200, "\"help\":");
     }
     t.get("nope?help=1");

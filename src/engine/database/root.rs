@@ -1,0 +1,205 @@
+//! `rotate-root/:name`: the password of the account that a connection logs in with.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use serde_json::{Value, json};
+
+use super::connection::{Config, Connection, missing};
+use super::creds::password_for;
+use crate::engine::Mount;
+use crate::engine::error::Error;
+use crate::engine::request::{Fields, Reply};
+use crate::engine::rotation::{self, Account, Failure, Settled};
+use crate::secret::{Secret, verifier};
+use crate::target::{Script, Target};
+
+/// Where the records of unfinished changes are.
+pub const RECORDS: &str = "rotation/root/";
+/// In the stored connection: verifiers of passwords that operators wrote and that were replaced here.
+const SUPERSEDED: &str = "leasehold_superseded_passwords";
+/// In the stored connection: the password is one that we made.
+const OURS: &str = "leasehold_password_rotated";
+/// How many verifiers are kept, the youngest.
+const MOST_SUPERSEDED: usize = 16;
+
+/// Key of a connection's record, and of its place in the queue.
+pub fn record_key(name: &str) -> String {
+    format!("{RECORDS}{name}")
+}
+
+/// A connection as the account that it logs in with.
+struct Root {
+    name: String,
+    key: String,
+    username: String,
+    config: Config,
+    connection: Arc<Connection>,
+}
+
+#[async_trait]
+impl Account for Root {
+    fn key(&self) -> &str {
+        &self.key
+    }
+    fn username(&self) -> &str {
+        &self.username
+    }
+    fn stored(&self) -> Option<&Secret> {
+        self.config.secrets.get("password")
+    }
+    fn target(&self) -> Arc<dyn Target> {
+        self.connection.target.clone()
+    }
+    fn statements(&self) -> Script {
+        Script::parse(&self.config.root_rotation_statements, self.connection.driver.dialect())
+    }
+    fn creating(&self) -> Result<Option<Secret>, Error> {
+        Ok(None)
+    }
+    async fn draw(&self, mount: &Mount) -> Result<Secret, Error> {
+        password_for(mount, &Fields::new(), &self.config.password_policy).await
+    }
+    /// Stores the password and puts a connection that uses it in place of the live one, whose work goes on.
+    async fn adopt(&mut self, mount: &Mount, password: &Secret, _at: SystemTime) -> Result<(), Error> {
+        if self.stored() != Some(password) {
+            supersede(&mut self.config, &self.username)?;
+            self.config.secrets.insert("password".into(), password.duplicate());
+        }
+        self.config.store(mount, &self.name).await?;
+        self.connection = Arc::new(self.config.open(mount).map_err(Error::Failed)?);
+        mount.connections.change(&self.name, Some(self.connection.clone()));
+        mount.rotation.queue.forget(&self.key);
+        Ok(())
+    }
+}
+
+/// POST and PUT.
+pub async fn rotate(mount: &Mount, name: &str) -> Reply {
+    mount.refuse_on_standby().await?;
+    let key = record_key(name);
+    let _lock = mount.rotation.locks.hold(&key).await;
+    settle(mount, name).await?;
+    let config = Config::load(mount, name).await?.ok_or_else(|| missing(name))?;
+    let refused = |why: &str| Error::Failed(format!("unable to rotate root credentials: {why}"));
+    let username = username(&config).ok_or_else(|| refused("no username in configuration"))?;
+    if config.secrets.get("password").is_none_or(Secret::is_empty) {
+        return Err(refused("no password in configuration"));
+    }
+    if config.secrets.get("connection_url").is_some_and(|url| !url.is_empty() && !takes_password(url)) {
+        return Err(refused("connection_url does not use {{password}}"));
+    }
+    let connection = mount.connections.opened(mount, name).await?;
+    super::connection::verify(&connection).await.map_err(Error::Failed)?;
+    let mut root = Root { name: name.to_owned(), key, username, config, connection };
+    let changed = rotation::change(mount, &mut root).await;
+    changed.map_err(|failure| match failure {
+        Failure::Before(e) => e,
+        Failure::Refused(e) => Error::Failed(format!("failed to update user: 1 error occurred:\n\t* {e}\n\n")),
+        Failure::Open(_) => {
+            let text = failure.to_string();
+            mount.rotation.queue.failed(&root.key, name, mount.ports.clock.now(), &text);
+            Error::Failed(format!("failed to update user: {text}"))
+        }
+    })?;
+    Ok(None)
+}
+
+fn username(config: &Config) -> Option<String> {
+    config.details.get("username").and_then(Value::as_str).filter(|name| !name.is_empty()).map(str::to_owned)
+}
+
+fn takes_password(url: &Secret) -> bool {
+    url.expose().replace(' ', "").contains("{{password}}")
+}
+
+/// Settles what is open of a connection. The caller holds the lock.
+///
+/// # Errors
+/// If it cannot be settled now.
+pub async fn settle(mount: &Mount, name: &str) -> Result<Settled, Error> {
+    let key = record_key(name);
+    if mount.ports.storage.get(&key).await?.is_none() {
+        mount.rotation.queue.forget(&key);
+        return Ok(Settled::Nothing);
+    }
+    let config = Config::load(mount, name).await?;
+    let Some((config, username)) = config.and_then(|config| username(&config).map(|username| (config, username)))
+    else {
+        mount.ports.storage.delete(&key).await?;
+        mount.rotation.queue.forget(&key);
+        return Ok(Settled::Nothing);
+    };
+    // The live connection may log in with a password that is not valid any more; trying one needs no session of it.
+    let connection = Arc::new(config.open(mount).map_err(Error::Failed)?);
+    let mut root = Root { name: name.to_owned(), key, username, config, connection };
+    let settled = rotation::settle(mount, &mut root).await;
+    if !matches!(settled, Ok(Settled::Adopted)) {
+        root.connection.target.close().await;
+    }
+    settled.map_err(|failure| Error::Failed(failure.to_string()))
+}
+
+/// Settles what is open of a connection that could not be used; true if that may have helped.
+pub async fn recovered(mount: &Mount, name: &str) -> bool {
+    let key = record_key(name);
+    if !matches!(mount.ports.storage.get(&key).await, Ok(Some(_))) {
+        return false;
+    }
+    let _lock = mount.rotation.locks.hold(&key).await;
+    matches!(settle(mount, name).await, Ok(Settled::Adopted | Settled::Nothing))
+}
+
+/// Asked by the queue.
+pub async fn when_due(mount: &Mount, name: &str) -> Result<(), Error> {
+    let key = record_key(name);
+    let _lock = mount.rotation.locks.hold(&key).await;
+    let now = mount.ports.clock.now();
+    let settled = settle(mount, name).await;
+    match &settled {
+        Ok(Settled::Waiting(_)) => mount.rotation.queue.plan(&key, name, now + std::time::Duration::from_secs(10)),
+        Ok(Settled::Unknown(_)) => {
+            let text = "no password that is known here opens the account: write the valid one to the connection";
+            mount.rotation.queue.failed(&key, name, now, text);
+        }
+        Ok(Settled::Nothing | Settled::Adopted | Settled::Kept) => mount.rotation.queue.forget(&key),
+        Err(e) => mount.rotation.queue.failed(&key, name, now, &e.to_string()),
+    }
+    settled.map(drop)
+}
+
+/// Remembers the password that is about to be replaced, if it is one that somebody else knows and may write again.
+fn supersede(config: &mut Config, username: &str) -> Result<(), Error> {
+    let ours = config.other.get(OURS) == Some(&json!(true));
+    if !ours && let Some(password) = config.secrets.get("password") {
+        let verifier =
+            verifier::scram_sha_256(password, verifier::SCRAM_ITERATIONS).map_err(|e| Error::Failed(e.to_string()))?;
+        let mut list = config.other.get(SUPERSEDED).and_then(Value::as_array).cloned().unwrap_or_default();
+        list.push(json!({ "username": username, "verifier": verifier.expose() }));
+        let surplus = list.len().saturating_sub(MOST_SUPERSEDED);
+        list.drain(..surplus);
+        config.other.insert(SUPERSEDED.into(), Value::Array(list));
+    }
+    config.other.insert(OURS.into(), json!(true));
+    Ok(())
+}
+
+/// True if `password` is one of the account's that a rotation has replaced: whoever writes it does not know of that.
+pub fn is_superseded(config: &Config, password: &Secret) -> bool {
+    let entries = config.other.get(SUPERSEDED).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let user = config.details.get("username");
+    let of_user = entries.iter().filter(|entry| entry.get("username") == user);
+    of_user.filter_map(|entry| entry.get("verifier")?.as_str()).any(|known| verifier::is_of(known, password))
+}
+
+/// The password of the connection is an operator's again.
+pub fn taken_over(config: &mut Config, password: &Secret) {
+    config.other.remove(OURS);
+    if let Some(Value::Array(list)) = config.other.get_mut(SUPERSEDED) {
+        list.retain(|entry| {
+            let known = entry.get("verifier").and_then(Value::as_str).unwrap_or_default();
+            !verifier::is_of(known, password)
+        });
+    }
+}

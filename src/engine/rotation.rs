@@ -1,0 +1,305 @@
+//! The one mechanism by which the password of an account changes, whoever asks for it: a request, the queue, or what is
+//! left of an attempt that did not end.
+//!
+//! The order is what keeps a password from getting lost. The new password is in the [`journal`] before the target hears
+//! of it; a login proves it before the old one is forgotten; it is stored where it belongs before the journal forgets
+//! it. Between any two of these steps the process may die: then the record is still there, and [`settle`] finds out by
+//! logging in which of the passwords the account has.
+//!
+//! [`journal`]: super::journal
+
+pub mod queue;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use tokio::sync::OwnedMutexGuard;
+
+use super::Mount;
+use super::error::Error;
+use super::journal::{self, MOST_CANDIDATES, Record};
+use super::port::StorageError;
+use crate::secret::{Secret, password};
+use crate::target::{LoginError, Outcome, Script, Target, TargetError};
+
+/// A transaction that was under way when its client died is over after this long. A candidate that does not open the
+/// account before then may yet do so.
+const IN_FLIGHT: Duration = Duration::from_secs(60);
+
+/// How often a new password is tried before it counts as wrong, and how long apart: a login may go to another server
+/// than the change did.
+const PROOFS: u32 = 3;
+const BETWEEN_PROOFS: Duration = Duration::from_millis(200);
+
+/// An account whose password is ours to change. Its lock is held by whoever has one.
+#[async_trait]
+pub trait Account: Send + Sync {
+    /// Where its record is.
+    fn key(&self) -> &str;
+    /// Its name at the target.
+    fn username(&self) -> &str;
+    /// The password that is stored, if there is one.
+    fn stored(&self) -> Option<&Secret>;
+    /// Where it is.
+    fn target(&self) -> Arc<dyn Target>;
+    /// What changes its password.
+    fn statements(&self) -> Script;
+    /// What is stored with its first password, in its stored form, if this is the first.
+    fn creating(&self) -> Result<Option<Secret>, Error>;
+    /// A new password.
+    async fn draw(&self, mount: &Mount) -> Result<Secret, Error>;
+    /// Stores `password`, which opens the account since `at`.
+    async fn adopt(&mut self, mount: &Mount, password: &Secret, at: SystemTime) -> Result<(), Error>;
+}
+
+/// Why a password did not change, or may not have.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The target was not asked.
+    #[error(transparent)]
+    Before(#[from] Error),
+    /// The target refused; everything is as it was.
+    #[error("{0}")]
+    Refused(TargetError),
+    /// It is not known, or not stored, what password the account has. The record is; it is settled later.
+    #[error("{0}; nothing is lost, this is settled as soon as it can be")]
+    Open(String),
+}
+
+impl From<StorageError> for Failure {
+    fn from(e: StorageError) -> Self {
+        Self::Before(e.into())
+    }
+}
+
+/// What a record came to.
+#[derive(Debug)]
+pub enum Settled {
+    /// There was none.
+    Nothing,
+    /// One of its passwords opens the account and is stored.
+    Adopted,
+    /// The stored password opens the account.
+    Kept,
+    /// The stored password opens the account; the record stays, a change may still be on its way.
+    Waiting(Record),
+    /// No password that we know opens the account, or logins prove nothing here. A further change can end this.
+    Unknown(Record),
+}
+
+impl Settled {
+    /// True if the stored password is not known to open the account.
+    pub fn is_open(&self) -> bool {
+        matches!(self, Self::Unknown(_))
+    }
+}
+
+/// The locks of a mount's accounts, by key.
+#[derive(Default)]
+pub struct Locks(Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>);
+
+impl Locks {
+    /// Waits until nobody else changes the account. One lock at a time; but who holds that of a static role may take
+    /// that of its connection.
+    pub async fn hold(&self, key: &str) -> OwnedMutexGuard<()> {
+        let lock = {
+            let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if locks.len() > 64 {
+                locks.retain(|_, lock| Arc::strong_count(lock) > 1);
+            }
+            locks.entry(key.to_owned()).or_default().clone()
+        };
+        lock.lock_owned().await
+    }
+}
+
+/// Gives the account a new password.
+///
+/// # Errors
+/// After [`Failure::Before`] and [`Failure::Refused`] the account has the password it had.
+pub async fn change(mount: &Mount, account: &mut dyn Account) -> Result<(), Failure> {
+    let storage = mount.ports.storage.as_ref();
+    let key = account.key().to_owned();
+    let mut record = match settle(mount, account).await? {
+        Settled::Nothing | Settled::Adopted | Settled::Kept => Record {
+            username: account.username().to_owned(),
+            candidates: Vec::new(),
+            started: 0,
+            creating: account.creating()?,
+        },
+        Settled::Waiting(record) | Settled::Unknown(record) => record,
+    };
+    if record.candidates.len() >= MOST_CANDIDATES {
+        return Err(Failure::Before(Error::Failed(format!(
+            "{MOST_CANDIDATES} changes of the password of {:?} did not come to an end: see to it that the account can \
+             log in from here, then try again",
+            record.username
+        ))));
+    }
+    let fresh = account.draw(mount).await?;
+    let at = mount.ports.clock.now();
+    record.candidates.push(fresh.duplicate());
+    record.started = journal::nanoseconds(at);
+    record.store(storage, &key).await?;
+
+    let target = account.target();
+    match target.set_password(account.username(), &fresh, &account.statements()).await {
+        Outcome::Done(()) => {}
+        Outcome::Failed(e) => {
+            withdraw(mount, &key, record).await;
+            return Err(Failure::Refused(e));
+        }
+        Outcome::Unknown(e) => match target.login(account.username(), &fresh).await {
+            Ok(()) => {}
+            Err(_) => return Err(Failure::Open(format!("the password may have been changed: {e}"))),
+        },
+    }
+    prove(mount, account, target.as_ref(), &fresh, record).await?;
+    finish(mount, account, &fresh, at).await
+}
+
+/// Takes back the youngest candidate, which the target has refused. If storage refuses too the record stays as it was,
+/// and is settled later.
+async fn withdraw(mount: &Mount, key: &str, mut record: Record) {
+    record.candidates.pop();
+    let storage = mount.ports.storage.as_ref();
+    let withdrawn = if record.candidates.is_empty() {
+        storage.delete(key).await.map_err(Error::from)
+    } else {
+        record.store(storage, key).await
+    };
+    if let Err(e) = withdrawn {
+        mount.rotation.queue.outdated();
+        tracing::warn!(record = key, "the record of a refused password change stays: {e}");
+    }
+}
+
+/// Logs in with the new password.
+async fn prove(
+    mount: &Mount,
+    account: &dyn Account,
+    target: &dyn Target,
+    fresh: &Secret,
+    record: Record,
+) -> Result<(), Failure> {
+    let mut tried = 1;
+    loop {
+        match target.login(account.username(), fresh).await {
+            Ok(()) => return Ok(()),
+            Err(LoginError::Refused(_)) if tried < PROOFS => {
+                tried += 1;
+                tokio::time::sleep(BETWEEN_PROOFS).await;
+            }
+            Err(LoginError::Barred(e)) => {
+                // The server has confirmed the change, and more cannot be had.
+                tracing::warn!(username = account.username(), "the new password cannot be proven by a login: {e}");
+                return Ok(());
+            }
+            Err(LoginError::Unreachable(e)) => {
+                return Err(Failure::Open(format!("the password was changed, but could not be tried: {e}")));
+            }
+            Err(LoginError::Refused(e)) => {
+                let unchanged = match account.stored() {
+                    Some(stored) => target.login(account.username(), stored).await.is_ok(),
+                    None => false,
+                };
+                if !unchanged {
+                    return Err(Failure::Open(format!("the account does not open with its new password: {e}")));
+                }
+                withdraw(mount, account.key(), record).await;
+                return Err(Failure::Refused(TargetError::Plan(
+                    "the statements ran, but the account still has its old password: let them set '{{password}}'"
+                        .into(),
+                )));
+            }
+        }
+    }
+}
+
+/// Stores a proven password and forgets the record.
+async fn finish(mount: &Mount, account: &mut dyn Account, proven: &Secret, at: SystemTime) -> Result<(), Failure> {
+    let adopted = account.adopt(mount, proven, at).await;
+    adopted.map_err(|e| Failure::Open(format!("the password was changed, but could not be stored: {e}")))?;
+    forget(mount, account.key()).await;
+    Ok(())
+}
+
+/// A record that stays says nothing new, and is found out and removed later.
+async fn forget(mount: &Mount, key: &str) {
+    if let Err(e) = mount.ports.storage.delete(key).await {
+        mount.rotation.queue.outdated();
+        tracing::warn!(record = key, "the record of a finished password change stays: {e}");
+    }
+}
+
+/// Finds out what became of an earlier change of the account's password, by logging in, and stores the password that
+/// opens the account.
+///
+/// # Errors
+/// [`Failure::Open`] if the target cannot be asked, or the password not be stored; the record stays.
+pub async fn settle(mount: &Mount, account: &mut dyn Account) -> Result<Settled, Failure> {
+    let Some(record) = Record::load(mount.ports.storage.as_ref(), account.key()).await? else {
+        return Ok(Settled::Nothing);
+    };
+    if record.username != account.username() {
+        // The account was given to another user since; whoever did so has seen to its password.
+        forget(mount, account.key()).await;
+        return Ok(Settled::Kept);
+    }
+    let target = account.target();
+    for candidate in record.candidates.iter().rev() {
+        match opens(target.as_ref(), &record.username, candidate).await? {
+            Opens::No => {}
+            Opens::Untold => return Ok(Settled::Unknown(record)),
+            Opens::Yes if proves_nothing(target.as_ref(), &record.username).await? => {
+                return Ok(Settled::Unknown(record));
+            }
+            Opens::Yes => {
+                if account.stored() != Some(candidate) {
+                    tracing::info!(username = record.username, "an interrupted password change is brought to its end");
+                }
+                finish(mount, account, candidate, record.started()).await?;
+                return Ok(Settled::Adopted);
+            }
+        }
+    }
+    let stored = match account.stored() {
+        Some(stored) => opens(target.as_ref(), &record.username, stored).await?,
+        // Nothing was there before, and nothing has come of it.
+        None => Opens::Yes,
+    };
+    let age = mount.ports.clock.now().duration_since(record.started()).unwrap_or_default();
+    match stored {
+        Opens::Yes if age < IN_FLIGHT => Ok(Settled::Waiting(record)),
+        Opens::Yes => {
+            forget(mount, account.key()).await;
+            Ok(Settled::Kept)
+        }
+        Opens::No | Opens::Untold => Ok(Settled::Unknown(record)),
+    }
+}
+
+enum Opens {
+    Yes,
+    No,
+    Untold,
+}
+
+async fn opens(target: &dyn Target, username: &str, password: &Secret) -> Result<Opens, Failure> {
+    match target.login(username, password).await {
+        Ok(()) => Ok(Opens::Yes),
+        Err(LoginError::Refused(_)) => Ok(Opens::No),
+        Err(LoginError::Barred(_)) => Ok(Opens::Untold),
+        Err(LoginError::Unreachable(e)) => {
+            Err(Failure::Open(format!("an earlier change of the password of {username:?} is open: {e}")))
+        }
+    }
+}
+
+/// A server may let everybody in, whatever the password.
+async fn proves_nothing(target: &dyn Target, username: &str) -> Result<bool, Failure> {
+    let nonsense = password::password().map_err(|e| Error::Failed(e.to_string()))?;
+    Ok(matches!(opens(target, username, &nonsense).await?, Opens::Yes))
+}

@@ -1,0 +1,367 @@
+//! Passwords that change while everything else goes wrong.
+
+use std::sync::atomic::{AtomicU8, AtomicUsize};
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::engine::rotation::queue;
+
+/// What happens at one of the points where something can.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    /// The process dies.
+    Death = 1,
+    /// The call fails; it may have had its effect.
+    Error = 2,
+}
+
+/// Points are counted; at one of them there is a fault.
+#[derive(Default)]
+pub struct Faults {
+    passed: AtomicUsize,
+    /// 0 for none, else the point counted from 1.
+    at: AtomicUsize,
+    kind: AtomicU8,
+    died: Notify,
+}
+
+impl Faults {
+    fn arm(&self, at: usize, kind: Fault) {
+        self.passed.store(0, Ordering::SeqCst);
+        self.kind.store(kind as u8, Ordering::SeqCst);
+        self.at.store(at, Ordering::SeqCst);
+    }
+
+    /// Disarms; true if the point was reached.
+    fn disarm(&self) -> bool {
+        let at = self.at.swap(0, Ordering::SeqCst);
+        self.passed.load(Ordering::SeqCst) >= at
+    }
+
+    /// True if the call must fail here. Does not return if the process dies here.
+    pub async fn point(&self) -> bool {
+        let passed = self.passed.fetch_add(1, Ordering::SeqCst) + 1;
+        if passed != self.at.load(Ordering::SeqCst) {
+            return false;
+        }
+        if self.kind.load(Ordering::SeqCst) == Fault::Death as u8 {
+            self.died.notify_one();
+            std::future::pending::<()>().await;
+        }
+        true
+    }
+}
+
+const USER: &str = "static-user";
+const INITIAL: &str = "initial password";
+const ROOT: &str = "root's own";
+
+async fn world_with_role() -> (Arc<World>, Mount) {
+    let world: Arc<World> = Arc::default();
+    for (user, password) in [(USER, INITIAL), ("root", ROOT)] {
+        world.accounts.lock().unwrap().insert(user.into(), password.into());
+    }
+    let mount = prepared(&world).await;
+    ask(&mount, Operation::Create, "static-roles/st", role()).await.unwrap();
+    assert_ne!(account(&world, USER), INITIAL, "the creation changes it");
+    (world, mount)
+}
+
+fn role() -> Value {
+    json!({ "db_name": "pg", "username": USER, "rotation_period": 3600 })
+}
+
+fn account(world: &World, user: &str) -> String {
+    world.accounts.lock().unwrap()[user].clone()
+}
+
+fn stored(world: &World, key: &str) -> Value {
+    world.entries.lock().unwrap().get(key).map_or(Value::Null, |text| serde_json::from_str(text).unwrap())
+}
+
+/// The password that a static role answers with, if there is the role.
+async fn served(mount: &Mount, role: &str) -> Option<String> {
+    let answer = ask(mount, Operation::Read, &format!("static-creds/{role}"), json!({})).await.ok()??;
+    answer.data?.into_iter().find_map(|(key, datum)| match datum {
+        Datum::Secret(secret) if key == "password" => Some(secret.expose().to_owned()),
+        _ => None,
+    })
+}
+
+fn later(world: &World, seconds: u64) {
+    world.later.fetch_add(seconds, Ordering::SeqCst);
+}
+
+/// What the task of the queue does in a second.
+async fn tick(mount: &Mount) {
+    for group in queue::due(mount).await.unwrap() {
+        queue::run(mount, group, &CancellationToken::new()).await;
+    }
+}
+
+/// Every password in storage.
+fn known(world: &World) -> String {
+    format!("{:?}", *world.entries.lock().unwrap())
+}
+
+/// Sends the request with a fault at each of its points in turn. After each, a new process takes over: the account must
+/// open with a password that is in storage at once, and a minute later with the one that is answered.
+async fn survives(path: &str, body: Value, kind: Fault, prepare: impl AsyncFn() -> (Arc<World>, Mount)) -> usize {
+    for at in 1.. {
+        let (world, mount) = prepare().await;
+        world.faults.arm(at, kind);
+        tokio::select! {
+            _ = ask(&mount, Operation::Update, path, body.clone()) => {}
+            () = world.faults.died.notified() => {}
+        }
+        let reached = world.faults.disarm();
+        drop(mount);
+        let what = format!("{kind:?} at point {at} of {path}");
+        let changed = account(&world, USER) != INITIAL;
+        assert!(!changed || known(&world).contains(&account(&world, USER)), "{what}: nobody knows the user's password");
+        assert!(known(&world).contains(&account(&world, "root")), "{what}: nobody knows root's password");
+
+        let mount = super::mount(&world);
+        tick(&mount).await;
+        later(&world, 61);
+        tick(&mount).await;
+        later(&world, 30);
+        tick(&mount).await;
+        assert_eq!(stored(&world, "config/pg")["connection_details"]["password"], account(&world, "root"), "{what}");
+        let served = served(&mount, "st").await;
+        if changed || served.is_some() {
+            assert_eq!(served, Some(account(&world, USER)), "{what}");
+        }
+        let left: Vec<String> =
+            world.entries.lock().unwrap().keys().filter(|key| key.starts_with("rotation/")).cloned().collect();
+        assert!(left.is_empty(), "{what}: {left:?}");
+        if !reached {
+            return at;
+        }
+    }
+    0
+}
+
+#[tokio::test]
+async fn a_rotation_survives_a_fault_at_every_point() {
+    for kind in [Fault::Death, Fault::Error] {
+        let points = survives("rotate-role/st", json!({}), kind, world_with_role).await;
+        assert!(points > 8, "only {points} points");
+    }
+}
+
+#[tokio::test]
+async fn a_creation_survives_a_fault_at_every_point() {
+    let without_role = async || {
+        let world: Arc<World> = Arc::default();
+        for (user, password) in [(USER, INITIAL), ("root", ROOT)] {
+            world.accounts.lock().unwrap().insert(user.into(), password.into());
+        }
+        let mount = prepared(&world).await;
+        (world, mount)
+    };
+    for kind in [Fault::Death, Fault::Error] {
+        let points = survives("static-roles/st", role(), kind, without_role).await;
+        assert!(points > 8, "only {points} points");
+    }
+}
+
+#[tokio::test]
+async fn a_root_rotation_survives_a_fault_at_every_point() {
+    for kind in [Fault::Death, Fault::Error] {
+        let points = survives("rotate-root/pg", json!({}), kind, world_with_role).await;
+        assert!(points > 8, "only {points} points");
+    }
+}
+
+/// The same for what the queue does by itself, with faults while it settles an earlier one too.
+#[tokio::test]
+async fn the_queue_survives_faults_on_top_of_faults() {
+    for first in 1..14 {
+        for second in 1..14 {
+            let (world, mount) = world_with_role().await;
+            later(&world, 3601);
+            for at in [first, second] {
+                let mount = super::mount(&world);
+                world.faults.arm(at, Fault::Death);
+                tokio::select! {
+                    _ = async { if let Ok(groups) = queue::due(&mount).await {
+                        for group in groups { queue::run(&mount, group, &CancellationToken::new()).await; }
+                    } } => {}
+                    () = world.faults.died.notified() => {}
+                }
+                world.faults.disarm();
+                assert!(known(&world).contains(&account(&world, USER)), "{first}, {second}");
+            }
+            drop(mount);
+            let mount = super::mount(&world);
+            for _ in 0..3 {
+                tick(&mount).await;
+                later(&world, 61);
+            }
+            assert_eq!(served(&mount, "st").await, Some(account(&world, USER)), "{first}, {second}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_password_changes_when_it_is_due_and_not_before() {
+    let (world, mount) = world_with_role().await;
+    let first = account(&world, USER);
+    later(&world, 3599);
+    tick(&mount).await;
+    assert_eq!(account(&world, USER), first);
+    later(&world, 1);
+    tick(&mount).await;
+    let second = account(&world, USER);
+    assert_ne!(second, first);
+    assert_eq!(served(&mount, "st").await, Some(second.clone()));
+
+    let scheduled = json!({"rotation_schedule": "0 3 * * *", "rotation_window": 3600});
+    ask(&mount, Operation::Update, "static-roles/st", scheduled).await.unwrap();
+    later(&world, 30 * 3600);
+    let restarted = super::mount(&world);
+    tick(&restarted).await;
+    // 1 800 003 600 is 2027-01-15T09:00:00Z: thirty hours later it is 15:00, twelve hours past the window.
+    assert_eq!(account(&world, USER), second, "the window was missed");
+    later(&world, 12 * 3600 + 60);
+    tick(&restarted).await;
+    assert_ne!(account(&world, USER), second, "the next time is not");
+}
+
+#[tokio::test]
+async fn a_failure_is_shown_and_tried_again_with_another_password_after_a_growing_pause() {
+    let (world, mount) = world_with_role().await;
+    let first = account(&world, USER);
+    world.picky.store(true, Ordering::SeqCst);
+    later(&world, 3600);
+    tick(&mount).await;
+    let shown = ask(&mount, Operation::Read, "static-roles/st", json!({})).await.unwrap().unwrap();
+    assert!(plain(&shown, "last_rotation_error").as_str().unwrap().contains("too weak"));
+    assert_eq!(stored(&world, "rotation/static/st"), Value::Null, "a refused password is discarded");
+    assert_eq!(served(&mount, "st").await.as_ref(), Some(&first));
+    world.picky.store(false, Ordering::SeqCst);
+    tick(&mount).await;
+    assert_eq!(account(&world, USER), first, "there is a pause");
+    later(&world, 13);
+    tick(&mount).await;
+    assert_ne!(account(&world, USER), first);
+    let shown = ask(&mount, Operation::Read, "static-roles/st", json!({})).await.unwrap().unwrap();
+    assert_eq!(plain(&shown, "last_rotation_error"), Value::Null);
+}
+
+#[tokio::test]
+async fn candidates_pile_up_only_so_far() {
+    let (world, mount) = world_with_role().await;
+    let mut refused = String::new();
+    for _ in 0..9 {
+        // Neither answer nor effect, and nobody to ask afterwards.
+        world.accounts.lock().unwrap().insert(USER.into(), "somebody else's".into());
+        let points = 6;
+        world.faults.arm(points, Fault::Error);
+        for at in 1.. {
+            let before = stored(&world, "rotation/static/st")["candidates"].as_array().map_or(0, Vec::len);
+            world.faults.arm(at, Fault::Error);
+            let reply = ask(&mount, Operation::Update, "rotate-role/st", json!({})).await;
+            let reached = world.faults.disarm();
+            let now = stored(&world, "rotation/static/st")["candidates"].as_array().map_or(0, Vec::len);
+            world.accounts.lock().unwrap().insert(USER.into(), "somebody else's".into());
+            if now >= 8 {
+                refused = ask(&mount, Operation::Update, "rotate-role/st", json!({})).await.unwrap_err().to_string();
+            }
+            if now > before || !reached || reply.is_ok() {
+                break;
+            }
+        }
+    }
+    let most = stored(&world, "rotation/static/st")["candidates"].as_array().map_or(0, Vec::len);
+    assert!(most <= 8, "{most}");
+    assert!(most < 8 || refused.contains("did not come to an end"), "{refused}");
+}
+
+#[tokio::test]
+async fn an_unwritten_journal_means_an_unchanged_password() {
+    let (world, mount) = world_with_role().await;
+    let first = account(&world, USER);
+    world.down.store(true, Ordering::SeqCst);
+    let refused = ask(&mount, Operation::Update, "rotate-role/st", json!({})).await.unwrap_err().to_string();
+    assert!(refused.starts_with("unable to finish rotating credentials; retries will continue"), "{refused}");
+    assert_eq!(served(&mount, "st").await, Some(first), "served while the database is down");
+    assert_eq!(stored(&world, "rotation/static/st"), Value::Null);
+}
+
+#[tokio::test]
+async fn an_old_root_password_written_again_locks_nobody_out() {
+    let (world, mount) = world_with_role().await;
+    ask(&mount, Operation::Update, "rotate-root/pg", json!({})).await.unwrap();
+    let rotated = account(&world, "root");
+    assert_ne!(rotated, ROOT);
+    assert!(!known(&world).contains(ROOT), "the old password is not kept");
+    for _ in 0..2 {
+        let again = json!({ "username": "root", "password": ROOT, "allowed_roles": "*" });
+        let answer = ask(&mount, Operation::Update, "config/pg", again).await.unwrap().unwrap();
+        assert!(answer.warnings[0].contains("replaced by rotate-root"), "{:?}", answer.warnings);
+        ask(&mount, Operation::Update, "reset/pg", json!({})).await.unwrap();
+        ask(&mount, Operation::Update, "rotate-role/st", json!({})).await.unwrap();
+    }
+    assert_eq!(account(&world, "root"), rotated);
+    let wrong = ask(&mount, Operation::Update, "config/pg", json!({ "password": "never valid" })).await;
+    assert!(wrong.is_err());
+
+    // A restored database has the old password again: then it is taken.
+    world.accounts.lock().unwrap().insert("root".into(), ROOT.into());
+    let restored = ask(&mount, Operation::Update, "config/pg", json!({ "password": ROOT })).await.unwrap();
+    assert!(restored.is_none(), "{restored:?}");
+    ask(&mount, Operation::Update, "rotate-root/pg", json!({})).await.unwrap();
+    assert_ne!(account(&world, "root"), ROOT);
+}
+
+#[tokio::test]
+async fn an_import_without_rotation_changes_nothing_until_it_is_due() {
+    let (world, mount) = world_with_role().await;
+    let other = "imported-user";
+    world.accounts.lock().unwrap().insert(other.into(), INITIAL.into());
+    let role = |password: &str| {
+        json!({ "db_name": "pg", "username": other, "rotation_period": 60, "skip_import_rotation": true,
+                "password": password })
+    };
+    let refused = ask(&mount, Operation::Create, "static-roles/im", role("wrong")).await;
+    assert!(matches!(refused, Err(Error::Refused(_))), "{refused:?}");
+    ask(&mount, Operation::Create, "static-roles/im", role(INITIAL)).await.unwrap();
+    assert_eq!(served(&mount, "im").await.as_deref(), Some(INITIAL));
+    let shown = ask(&mount, Operation::Read, "static-roles/im", json!({})).await.unwrap().unwrap();
+    assert_eq!(plain(&shown, "last_vault_rotation"), Value::Null);
+    later(&world, 60);
+    tick(&mount).await;
+    assert_ne!(account(&world, other), INITIAL);
+    assert_eq!(served(&mount, "im").await, Some(account(&world, other)));
+    let late = ask(&mount, Operation::Update, "static-roles/im", json!({ "password": INITIAL })).await;
+    assert!(matches!(late, Err(Error::Refused(_))), "{late:?}");
+}
+
+#[tokio::test]
+async fn a_standby_rotates_nothing_until_it_is_active() {
+    let (world, _) = world_with_role().await;
+    later(&world, 3600);
+    let first = account(&world, USER);
+    world.standby.store(true, Ordering::SeqCst);
+    let mount = super::mount(&world);
+    tick(&mount).await;
+    assert_eq!(account(&world, USER), first);
+    world.standby.store(false, Ordering::SeqCst);
+    tick(&mount).await;
+    assert_ne!(account(&world, USER), first);
+}
+
+#[tokio::test]
+async fn a_deleted_role_is_left_alone() {
+    let (world, mount) = world_with_role().await;
+    let last = account(&world, USER);
+    ask(&mount, Operation::Delete, "static-roles/st", json!({})).await.unwrap();
+    later(&world, 9000);
+    tick(&mount).await;
+    assert_eq!(account(&world, USER), last);
+    assert!(!known(&world).contains(&last));
+}

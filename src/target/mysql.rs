@@ -1,0 +1,222 @@
+//! MySQL and MariaDB: users made, ended and given passwords one statement at a time, in the text protocol only.
+//!
+//! The servers commit every such statement at once, so there is nothing to roll back; what fails in the middle is undone
+//! by dropping the user. Passwords go to the server as hashes wherever it takes one.
+
+mod account;
+mod dsn;
+mod end;
+mod hash;
+mod mint;
+mod relay;
+mod rotate;
+mod server;
+mod session;
+mod settings;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+
+use super::pool::{Checkout, Pool, Session as _};
+use super::statement::Vars;
+use super::{EndPlan, Ended, LoginError, MintPlan, Outcome, RenewPlan, Script, Target, TargetError};
+use crate::secret::Secret;
+use end::Ending;
+use mint::Creation;
+use rotate::Change;
+use session::Session;
+
+pub use rotate::Old;
+pub use settings::{Settings, Source};
+
+/// Length of the longest user name that every server of today takes, in characters: MySQL's. MariaDB takes 80.
+pub const LONGEST_NAME: usize = 32;
+
+/// What the built-in engine puts before the error of a connection that could not be verified.
+pub const VERIFY_PREFIX: &str = "error verifying - ping: ";
+
+/// One server, or several of which the first that can be written to is used.
+pub struct MySql {
+    core: Arc<Core>,
+}
+
+/// What tasks share that outlive their callers.
+struct Core {
+    settings: Settings,
+    pool: Arc<Pool<Session>>,
+}
+
+impl Core {
+    async fn session(&self) -> Result<Checkout<Session>, TargetError> {
+        self.pool.checkout(|patience| Session::open(&self.settings, patience)).await
+    }
+
+    /// Fills a script, `{{host}}` included.
+    fn fill(&self, script: &Script, vars: &Vars<'_>) -> Result<Vec<Secret>, TargetError> {
+        const HOST: &str = "{{host}}";
+        if vars.name.contains(HOST) || vars.password.is_some_and(|password| password.expose().contains(HOST)) {
+            return Err(TargetError::Plan("a user name or password holds {{host}}".into()));
+        }
+        let host = |filled: Secret| {
+            let found = filled.expose().contains(HOST);
+            if found { Secret::new(filled.expose().replace(HOST, &self.settings.user_host)) } else { filled }
+        };
+        Ok(script.fill(vars)?.into_iter().map(host).collect())
+    }
+}
+
+impl MySql {
+    /// Opens no session yet.
+    pub fn new(settings: Settings) -> Self {
+        let pool = Pool::new(settings.limits);
+        Self { core: Arc::new(Core { settings, pool }) }
+    }
+
+    /// As [`MySql::set_password`] without statements; the old password works until [`MySql::discard_old_password`].
+    /// MySQL 8.0.14 and later only.
+    pub async fn add_password(&self, username: &str, password: &Secret) -> Outcome<()> {
+        self.change(username, password, Vec::new(), Old::Retained).await
+    }
+
+    /// Ends what [`MySql::add_password`] retained. A server that cannot retain passwords has none to discard.
+    ///
+    /// # Errors
+    /// What the server says; doing it twice is doing it once.
+    pub async fn discard_old_password(&self, username: &str) -> Result<(), TargetError> {
+        rotate::discard_old(&self.core, username).await
+    }
+
+    async fn change(&self, username: &str, password: &Secret, statements: Vec<Secret>, old: Old) -> Outcome<()> {
+        let change = Change {
+            core: self.core.clone(),
+            username: username.to_owned(),
+            password: password.duplicate(),
+            statements,
+            old,
+        };
+        match tokio::spawn(change.run()).await {
+            Ok(outcome) => outcome,
+            Err(_) => Outcome::Unknown(TargetError::Lost("the task that set the password died".into())),
+        }
+    }
+}
+
+/// Set when the future that holds it is dropped.
+struct Leaving(Arc<AtomicBool>);
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+#[async_trait]
+impl Target for MySql {
+    async fn verify(&self) -> Result<(), TargetError> {
+        let mut session = self.core.session().await?;
+        if !session.ping().await {
+            self.core.pool.drop_idle();
+            drop(session);
+            session = self.core.session().await?;
+        }
+        session.give_back();
+        Ok(())
+    }
+
+    async fn mint(&self, plan: &MintPlan, password: &Secret) -> Outcome<()> {
+        let filled = timestamp(plan.expiration).and_then(|expiration| {
+            let vars = Vars { password: Some(password), expiration: Some(&expiration), ..Vars::name(&plan.username) };
+            let creation = self.core.fill(&plan.creation, &vars)?;
+            Ok((creation, self.core.fill(&plan.rollback, &Vars::name(&plan.username))?))
+        });
+        let (statements, rollback) = match filled {
+            Ok(filled) => filled,
+            Err(e) => return Outcome::Failed(e),
+        };
+        let abandoned = Arc::new(AtomicBool::new(false));
+        let creation = Creation {
+            core: self.core.clone(),
+            username: plan.username.clone(),
+            statements,
+            rollback,
+            password: password.duplicate(),
+            abandoned: abandoned.clone(),
+        };
+        // If this future is dropped, the task stops before its next statement; and if it was done already, what it made
+        // is dropped with its result, which removes it.
+        let _leaving = Leaving(abandoned);
+        match tokio::spawn(creation.run()).await {
+            Ok(Outcome::Done(minted)) => {
+                minted.keep();
+                Outcome::Done(())
+            }
+            Ok(Outcome::Failed(e)) => Outcome::Failed(e),
+            Ok(Outcome::Unknown(e)) => Outcome::Unknown(e),
+            Err(_) => Outcome::Unknown(TargetError::Lost("the task that creates the user died".into())),
+        }
+    }
+
+    async fn set_password(&self, username: &str, password: &Secret, statements: &Script) -> Outcome<()> {
+        let vars = Vars { password: Some(password), ..Vars::name(username) };
+        match self.core.fill(statements, &vars) {
+            Ok(statements) => self.change(username, password, statements, Old::Replaced).await,
+            Err(e) => Outcome::Failed(e),
+        }
+    }
+
+    /// An account whose plugin the driver does not speak is compared by its hash instead.
+    async fn login(&self, username: &str, password: &Secret) -> Result<(), LoginError> {
+        let proven = match session::login(&self.core.settings, username, password).await {
+            Err(e) if session::is_unspoken(&e) => {
+                rotate::compare(&self.core, username, password).await.unwrap_or(Err(e))
+            }
+            proven => proven,
+        };
+        proven.map_err(|e| LoginError::by_code(e, &["1045", "1698"]))
+    }
+
+    async fn renew(&self, plan: &RenewPlan) -> Result<(), TargetError> {
+        if plan.renew.is_empty() {
+            return Ok(());
+        }
+        let expiration = timestamp(plan.expiration)?;
+        let vars = Vars { expiration: Some(&expiration), ..Vars::name(&plan.username) };
+        let statements = self.core.fill(&plan.renew, &vars)?;
+        let mut session = self.core.session().await?;
+        for statement in &statements {
+            if let Err(fault) = session.run(statement.expose()).await {
+                if !fault.is_open() && !fault.is_read_only() {
+                    session.give_back();
+                }
+                return Err(fault.into());
+            }
+        }
+        session.give_back();
+        Ok(())
+    }
+
+    async fn end(&self, plan: &EndPlan) -> Result<Ended, TargetError> {
+        let statements = self.core.fill(&plan.revocation, &Vars::name(&plan.username))?;
+        let ending = Ending { core: self.core.clone(), username: plan.username.clone(), statements };
+        match tokio::spawn(ending.run()).await {
+            Ok(ended) => ended,
+            Err(_) => Err(TargetError::Lost("the task that ends the user died".into())),
+        }
+    }
+
+    async fn close(&self) {
+        self.core.pool.close().await;
+    }
+}
+
+/// A time in the built-in engine's form: `2026-11-22 02:11:17+0000`.
+fn timestamp(time: SystemTime) -> Result<String, TargetError> {
+    let time = Timestamp::try_from(time).map_err(|_| TargetError::Plan("the end lies outside any calendar".into()))?;
+    Ok(time.strftime("%Y-%m-%d %H:%M:%S%z").to_string())
+}

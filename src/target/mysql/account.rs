@@ -1,0 +1,224 @@
+//! What a session can do to a user: a user is a name, and its accounts are the hosts that the name may come from.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::session::{Fault, Session};
+
+/// How often sessions that were told to go are looked for again.
+const POLL: Duration = Duration::from_millis(10);
+
+/// Objects of other people's databases that are named in a report, at most.
+const REPORTED: usize = 20;
+
+/// One account of a user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    /// The host part.
+    pub host: String,
+    /// The password plugin, empty if the server does not say.
+    pub plugin: String,
+}
+
+/// The accounts of one user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Accounts {
+    /// Each host once.
+    pub list: Vec<Account>,
+    /// Not looked up but taken for granted: the admin user may not read `mysql.user`.
+    pub assumed: bool,
+}
+
+/// `'text'`; sessions have no `NO_BACKSLASH_ESCAPES`.
+pub fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
+}
+
+/// `'user'@'host'`.
+pub fn account(username: &str, host: &str) -> String {
+    format!("{}@{}", literal(username), literal(host))
+}
+
+impl Session {
+    /// Looks up the accounts of a user; where that is not allowed, there is one at `assumed_host`.
+    pub async fn accounts(&mut self, username: &str, assumed_host: &str) -> Result<Accounts, Fault> {
+        let plugin = if self.server.lists_plugins() { "plugin" } else { "''" };
+        let no_roles = if self.server.lists_roles_as_users() { " AND is_role = 'N'" } else { "" };
+        let user = literal(username);
+        let rows =
+            self.rows(&format!("SELECT User, Host, {plugin} FROM mysql.user WHERE User = {user}{no_roles}")).await;
+        let rows = match rows {
+            Err(fault) if fault.is_denied() => {
+                let account = Account { host: assumed_host.to_owned(), plugin: String::new() };
+                return Ok(Accounts { list: vec![account], assumed: true });
+            }
+            rows => rows?,
+        };
+        let texts = |row: Vec<Option<String>>| {
+            let mut texts = row.into_iter().map(Option::unwrap_or_default);
+            (texts.next().unwrap_or_default(), texts.next().unwrap_or_default(), texts.next().unwrap_or_default())
+        };
+        // The server pads what it compares: `u ` is another user.
+        let exact =
+            |(user, host, plugin): (String, String, String)| (user == username).then_some(Account { host, plugin });
+        Ok(Accounts { list: rows.into_iter().map(texts).filter_map(exact).collect(), assumed: false })
+    }
+
+    /// Forbids new logins where the server can. Accounts that are gone are no error.
+    pub async fn lock(&mut self, username: &str, accounts: &Accounts) -> Result<(), Fault> {
+        if !self.server.can_lock() {
+            return Ok(());
+        }
+        for Account { host, .. } in &accounts.list {
+            match self.run(&format!("ALTER USER {} ACCOUNT LOCK", account(username, host))).await {
+                Err(fault) if fault.number() == Some(1396) => {}
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops the accounts. Those that are gone are no error.
+    pub async fn drop_accounts(&mut self, username: &str, accounts: &Accounts) -> Result<(), Fault> {
+        let if_exists = if self.server.has_if_exists() { "IF EXISTS " } else { "" };
+        for Account { host, .. } in &accounts.list {
+            match self.run(&format!("DROP USER {if_exists}{}", account(username, host))).await {
+                Err(fault) if fault.number() == Some(1396) => {}
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The numbers of the sessions of a user, as far as the admin user may see them.
+    async fn sessions_of(&mut self, username: &str) -> Result<Vec<u64>, Fault> {
+        let of = |table: &str| format!("SELECT ID, USER FROM {table} WHERE USER = {}", literal(username));
+        let rows = match self.rows(&of("information_schema.PROCESSLIST")).await {
+            // Announced to go away in MySQL.
+            Err(fault) if matches!(fault.number(), Some(1109 | 1146)) => {
+                let table = "performance_schema.processlist";
+                self.rows(&of(table)).await?
+            }
+            rows => rows?,
+        };
+        let own = self.id;
+        let exact = |row: Vec<Option<String>>| match row.as_slice() {
+            // The server compares without regard to case.
+            [Some(id), Some(user)] if user == username => id.parse().ok().filter(|&id| id != own),
+            _ => None,
+        };
+        Ok(rows.into_iter().filter_map(exact).collect())
+    }
+
+    /// Ends all sessions of a user and waits until they are gone; says how many there were.
+    ///
+    /// # Errors
+    /// Besides what the server says, [`Fault::Timeout`] if some do not end within `patience`.
+    pub async fn end_sessions(&mut self, username: &str, patience: Duration) -> Result<u64, Fault> {
+        let deadline = Instant::now() + patience;
+        let mut told = Vec::new();
+        loop {
+            let open = self.sessions_of(username).await?;
+            if open.is_empty() {
+                return Ok(told.len() as u64);
+            }
+            for id in open {
+                if !told.contains(&id) {
+                    self.kill(id).await?;
+                    told.push(id);
+                }
+            }
+            if Instant::now() >= deadline {
+                return Err(Fault::Timeout(patience));
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    async fn kill(&mut self, id: u64) -> Result<(), Fault> {
+        match self.run(&format!("KILL CONNECTION {id}")).await {
+            // It has ended by itself.
+            Err(fault) if fault.number() == Some(1094) => Ok(()),
+            // Not ours to kill. Amazon's managed servers have a procedure instead of the privilege.
+            Err(fault) if fault.number() == Some(1095) => {
+                self.run(&format!("CALL mysql.rds_kill({id})")).await.map_err(|_| fault)
+            }
+            other => other,
+        }
+    }
+
+    /// Ends another session of the admin user, that of which nothing was heard any more, and waits until it is gone.
+    /// From then on, what it was running has either happened or not.
+    pub async fn end_own_session(&mut self, id: u64, username: &str, patience: Duration) -> Result<(), Fault> {
+        let deadline = Instant::now() + patience;
+        while self.sessions_of(username).await?.contains(&id) {
+            if Instant::now() >= deadline {
+                return Err(Fault::Timeout(patience));
+            }
+            self.kill(id).await?;
+            tokio::time::sleep(POLL).await;
+        }
+        Ok(())
+    }
+
+    /// True if the accounts may have made objects that run as their definer, so that it is worth looking for them:
+    /// that means reading the definition of every view. False if it cannot be told.
+    pub async fn may_define(&mut self, username: &str, accounts: &Accounts) -> bool {
+        for Account { host, .. } in &accounts.list {
+            let rows = self.rows(&format!("SHOW GRANTS FOR {}", account(username, host))).await.unwrap_or_default();
+            for grant in rows.into_iter().flatten().flatten() {
+                let upper = grant.to_ascii_uppercase();
+                let privileges = upper.split(" ON ").next().unwrap_or_default();
+                let defines = ["ALL PRIVILEGES", "CREATE VIEW", "CREATE ROUTINE", "TRIGGER", "EVENT"];
+                // A role: what it may do is not said here.
+                let role = !upper.contains(" ON ");
+                if role || defines.iter().any(|privilege| privileges.contains(privilege)) {
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    /// Routines, views, triggers and events that run as one of the accounts: `kind schema.name`. Without their definer
+    /// they fail. At most [`REPORTED`] of them.
+    pub async fn defined_by(&mut self, username: &str, accounts: &Accounts) -> Result<Vec<String>, Fault> {
+        if accounts.list.is_empty() {
+            return Ok(Vec::new());
+        }
+        let definers: Vec<_> =
+            accounts.list.iter().map(|account| literal(&format!("{username}@{}", account.host))).collect();
+        let definers = definers.join(", ");
+        let kinds = [
+            ("ROUTINE_TYPE", "ROUTINE_SCHEMA", "ROUTINE_NAME", "ROUTINES"),
+            ("'VIEW'", "TABLE_SCHEMA", "TABLE_NAME", "VIEWS"),
+            ("'TRIGGER'", "TRIGGER_SCHEMA", "TRIGGER_NAME", "TRIGGERS"),
+            ("'EVENT'", "EVENT_SCHEMA", "EVENT_NAME", "EVENTS"),
+        ];
+        let mut found = Vec::new();
+        for (kind, schema, name, table) in kinds {
+            let ask = format!(
+                "SELECT {kind}, {schema}, {name} FROM information_schema.{table} WHERE DEFINER IN ({definers}) \
+                 LIMIT {REPORTED}"
+            );
+            for row in self.rows(&ask).await? {
+                if let [Some(kind), Some(schema), Some(name)] = row.as_slice() {
+                    found.push(format!("{} {schema}.{name}", kind.to_ascii_lowercase()));
+                }
+            }
+        }
+        found.truncate(REPORTED);
+        Ok(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quoting() {
+        assert_eq!(account(r"a'b\", "%"), r"'a''b\\'@'%'");
+    }
+}

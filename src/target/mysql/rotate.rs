@@ -1,0 +1,176 @@
+//! Passwords of users that stay: set, kept beside the old one, proven.
+
+use std::sync::Arc;
+
+use super::account::{Account, Accounts, account, literal};
+use super::mint::prepared;
+use super::server::Plugin;
+use super::session::{Fault, Session};
+use super::settings::Hashing;
+use super::{Core, TargetError};
+use crate::secret::Secret;
+use crate::target::Outcome;
+
+/// What becomes of the password that a user has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Old {
+    /// It no longer works.
+    Replaced,
+    /// It works as before until it is discarded.
+    Retained,
+}
+
+/// A change of password, with all it takes: it goes on when the caller has left.
+pub struct Change {
+    /// The server.
+    pub core: Arc<Core>,
+    /// The user's name.
+    pub username: String,
+    /// The new password.
+    pub password: Secret,
+    /// The filled rotation statements; empty for the default: every account of the user.
+    pub statements: Vec<Secret>,
+    /// Only for the default.
+    pub old: Old,
+}
+
+impl Change {
+    /// Sets the password. A user with several accounts has several passwords: if some have been set and one has not, the
+    /// outcome is unknown, and the change should be repeated.
+    pub async fn run(self) -> Outcome<()> {
+        let mut session = match self.core.session().await {
+            Ok(session) => session,
+            Err(e) => return Outcome::Failed(e),
+        };
+        let statements = match self.prepare(&mut session).await {
+            Ok(statements) => statements,
+            Err(e) => return Outcome::Failed(e),
+        };
+        for (position, (text, sensitive)) in statements.iter().enumerate() {
+            let Err(fault) = session.run(text.expose()).await else { continue };
+            let open = fault.is_open();
+            let fault = if *sensitive { fault.without_quotation() } else { fault };
+            if !open && !fault.is_read_only() {
+                session.give_back();
+            }
+            return if open || position > 0 { Outcome::Unknown(fault.into()) } else { Outcome::Failed(fault.into()) };
+        }
+        session.give_back();
+        Outcome::Done(())
+    }
+
+    async fn prepare(&self, session: &mut Session) -> Result<Vec<(Secret, bool)>, TargetError> {
+        let accounts = accounts(&self.core, session, &self.username).await?;
+        if !self.statements.is_empty() {
+            let own = accounts.list.iter().find_map(|account| Plugin::named(&account.plugin));
+            let all = prepared(&self.core, session, &self.statements, &self.password, own)?;
+            return Ok(all.into_iter().map(|statement| (statement.text, statement.sensitive)).collect());
+        }
+        if self.old == Old::Retained && !session.server.has_two_passwords() {
+            return Err(TargetError::Plan(
+                "this server keeps one password a user: MySQL 8.0.14 and later keep two".into(),
+            ));
+        }
+        let mut all = Vec::new();
+        for account in accounts.list.iter().filter(|account| takes_password(&account.plugin)) {
+            all.push((self.statement(session, account)?, true));
+        }
+        if all.is_empty() {
+            return Err(TargetError::Plan(format!(
+                "no account of the user {:?} logs in with a password",
+                self.username
+            )));
+        }
+        Ok(all)
+    }
+
+    /// The statement for one account: its plugin stays what it is, so that its clients can go on.
+    fn statement(&self, session: &Session, at: &Account) -> Result<Secret, TargetError> {
+        let server = &session.server;
+        let settings = &self.core.settings;
+        let who = account(&self.username, &at.host);
+        let plugin = match settings.hashing {
+            Hashing::Server if at.plugin.is_empty() => server.default_plugin,
+            Hashing::Server => Plugin::named(&at.plugin).filter(|plugin| server.plugins.contains(plugin)),
+            Hashing::With(plugin) if server.plugins.contains(&plugin) => Some(plugin),
+            Hashing::With(_) | Hashing::Off => None,
+        };
+        let retain = if self.old == Old::Retained { " RETAIN CURRENT PASSWORD" } else { "" };
+        if let Some(plugin) = plugin {
+            let hash = plugin.hash(&self.password).map_err(|e| TargetError::Plan(e.to_string()))?;
+            return Ok(Secret::new(if server.has_alter_user() {
+                format!("ALTER USER {who} {}{retain}", server.identified(plugin, &hash).expose())
+            } else {
+                format!("SET PASSWORD FOR {who} = '{}'", hash.expose())
+            }));
+        }
+        if settings.refuse_plain && settings.hashing != Hashing::Off {
+            return Err(TargetError::Plan(format!(
+                "{who} has the plugin {:?}, which takes no hash made here, and refuse_plaintext_password is set",
+                at.plugin
+            )));
+        }
+        let password = Secret::new(literal(self.password.expose()));
+        let (plugin, password) = (literal(&at.plugin), password.expose());
+        Ok(Secret::new(match (at.plugin.as_str(), server.mariadb) {
+            ("", _) => format!("ALTER USER {who} IDENTIFIED BY {password}{retain}"),
+            (_, true) => format!("ALTER USER {who} IDENTIFIED VIA {} USING PASSWORD({password})", at.plugin),
+            (_, false) => format!("ALTER USER {who} IDENTIFIED WITH {plugin} BY {password}{retain}"),
+        }))
+    }
+}
+
+/// False for accounts that log in by other means (a socket, a directory, a cloud's tokens), which must stay as they are.
+fn takes_password(plugin: &str) -> bool {
+    const OTHERS: [&str; 3] = ["sha256_password", "mysql_old_password", "parsec"];
+    plugin.is_empty() || Plugin::named(plugin).is_some() || OTHERS.contains(&plugin)
+}
+
+/// The accounts of a user that must be there.
+async fn accounts(core: &Core, session: &mut Session, username: &str) -> Result<Accounts, TargetError> {
+    let found = session.accounts(username, &core.settings.user_host).await?;
+    if found.list.is_empty() {
+        return Err(TargetError::Plan(format!("the server has no user {username:?}")));
+    }
+    Ok(found)
+}
+
+/// Ends the old passwords that [`Old::Retained`] kept.
+pub async fn discard_old(core: &Core, username: &str) -> Result<(), TargetError> {
+    let mut session = core.session().await?;
+    let found = accounts(core, &mut session, username).await?;
+    if !session.server.has_two_passwords() {
+        session.give_back();
+        return Ok(());
+    }
+    for Account { host, .. } in &found.list {
+        let done: Result<(), Fault> =
+            session.run(&format!("ALTER USER {} DISCARD OLD PASSWORD", account(username, host))).await;
+        done?;
+    }
+    session.give_back();
+    Ok(())
+}
+
+/// Compares a password with the stored hashes of a user whose every account is of `ed25519`, which is unsalted; `None`
+/// for any other user, and where the hashes cannot be read.
+pub async fn compare(core: &Core, username: &str, password: &Secret) -> Option<Result<(), TargetError>> {
+    let mut session = core.session().await.ok()?;
+    let found = session.accounts(username, "").await.ok()?;
+    let user = literal(username);
+    let ask = format!("SELECT User, authentication_string FROM mysql.user WHERE User = {user}");
+    let rows = session.rows(&ask).await.ok()?;
+    session.give_back();
+    let all = found.list.iter().all(|account| Plugin::named(&account.plugin) == Some(Plugin::Ed25519));
+    if found.assumed || found.list.is_empty() || !all {
+        return None;
+    }
+    let hash = Plugin::Ed25519.hash(password).ok()?;
+    let own = |row: &Vec<Option<String>>| row.first().and_then(Option::as_deref) == Some(username);
+    let same = |row: &Vec<Option<String>>| row.get(1).and_then(Option::as_deref) == Some(hash.expose());
+    if rows.iter().filter(|row| own(row)).all(same) {
+        return Some(Ok(()));
+    }
+    let text = format!("Error 1045 (28000): the stored hash of user {user} is of another password");
+    Some(Err(TargetError::Answer { text, code: "1045".into() }))
+}

@@ -1,0 +1,281 @@
+//! Redis and Valkey: users of the access control lists. One command makes a user with all its rules or none; the server
+//! sees the hash of a password, never the password.
+//!
+//! The servers keep their lists each for itself: what is done here is done at one server, not at its replicas and not at
+//! the other nodes of a cluster.
+
+mod node;
+mod rules;
+mod settings;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use async_trait::async_trait;
+
+use super::pool::{Checkout, Pool, Session as _};
+use super::{EndPlan, Ended, LoginError, MintPlan, Outcome, RenewPlan, Script, Target, TargetError};
+use crate::secret::Secret;
+use crate::secret::verifier::redis::acl_rule;
+use node::Node;
+
+pub use settings::{Persistence, Settings, Source};
+
+/// Length of the longest user name that is minted (the built-in engine's; the servers have no limit).
+pub const LONGEST_NAME: usize = 100;
+
+/// One server.
+pub struct Redis {
+    core: Arc<Core>,
+}
+
+/// What tasks share that outlive their callers.
+struct Core {
+    settings: Settings,
+    pool: Arc<Pool<Node>>,
+}
+
+impl Core {
+    async fn session(&self) -> Result<Checkout<Node>, TargetError> {
+        self.pool.checkout(|patience| Node::open(&self.settings, patience)).await
+    }
+
+    /// A session that has just shown that it lives.
+    async fn fresh(&self) -> Result<Checkout<Node>, TargetError> {
+        let mut session = self.session().await?;
+        if session.ping().await {
+            return Ok(session);
+        }
+        drop(session);
+        self.pool.drop_idle();
+        self.session().await
+    }
+
+    /// Makes the user, or leaves nothing.
+    async fn create(&self, username: &str, rules: &[&str]) -> Outcome<()> {
+        let begun = async {
+            let mut session = self.fresh().await?;
+            let taken = session.knows(username).await?;
+            Ok((session, taken))
+        };
+        let mut session = match begun.await {
+            Ok((session, false)) => session,
+            Ok((session, true)) => {
+                session.give_back();
+                let error = format!("a user {username:?} exists already: it was not touched");
+                return Outcome::Failed(TargetError::Plan(error));
+            }
+            Err(e) => return Outcome::Failed(e),
+        };
+        let error = match session.set_user(username, rules).await {
+            Ok(()) => match session.persist(self.settings.persistence).await {
+                Ok(()) => {
+                    session.give_back();
+                    return Outcome::Done(());
+                }
+                Err(e) => e,
+            },
+            // All or none: the server refused, so there is none.
+            Err(e @ TargetError::Answer { .. }) => {
+                session.give_back();
+                return Outcome::Failed(e);
+            }
+            Err(e) => e,
+        };
+        let silent = session.id;
+        drop(session);
+        match self.remove(username, Some(silent)).await {
+            Ok(()) => Outcome::Failed(error),
+            Err(e) => {
+                tracing::warn!(username, "could not undo a failed creation: {e}");
+                Outcome::Unknown(error)
+            }
+        }
+    }
+
+    /// Removes a user for good; `silent` is a session that may still be about to make it.
+    async fn remove(&self, username: &str, silent: Option<i64>) -> Result<(), TargetError> {
+        let mut session = self.fresh().await?;
+        if let Some(id) = silent {
+            session.end_own_session(id).await?;
+        }
+        session.delete_user(username).await?;
+        let there = session.knows(username).await?;
+        if !there && let Err(e) = session.persist(self.settings.persistence).await {
+            // A user that was not kept in the first place does not come back.
+            tracing::warn!(username, "the user is gone, but that was not written down: {e}");
+        }
+        session.give_back();
+        if there { Err(TargetError::Plan(format!("the user {username:?} came back"))) } else { Ok(()) }
+    }
+
+    async fn end(&self, username: &str) -> Result<Ended, TargetError> {
+        let begun = Instant::now();
+        let mut session = self.fresh().await?;
+        let existed = session.knows(username).await?;
+        let mut sessions = 0;
+        if existed {
+            session.set_user(username, &["off"]).await?;
+            sessions = session.end_sessions(username).await?;
+            session.delete_user(username).await?;
+        }
+        // Also without a user: the one that removed it may have been stopped before this.
+        session.persist(self.settings.persistence).await?;
+        if session.knows(username).await? {
+            return Err(TargetError::Plan(format!("the user {username:?} came back")));
+        }
+        session.give_back();
+        Ok(Ended { existed, sessions, took: begun.elapsed() })
+    }
+
+    /// Changes a user that must be there.
+    async fn change(&self, username: &str, rules: &[&str]) -> Outcome<()> {
+        let begun = async {
+            let mut session = self.fresh().await?;
+            if session.knows(username).await? {
+                return Ok(session);
+            }
+            session.give_back();
+            Err(TargetError::Plan(format!("the server has no user {username:?}")))
+        };
+        let mut session = match begun.await {
+            Ok(session) => session,
+            Err(e) => return Outcome::Failed(e),
+        };
+        match session.set_user(username, rules).await {
+            Ok(()) => {}
+            Err(e @ TargetError::Answer { .. }) => {
+                session.give_back();
+                return Outcome::Failed(e);
+            }
+            Err(e) => return Outcome::Unknown(e),
+        }
+        match session.persist(self.settings.persistence).await {
+            Ok(()) => {
+                session.give_back();
+                Outcome::Done(())
+            }
+            // Changed, but the next start would bring the old password back.
+            Err(e) => Outcome::Unknown(e),
+        }
+    }
+}
+
+impl Redis {
+    /// Opens no session yet.
+    pub fn new(settings: Settings) -> Self {
+        let pool = Pool::new(settings.limits);
+        Self { core: Arc::new(Core { settings, pool }) }
+    }
+
+    /// Gives an existing user this password beside those that it has.
+    pub async fn add_password(&self, username: &str, password: &Secret) -> Outcome<()> {
+        self.change(username, vec![acl_rule(password).expose().to_owned()]).await
+    }
+
+    /// Takes one password from an existing user. One that it has not is an error of the server's.
+    pub async fn remove_password(&self, username: &str, password: &Secret) -> Outcome<()> {
+        self.change(username, vec![acl_rule(password).expose().replacen('#', "!", 1)]).await
+    }
+
+    async fn change(&self, username: &str, rules: Vec<String>) -> Outcome<()> {
+        let (core, username) = (self.core.clone(), username.to_owned());
+        let change = async move {
+            let rules: Vec<&str> = rules.iter().map(String::as_str).collect();
+            core.change(&username, &rules).await
+        };
+        match tokio::spawn(change).await {
+            Ok(outcome) => outcome,
+            Err(_) => Outcome::Unknown(TargetError::Lost("the task that set the password died".into())),
+        }
+    }
+}
+
+/// A user that somebody must take: dropped without, it is removed again.
+struct Minted(Option<(Arc<Core>, String)>);
+
+impl Drop for Minted {
+    fn drop(&mut self) {
+        let Some((core, username)) = self.0.take() else { return };
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn(async move {
+                if let Err(e) = core.remove(&username, None).await {
+                    tracing::error!(username, "a user that nobody waited for could not be removed: {e}");
+                }
+            })),
+            Err(_) => tracing::error!(username, "a user that nobody waited for is left behind"),
+        }
+    }
+}
+
+#[async_trait]
+impl Target for Redis {
+    async fn verify(&self) -> Result<(), TargetError> {
+        self.core.fresh().await?.give_back();
+        Ok(())
+    }
+
+    async fn mint(&self, plan: &MintPlan, password: &Secret) -> Outcome<()> {
+        let rules = check_name(&plan.username).and_then(|()| rules::rules(&plan.creation, &plan.username));
+        let rules = match rules {
+            Ok(rules) => rules,
+            Err(e) => return Outcome::Failed(e),
+        };
+        let (core, username, hash) = (self.core.clone(), plan.username.clone(), acl_rule(password));
+        let creation = async move {
+            let mut all = vec!["reset", "on", hash.expose()];
+            all.extend(rules.iter().map(String::as_str));
+            let created = core.create(&username, &all).await;
+            // Dropped with the result if nobody waits for it.
+            let minted = matches!(created, Outcome::Done(())).then(|| (core.clone(), username.clone()));
+            (Minted(minted), created)
+        };
+        match tokio::spawn(creation).await {
+            Ok((mut minted, outcome)) => {
+                minted.0 = None;
+                outcome
+            }
+            Err(_) => Outcome::Unknown(TargetError::Lost("the task that creates the user died".into())),
+        }
+    }
+
+    /// Statements mean nothing here, as in the built-in engine.
+    async fn set_password(&self, username: &str, password: &Secret, _statements: &Script) -> Outcome<()> {
+        self.change(username, vec!["resetpass".to_owned(), acl_rule(password).expose().to_owned()]).await
+    }
+
+    async fn login(&self, username: &str, password: &Secret) -> Result<(), LoginError> {
+        let settings = &self.core.settings;
+        let opened = node::connect(settings, username, Some(password), settings.limits.connect_timeout).await;
+        opened.map(drop).map_err(|e| LoginError::by_code(e, &["WRONGPASS"]))
+    }
+
+    /// Users have no end of their own here: nothing to move.
+    async fn renew(&self, _plan: &RenewPlan) -> Result<(), TargetError> {
+        Ok(())
+    }
+
+    /// Revocation statements mean nothing here, as in the built-in engine.
+    async fn end(&self, plan: &EndPlan) -> Result<Ended, TargetError> {
+        let (core, username) = (self.core.clone(), plan.username.clone());
+        match tokio::spawn(async move { core.end(&username).await }).await {
+            Ok(ended) => ended,
+            Err(_) => Err(TargetError::Lost("the task that ends the user died".into())),
+        }
+    }
+
+    async fn close(&self) {
+        self.core.pool.close().await;
+    }
+}
+
+/// The servers refuse names with spaces, and `default` is everybody.
+fn check_name(username: &str) -> Result<(), TargetError> {
+    let usable = !username.is_empty() && !username.chars().any(|c| c.is_whitespace() || c.is_control());
+    if usable && username.chars().count() <= LONGEST_NAME && !username.eq_ignore_ascii_case("default") {
+        return Ok(());
+    }
+    Err(TargetError::Plan(format!("{username:?} is no name for a user here: change username_template")))
+}

@@ -1,0 +1,274 @@
+//! Ways to say where a database is and how to log in to it, through the host.
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::Path;
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use serde_json::{Value, json};
+
+use crate::support::bao::{Bao, PLUGIN};
+use crate::support::client::Client;
+use crate::support::postgres::{ADMIN, ADMIN_PASSWORD, Postgres};
+use crate::support::wait_for;
+
+/// A certificate authority, and what it has signed: certificate and key, PEM.
+struct Authority {
+    pem: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn new() -> Authority {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, "test authority");
+        let key = KeyPair::generate().unwrap();
+        let pem = params.self_signed(&key).unwrap().pem();
+        Authority { pem, issuer: Issuer::new(params, key) }
+    }
+
+    fn sign(&self, common_name: &str, hosts: &[&str]) -> (String, String) {
+        let mut params = CertificateParams::new(hosts.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, common_name);
+        let key = KeyPair::generate().unwrap();
+        (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
+    }
+}
+
+/// Turns TLS on, and lets `cert_only` in by its certificate alone.
+fn with_tls(postgres: &Postgres, authority: &Authority) {
+    let (certificate, key) = authority.sign("server", &["localhost"]);
+    let data = postgres.sql("SHOW data_directory");
+    let data = Path::new(data.trim());
+    let owner = std::fs::metadata(data).unwrap();
+    for (name, text) in [("server.crt", &certificate), ("server.key", &key), ("ca.crt", &authority.pem)] {
+        let file = data.join(name);
+        std::fs::write(&file, text).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        chown(&file, Some(owner.uid()), Some(owner.gid())).unwrap();
+    }
+    let hba = data.join("pg_hba.conf");
+    let rules = std::fs::read_to_string(&hba).unwrap();
+    std::fs::write(&hba, format!("hostssl all cert_only all cert\n{rules}")).unwrap();
+    postgres.sql("CREATE ROLE cert_only LOGIN SUPERUSER");
+    for setting in ["ssl_ca_file = 'ca.crt'", "ssl = on"] {
+        postgres.sql(&format!("ALTER SYSTEM SET {setting}"));
+    }
+    postgres.sql("SELECT pg_reload_conf()");
+    wait_for("PostgreSQL to speak TLS", std::time::Duration::from_secs(5), || {
+        (postgres.sql("SHOW ssl").trim() == "on").then_some(())
+    });
+}
+
+fn role(client: &Client, connection: &str) {
+    client
+        .post(
+            &format!("database/roles/{connection}"),
+            json!({ "db_name": connection, "creation_statements": "CREATE ROLE \"{{name}}\" LOGIN PASSWORD '{{password}}'" }),
+        )
+        .expect(204);
+}
+
+fn mint_and_revoke(client: &Client, postgres: &Postgres, connection: &str) {
+    role(client, connection);
+    let minted = client.get(&format!("database/creds/{connection}")).expect(200);
+    let text = |key: &str| minted["data"][key].as_str().unwrap().to_owned();
+    let (user, password) = (text("username"), text("password"));
+    assert_eq!(postgres.login(&user, &password, "SELECT current_user"), Ok(user.clone()));
+    client.revoke(minted["lease_id"].as_str().unwrap()).expect(204);
+    assert!(postgres.login(&user, &password, "SELECT 1").is_err());
+}
+
+fn mounted() -> (Bao, Client) {
+    let bao = Bao::start();
+    bao.register();
+    bao.mount("database", PLUGIN);
+    let client = bao.client();
+    (bao, client)
+}
+
+fn config(more: Value) -> Value {
+    let mut all = json!({ "plugin_name": "postgresql-database-plugin", "allowed_roles": "*" });
+    all.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    all
+}
+
+/// Fields instead of a connection string: nothing has to be escaped, and PEM text stands in the field itself.
+#[test]
+fn structured_fields_reach_a_server_over_verified_tls() {
+    let postgres = Postgres::start();
+    let authority = Authority::new();
+    with_tls(&postgres, &authority);
+    let (_bao, client) = mounted();
+    postgres.sql("CREATE ROLE \"odd @:/%' user\" SUPERUSER LOGIN PASSWORD 'p@ss:w/or#d% ''\"'");
+    let fields = |more: Value| {
+        let mut all = config(json!({
+            "host": "localhost", "port": postgres.port(), "database": "postgres",
+            "username": "odd @:/%' user", "password": "p@ss:w/or#d% '\"",
+        }));
+        all.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        all
+    };
+    client
+        .post("database/config/verified", fields(json!({ "sslmode": "verify-full", "tls_ca": authority.pem })))
+        .expect(204);
+    let sessions = "SELECT count(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) \
+                    WHERE ssl AND application_name = 'leasehold'";
+    assert_ne!(postgres.sql(sessions).trim(), "0", "the session is encrypted");
+    mint_and_revoke(&client, &postgres, "verified");
+
+    let stranger = Authority::new();
+    let refused = client
+        .post("database/config/stranger", fields(json!({ "sslmode": "verify-full", "tls_ca": stranger.pem })))
+        .expect(400);
+    let text = refused["errors"][0].as_str().unwrap();
+    assert!(text.contains("tls error") && !text.contains("p@ss"), "{text}");
+    let refused = client
+        .post(
+            "database/config/name",
+            fields(json!({ "host": "127.0.0.1", "sslmode": "verify-full", "tls_ca": authority.pem })),
+        )
+        .expect(400);
+    assert!(refused["errors"][0].as_str().unwrap().contains("tls error"), "a certificate for another name");
+    assert_eq!(client.get("database/config/stranger").status, 404);
+
+    // No password at all: the certificate is the login.
+    let (certificate, key) = authority.sign("cert_only", &[]);
+    let by_certificate = config(json!({
+        "host": "localhost", "port": postgres.port(), "username": "cert_only", "sslmode": "verify-full",
+        "tls_ca": authority.pem, "tls_certificate": certificate, "private_key": key,
+    }));
+    client.post("database/config/certified", by_certificate).expect(204);
+    mint_and_revoke(&client, &postgres, "certified");
+    let shown = client.get("database/config/certified").data();
+    assert!(!shown.to_string().contains("PRIVATE KEY"), "{shown}");
+}
+
+/// The same server by URL, by keywords, by socket; the first host that answers of several.
+#[test]
+fn every_form_of_connection_string_connects() {
+    let postgres = Postgres::start();
+    let (_bao, client) = mounted();
+    let port = postgres.port();
+    postgres.sql("CREATE ROLE \"a b\" SUPERUSER LOGIN PASSWORD 'p@ s%'");
+    let socket = postgres.sql("SHOW unix_socket_directories");
+    let socket = socket.trim();
+    for (name, url) in [
+        ("url", format!("postgresql://{{{{username}}}}:{{{{password}}}}@127.0.0.1:{port}/postgres?sslmode=disable")),
+        ("several", format!("postgres://{{{{username}}}}:{{{{password}}}}@127.0.0.1:1,127.0.0.1:{port}/postgres")),
+        (
+            "keywords",
+            format!("host=127.0.0.1 port={port} user={{{{username}}}} password={{{{password}}}} dbname=postgres"),
+        ),
+        (
+            "quoted",
+            format!("host='127.0.0.1' port={port} user='{{{{username}}}}' password='{{{{password}}}}' dbname=postgres"),
+        ),
+        (
+            "socket",
+            format!("host={socket} port={port} user={{{{username}}}} password={{{{password}}}} dbname=postgres"),
+        ),
+        (
+            "primary",
+            format!(
+                "host=127.0.0.1 port={port} user={{{{username}}}} password={{{{password}}}} dbname=postgres \
+                     target_session_attrs=read-write"
+            ),
+        ),
+    ] {
+        let body = config(json!({ "connection_url": url, "username": "a b", "password": "p@ s%" }));
+        client.post(&format!("database/config/{name}"), body).expect(204);
+        mint_and_revoke(&client, &postgres, name);
+    }
+    let body = config(json!({
+        "connection_url": format!("host=127.0.0.1 port={port} user={ADMIN} password={ADMIN_PASSWORD} dbname=postgres target_session_attrs=standby"),
+    }));
+    let refused = client.post("database/config/standby", body).expect(400);
+    assert!(refused["errors"][0].as_str().unwrap().contains("target_session_attrs"), "{refused}");
+}
+
+/// `reset` and `reload` open new sessions; what is at work finishes.
+#[test]
+fn reset_and_reload_open_new_sessions() {
+    let postgres = Postgres::start();
+    let (_bao, client) = mounted();
+    for name in ["one", "two"] {
+        let body = config(json!({ "connection_url": postgres.url(), "username": ADMIN, "password": ADMIN_PASSWORD }));
+        client.post(&format!("database/config/{name}"), body).expect(204);
+    }
+    let pids = || postgres.sql("SELECT pid FROM pg_stat_activity WHERE application_name = 'leasehold' ORDER BY 1");
+    let before = pids();
+    assert_eq!(before.lines().count(), 2);
+    let reloaded = client.post("database/reload/postgresql-database-plugin", json!({})).data();
+    assert_eq!((&reloaded["count"], &reloaded["connections"]), (&json!(2), &json!(["one", "two"])));
+    let renewed = wait_for("the old sessions to close", std::time::Duration::from_secs(5), || {
+        let now = pids();
+        (now.lines().count() == 2 && now.lines().all(|pid| !before.contains(pid))).then_some(now)
+    });
+    client.post("database/reset/one", json!({})).expect(204);
+    wait_for("one session to be new", std::time::Duration::from_secs(5), || {
+        let now = pids();
+        let kept = now.lines().filter(|pid| renewed.contains(*pid)).count();
+        (now.lines().count() == 2 && kept == 1).then_some(())
+    });
+    client.post("database/reload/mysql-database-plugin", json!({})).expect(400);
+}
+
+/// What the mount says of itself reaches the documents that tools read.
+#[test]
+fn the_mount_is_in_the_hosts_openapi_document() {
+    let (_bao, client) = mounted();
+    let document = client.get("sys/internal/specs/openapi").expect(200);
+    let paths = document["paths"].as_object().unwrap();
+    for path in ["config/{name}", "roles/{name}", "creds/{name}", "reset/{name}", "reload/{plugin_name}"] {
+        let found = paths.iter().find(|(key, _)| key.ends_with(&format!("/{path}")) && key.contains("database"));
+        assert!(found.is_some(), "{path} is missing among {:?}", paths.keys().collect::<Vec<_>>());
+    }
+    let help = client.get("database/roles/x?help=1").expect(200);
+    assert!(help["help"].as_str().unwrap().contains("creation_statements (slice)"));
+}
+
+/// What the operators' page says of the administrative account: CREATEROLE is enough to mint and to end, sessions
+/// included.
+#[test]
+fn an_account_that_is_no_superuser_is_enough() {
+    let postgres = Postgres::start();
+    let (_bao, client) = mounted();
+    postgres.sql(
+        "CREATE ROLE orders_reader; CREATE TABLE orders (id int); GRANT SELECT ON orders TO orders_reader; \
+         CREATE ROLE plain LOGIN CREATEROLE PASSWORD 'plain-pw'; GRANT orders_reader TO plain WITH ADMIN OPTION; \
+         CREATE ROLE signaller LOGIN CREATEROLE PASSWORD 'plain-pw'; GRANT pg_signal_backend TO signaller; \
+         GRANT orders_reader TO signaller WITH ADMIN OPTION; CREATE DATABASE elsewhere; \
+         CREATE TABLE of_plain (id int); ALTER TABLE of_plain OWNER TO plain; \
+         CREATE TABLE of_signaller (id int); ALTER TABLE of_signaller OWNER TO signaller;",
+    );
+    for account in ["plain", "signaller"] {
+        let body = config(json!({ "connection_url": postgres.url(), "username": account, "password": "plain-pw" }));
+        client.post(&format!("database/config/{account}"), body).expect(204);
+        client
+            .post(
+                &format!("database/roles/{account}"),
+                json!({ "db_name": account, "creation_statements":
+                        "CREATE ROLE \"{{name}}\" LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}' \
+                         IN ROLE orders_reader; GRANT SELECT ON of_ACCOUNT TO \"{{name}}\"".replace("ACCOUNT", account) }),
+            )
+            .expect(204);
+        let minted = client.get(&format!("database/creds/{account}")).expect(200);
+        let text = |key: &str| minted["data"][key].as_str().unwrap().to_owned();
+        let (user, password) = (text("username"), text("password"));
+        let mut session = postgres.session(&user, &password);
+        assert_eq!(session.one("SELECT count(*) FROM orders").as_deref(), Some("0"));
+        // What somebody else granted it, only he can take back: the user is barred and its sessions end all the same.
+        postgres.sql(&format!("GRANT CONNECT ON DATABASE elsewhere TO \"{user}\""));
+        let lease = minted["lease_id"].as_str().unwrap();
+        let refused = client.revoke(lease).expect(400);
+        assert!(refused.to_string().contains("2BP01"), "{refused}");
+        assert!(postgres.login(&user, &password, "SELECT 1").is_err(), "barred");
+        assert_eq!(session.one("SELECT 1"), None, "the session ended");
+        postgres.sql(&format!("REVOKE CONNECT ON DATABASE elsewhere FROM \"{user}\""));
+        client.revoke(lease).expect(204);
+        assert_eq!(postgres.sql(&format!("SELECT count(*) FROM pg_roles WHERE rolname = '{user}'")).trim(), "0");
+    }
+    let leftovers = "SELECT count(*) FROM pg_auth_members WHERE member IN ('plain'::regrole, 'signaller'::regrole)";
+    assert_eq!(postgres.sql(leftovers).trim(), "3", "the accounts are members of what they were, and of nothing more");
+}

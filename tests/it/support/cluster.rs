@@ -1,0 +1,167 @@
+//! Several OpenBao servers over one raft storage: one active, the others on standby.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rustix::process::Pid;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::bao;
+use super::client::Client;
+use super::server::Server;
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// The servers, all unsealed, with one root token.
+pub struct Cluster {
+    pub nodes: Vec<Node>,
+    token: String,
+}
+
+/// One server.
+pub struct Node {
+    server: Server,
+    address: String,
+    dir: TempDir,
+}
+
+impl Cluster {
+    /// A fresh cluster of `size`; the first node is active.
+    pub fn start(size: usize) -> Cluster {
+        let nodes: Vec<Node> = (0..size).map(Node::start).collect();
+        let nobody = nodes[0].client("");
+        let made = nobody.post("sys/init", json!({ "secret_shares": 1, "secret_threshold": 1 })).expect(200);
+        let (key, token) = (&made["keys_base64"][0], made["root_token"].as_str().unwrap());
+        nobody.post("sys/unseal", json!({ "key": key })).expect(200);
+        let first = nodes[0].client(token);
+        super::wait_for("the first node", LIMIT, || ready(&first, 200).then_some(()));
+        // A node that has just joined has no vote, and cannot take over, until it has been seen for a while.
+        let patience = json!({ "server_stabilization_time": "500ms" });
+        first.post("sys/storage/raft/autopilot/configuration", patience).expect(204);
+        for node in &nodes[1..] {
+            let client = node.client(token);
+            client.post("sys/storage/raft/join", json!({ "leader_api_addr": nodes[0].address })).expect(200);
+            super::wait_for("a key to be taken", LIMIT, || {
+                let unsealing = client.post("sys/unseal", json!({ "key": key }));
+                (unsealing.status == 200 && unsealing.body["sealed"] == false).then_some(())
+            });
+            super::wait_for("a node on standby", LIMIT, || ready(&client, 429).then_some(()));
+            super::wait_for("its vote", LIMIT, || {
+                let servers = first.get("sys/storage/raft/configuration").data()["config"]["servers"].take();
+                let voters = |servers: &Vec<Value>| servers.iter().all(|server| server["voter"] == true);
+                servers.as_array().is_some_and(voters).then_some(())
+            });
+        }
+        Cluster { nodes, token: token.to_owned() }
+    }
+
+    /// A client of one node, with the root token.
+    pub fn client(&self, node: usize) -> Client {
+        self.nodes[node].client(&self.token)
+    }
+
+    /// Puts the plugin into the catalogue.
+    pub fn register(&self) {
+        bao::register(&self.client(0), &self.nodes[0].plugins(), &[]);
+    }
+
+    /// The one process of the plugin on a node.
+    #[track_caller]
+    pub fn plugin(&self, node: usize) -> Pid {
+        match self.nodes[node].plugin_processes().as_slice() {
+            [one] => *one,
+            other => panic!("not one plugin process on node {node}: {other:?}"),
+        }
+    }
+
+    /// Which node is active; waits until one is.
+    pub fn active(&self) -> usize {
+        super::wait_for("an active node", LIMIT, || (0..self.nodes.len()).find(|node| ready(&self.client(*node), 200)))
+    }
+
+    /// Makes the active node give up, and waits until another one has taken over.
+    pub fn step_down(&self) -> usize {
+        let before = self.active();
+        self.client(before).post("sys/step-down", json!({})).expect(204);
+        super::wait_for("another active node", LIMIT, || {
+            (0..self.nodes.len()).find(|node| *node != before && ready(&self.client(*node), 200))
+        })
+    }
+}
+
+/// Whether a node says of itself what it should (200: active, 429: on standby) and has its mounts.
+fn ready(client: &Client, health: u16) -> bool {
+    let status = |path: &str| client.try_request("GET", path, None, &[]).map_or(0, |answer| answer.status);
+    status("sys/health") == health && status("sys/mounts") == 200
+}
+
+impl Node {
+    fn start(number: usize) -> Node {
+        let dir = tempfile::Builder::new().prefix("leasehold-node-").tempdir().unwrap();
+        let plugins = dir.path().join("plugins");
+        std::fs::create_dir(&plugins).unwrap();
+        bao::install(&plugins);
+        let storage = dir.path().join("raft");
+        std::fs::create_dir(&storage).unwrap();
+        for _ in 0..5 {
+            let (port, cluster) = (super::free_port(), super::free_port());
+            let address = format!("http://127.0.0.1:{port}");
+            let configuration = format!(
+                "storage \"raft\" {{
+                   path = {storage:?}
+                   node_id = \"n{number}\"
+                   performance_multiplier = 1
+                   autopilot_reconcile_interval = \"200ms\"
+                   autopilot_update_interval = \"200ms\"
+                 }}
+                 listener \"tcp\" {{
+                   address = \"127.0.0.1:{port}\"
+                   cluster_address = \"127.0.0.1:{cluster}\"
+                   tls_disable = true
+                 }}
+                 api_addr = {address:?}
+                 cluster_addr = \"https://127.0.0.1:{cluster}\"
+                 plugin_directory = {plugins:?}
+                 log_level = \"debug\"\n"
+            );
+            let file = dir.path().join("bao.hcl");
+            std::fs::write(&file, configuration).unwrap();
+            let command: Vec<OsString> =
+                vec![bao::program().into(), "server".into(), format!("-config={}", file.display()).into()];
+            let temporary = dir.path().to_string_lossy().into_owned();
+            let env = [("TMPDIR", temporary.as_str()), ("HOME", temporary.as_str())];
+            let server = Server::start("OpenBao", &command, &env, "TERM", &dir.path().join("log"));
+            let client = Client::new(&address, "");
+            let answers = || client.try_request("GET", "sys/seal-status", None, &[]).is_ok();
+            if super::wait_for(
+                "a server",
+                LIMIT,
+                || if server.ended() { Some(false) } else { answers().then_some(true) },
+            ) {
+                return Node { server, address, dir };
+            }
+            eprintln!("OpenBao did not start on {address}:\n{}", server.log());
+        }
+        panic!("OpenBao does not start");
+    }
+
+    fn client(&self, token: &str) -> Client {
+        Client::new(&self.address, token)
+    }
+
+    fn plugins(&self) -> PathBuf {
+        self.dir.path().join("plugins")
+    }
+
+    /// The process ids of the plugin as this node runs it.
+    pub fn plugin_processes(&self) -> Vec<Pid> {
+        bao::plugin_processes(self.server.pid(), &self.plugins())
+    }
+
+    /// All that the server and its plugins have logged.
+    pub fn log(&self) -> String {
+        self.server.log()
+    }
+}
