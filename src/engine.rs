@@ -9,6 +9,7 @@ pub mod error;
 pub mod field;
 pub mod go;
 pub mod help;
+pub mod intent;
 pub mod issue;
 pub mod journal;
 pub mod lease;
@@ -180,7 +181,9 @@ impl Mount {
         if let Some(name) = key.strip_prefix("config/") {
             self.connections.forget(name);
         }
-        if key.starts_with("static-role/") || key.starts_with(journal::PREFIX) {
+        if key.starts_with("static-role/")
+            || [journal::PREFIX, intent::PREFIX].iter().any(|prefix| key.starts_with(prefix))
+        {
             self.rotation.queue.outdated();
         }
     }
@@ -188,8 +191,10 @@ impl Mount {
     /// A credential was made, but the answer never reached the host: there is no lease that will ever end it, so it
     /// ends now.
     pub async fn undelivered(&self, _path: String, lease: LeaseGrant) {
-        if let Err(e) = database::creds::revoke(self, &lease.internal).await {
-            tracing::error!("a credential that reached nobody could not be ended; the target ends its login: {e}");
+        if let Err(e) = database::creds::unwanted(self, &lease.internal).await {
+            tracing::error!(
+                "a credential that reached nobody could not be ended; the target ends its login, or the next tick: {e}"
+            );
         }
     }
 

@@ -1,5 +1,7 @@
 //! Secret material: the type that holds it, where it comes from, the form in which a server may see it.
 
+pub mod authority;
+pub mod key;
 pub mod memory;
 pub mod password;
 pub mod verifier;

@@ -86,6 +86,12 @@ pub use statement::{Dialect, Script};
 pub enum Driver {
     /// PostgreSQL and what speaks its protocol.
     PostgreSql,
+    /// MySQL and MariaDB.
+    MySql,
+    /// The same with names that MySQL before 5.7, and the managed servers of its time, take too.
+    MySqlLegacy,
+    /// Valkey and Redis.
+    Redis,
 }
 
 impl Driver {
@@ -93,6 +99,11 @@ impl Driver {
     pub fn named(plugin_name: &str) -> Option<Self> {
         match plugin_name {
             "postgresql-database-plugin" => Some(Self::PostgreSql),
+            "mysql-database-plugin" => Some(Self::MySql),
+            "mysql-aurora-database-plugin" | "mysql-rds-database-plugin" | "mysql-legacy-database-plugin" => {
+                Some(Self::MySqlLegacy)
+            }
+            "valkey-database-plugin" | "redis-database-plugin" => Some(Self::Redis),
             _ => None,
         }
     }
@@ -101,6 +112,8 @@ impl Driver {
     pub fn dialect(self) -> Dialect {
         match self {
             Self::PostgreSql => Dialect::Postgres,
+            Self::MySql | Self::MySqlLegacy => Dialect::MySql,
+            Self::Redis => Dialect::Redis,
         }
     }
 
@@ -108,6 +121,37 @@ impl Driver {
     pub fn longest_username(self) -> usize {
         match self {
             Self::PostgreSql => postgres::LONGEST_NAME,
+            Self::MySql => mysql::LONGEST_NAME,
+            Self::MySqlLegacy => mysql::LONGEST_LEGACY_NAME,
+            Self::Redis => redis::LONGEST_NAME,
+        }
+    }
+
+    /// True if a mint without creation statements makes a user all the same.
+    pub fn has_default_creation(self) -> bool {
+        matches!(self, Self::Redis)
+    }
+
+    /// True if each user is made together with its [`Marker`], in one transaction. Of the users of other targets there
+    /// is a note only if somebody wrote one before.
+    pub fn keeps_marker(self) -> bool {
+        matches!(self, Self::PostgreSql)
+    }
+
+    /// What [`Target::verify`] came to, in the built-in engine's words.
+    pub fn verify_error(self, error: &TargetError) -> String {
+        match (self, error) {
+            (Self::MySql | Self::MySqlLegacy, TargetError::Config(text)) => text.clone(),
+            (Self::MySql | Self::MySqlLegacy, error) => format!("{}{error}", mysql::VERIFY_PREFIX),
+            (Self::PostgreSql | Self::Redis, error) => format!("error verifying connection: {error}"),
+        }
+    }
+
+    /// Whether a user of this kind of server can log in that way.
+    pub fn takes(self, kind: LoginKind) -> bool {
+        match self {
+            Self::PostgreSql => matches!(kind, LoginKind::Password | LoginKind::Certificate),
+            Self::MySql | Self::MySqlLegacy | Self::Redis => kind == LoginKind::Password,
         }
     }
 }
@@ -117,6 +161,10 @@ impl Driver {
 pub enum Settings {
     /// For [`Driver::PostgreSql`].
     PostgreSql(postgres::Settings),
+    /// For [`Driver::MySql`] and [`Driver::MySqlLegacy`].
+    MySql(mysql::Settings),
+    /// For [`Driver::Redis`].
+    Redis(redis::Settings),
 }
 
 /// Makes targets of settings. A port, so that the engine can be tried against targets that fail as no server can be
@@ -134,8 +182,32 @@ impl Connector for Drivers {
     fn open(&self, settings: Settings) -> Arc<dyn Target> {
         match settings {
             Settings::PostgreSql(settings) => Arc::new(postgres::Postgres::new(settings)),
+            Settings::MySql(settings) => Arc::new(mysql::MySql::new(settings)),
+            Settings::Redis(settings) => Arc::new(redis::Redis::new(settings)),
         }
     }
+}
+
+/// How a user logs in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoginKind {
+    /// By a password.
+    Password,
+    /// By a key whose public half the server knows.
+    PublicKey,
+    /// By a certificate of an authority that the server trusts.
+    Certificate,
+}
+
+/// What a server is told of how a new user logs in.
+#[derive(Debug, Clone, Copy)]
+pub enum Login<'a> {
+    /// The password.
+    Password(&'a Secret),
+    /// The public key: PKIX, PEM.
+    PublicKey(&'a str),
+    /// Nothing: the server has only to trust the authority.
+    Certificate,
 }
 
 /// Whose a minted user is, and until when: written beside it at the target, in the same transaction.
@@ -158,7 +230,8 @@ pub struct Marker {
 pub struct MintPlan {
     /// The user's name.
     pub username: String,
-    /// Creation statements; `{{name}}`, `{{username}}`, `{{password}}`, `{{expiration}}` are filled.
+    /// Creation statements; `{{name}}`, `{{username}}`, `{{password}}`, `{{expiration}}` are filled, the
+    /// password only where there is one.
     pub creation: Script,
     /// Statements that undo a failed creation; `{{name}}`, `{{username}}` are filled. Run in a transaction of their own.
     pub rollback: Script,
@@ -231,8 +304,8 @@ impl LoginError {
 pub trait Target: Send + Sync {
     /// Connects and asks for a sign of life.
     async fn verify(&self) -> Result<(), TargetError>;
-    /// Creates a user with `password`. Safe against a dropped future: the work is done or undone, not half done.
-    async fn mint(&self, plan: &MintPlan, password: &Secret) -> Outcome<()>;
+    /// Creates a user that logs in by `login`, which [`Driver::takes`]. Safe against a dropped future: the work is done or undone, not half done.
+    async fn mint(&self, plan: &MintPlan, login: Login<'_>) -> Outcome<()>;
     /// Moves the end of a user.
     async fn renew(&self, plan: &RenewPlan) -> Result<(), TargetError>;
     /// Ends a user: no login, no session, no user. A user that is already gone is a success.

@@ -15,6 +15,7 @@ use serde_json::json;
 use super::Mount;
 use super::error::Error;
 use super::field::Input;
+use super::intent;
 use super::request::{Existence, Operation, Reply, Request, Response};
 use paths::Path;
 
@@ -44,8 +45,8 @@ pub async fn handle(mount: &Mount, path: Path, name: &str, input: &Input, reques
     }
 }
 
-/// Every account that has a time to change its password, or an unfinished change: the key of its record, its
-/// connection, and when it is due. What cannot be read is reported and left out.
+/// Every account that has a time to change its password, or an unfinished change, and every user that must be gone at
+/// some time: the key of its record, its connection, and when it is due. What cannot be read is reported and left out.
 pub async fn scheduled(mount: &Mount) -> Result<Vec<(String, String, SystemTime)>, Error> {
     let storage = &mount.ports.storage;
     let mut found = static_role::scheduled(mount).await?;
@@ -57,6 +58,7 @@ pub async fn scheduled(mount: &Mount) -> Result<Vec<(String, String, SystemTime)
     for name in storage.list(root::RECORDS, "", -1).await? {
         found.push((root::record_key(&name), name, SystemTime::UNIX_EPOCH));
     }
+    found.extend(creds::scheduled(mount).await?);
     Ok(found)
 }
 
@@ -66,6 +68,8 @@ pub async fn when_due(mount: &Mount, key: &str) -> Result<(), Error> {
         static_role::when_due(mount, name).await
     } else if let Some(name) = key.strip_prefix(root::RECORDS) {
         root::when_due(mount, name).await
+    } else if key.starts_with(intent::PREFIX) {
+        creds::when_due(mount, key).await
     } else {
         mount.rotation.queue.forget(key);
         Ok(())

@@ -2,11 +2,11 @@
 
 use std::time::SystemTime;
 
-use super::Mount;
 use super::error::Error;
-use super::request::Request;
-use crate::secret::Secret;
-use crate::target::{MintPlan, Outcome, Target};
+use super::intent::{self, Intent};
+use super::request::{Fields, Request};
+use super::{Mount, end};
+use crate::target::{Driver, EndPlan, Login, MintPlan, Outcome, Script, Target, TargetError};
 
 /// Leave to mint one credential for one caller until a certain time. Only [`authorize`] makes one, and nothing is
 /// minted without one.
@@ -57,19 +57,75 @@ pub fn authorize(mount: &Mount, role: &str, request: &Request, until: SystemTime
     })
 }
 
-/// Mints. An outcome that the target could not settle ends the user, as far as it can be reached, and is an error.
-pub async fn mint(_permit: &Permit, target: &dyn Target, plan: &MintPlan, password: &Secret) -> Result<(), Error> {
-    match target.mint(plan, password).await {
-        Outcome::Done(()) => Ok(()),
-        Outcome::Failed(e) => Err(Error::Failed(e.to_string())),
+/// Where a user is minted.
+pub struct Site<'a> {
+    /// Name of the connection.
+    pub db_name: &'a str,
+    /// Its kind.
+    pub driver: Driver,
+    /// The target itself.
+    pub target: &'a dyn Target,
+    /// What ends the user.
+    pub revocation: &'a [String],
+}
+
+/// Mints, and gives back what the host is to keep with the lease. At a target that keeps no marker the [`intent`] is
+/// written first. An outcome that the target could not settle is an error; what is left of it ends by its marker or its
+/// intent.
+pub async fn mint(
+    mount: &Mount,
+    _permit: &Permit,
+    site: &Site<'_>,
+    plan: &MintPlan,
+    login: Login<'_>,
+) -> Result<Fields, Error> {
+    if site.driver.keeps_marker() {
+        return match site.target.mint(plan, login).await {
+            Outcome::Done(()) => Ok(intent::lease(&plan.username, &plan.marker.role, site.db_name, site.revocation)),
+            Outcome::Failed(e) => Err(Error::Failed(e.to_string())),
+            Outcome::Unknown(e) => Err(unsettled(plan, "its marker ends the login at the target", &e)),
+        };
+    }
+    let storage = mount.ports.storage.as_ref();
+    let mut note = Intent::new(plan, site.db_name, site.revocation, mount.ports.clock.now());
+    let key = intent::key()?;
+    // Who finds the note leaves it alone for as long as we are at it, however long that is.
+    let _lock = mount.rotation.locks.hold(&key).await;
+    note.store(storage, &key).await?;
+    match site.target.mint(plan, login).await {
+        Outcome::Done(()) => {}
+        Outcome::Failed(e) => {
+            intent::forget(mount, &key).await;
+            return Err(Error::Failed(e.to_string()));
+        }
         Outcome::Unknown(e) => {
-            tracing::error!(
-                username = plan.username,
-                role = plan.marker.role,
-                request = plan.marker.request,
-                "a mint could not be settled; its marker ends the login at the target: {e}"
-            );
-            Err(Error::Failed(e.to_string()))
+            mount.rotation.queue.plan(&key, site.db_name, note.due());
+            return Err(unsettled(plan, "its note lets the next tick end the user", &e));
         }
     }
+    note.made = true;
+    if let Err(e) = note.store(storage, &key).await {
+        mount.rotation.queue.plan(&key, site.db_name, note.due());
+        let ending = EndPlan {
+            username: plan.username.clone(),
+            revocation: Script::parse(site.revocation, site.driver.dialect()),
+        };
+        match end::end(site.target, &ending, &note.role).await {
+            Ok(_) => intent::forget(mount, &key).await,
+            Err(why) => tracing::error!(username = plan.username, "a user without a note could not be ended: {why}"),
+        }
+        return Err(e);
+    }
+    mount.rotation.queue.plan(&key, site.db_name, note.due());
+    Ok(note.lease(&key))
+}
+
+fn unsettled(plan: &MintPlan, hope: &str, error: &TargetError) -> Error {
+    tracing::error!(
+        username = plan.username,
+        role = plan.marker.role,
+        request = plan.marker.request,
+        "a mint could not be settled; {hope}: {error}"
+    );
+    Error::Failed(error.to_string())
 }

@@ -87,6 +87,8 @@ pub struct LeaseGrant {
     pub ttl: Duration,
     /// The longest it may ever live, counted from its issue; zero means the mount's maximum.
     pub max_ttl: Duration,
+    /// Whether the host may offer to prolong it.
+    pub renewable: bool,
     /// What the host keeps for us and hands back on renew and revoke.
     pub internal: Fields,
 }

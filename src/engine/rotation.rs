@@ -104,14 +104,20 @@ impl Locks {
     /// Waits until nobody else changes the account. One lock at a time; but who holds that of a static role may take
     /// that of its connection.
     pub async fn hold(&self, key: &str) -> OwnedMutexGuard<()> {
-        let lock = {
-            let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            if locks.len() > 64 {
-                locks.retain(|_, lock| Arc::strong_count(lock) > 1);
-            }
-            locks.entry(key.to_owned()).or_default().clone()
-        };
-        lock.lock_owned().await
+        self.of(key).lock_owned().await
+    }
+
+    /// The lock, if nobody has it.
+    pub fn try_hold(&self, key: &str) -> Option<OwnedMutexGuard<()>> {
+        self.of(key).try_lock_owned().ok()
+    }
+
+    fn of(&self, key: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if locks.len() > 64 {
+            locks.retain(|_, lock| Arc::strong_count(lock) > 1);
+        }
+        locks.entry(key.to_owned()).or_default().clone()
     }
 }
 

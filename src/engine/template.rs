@@ -29,6 +29,9 @@ pub const MYSQL: &str = r#"{{ printf "v-%s-%s-%s-%s" (.DisplayName | truncate 10
 /// The default of `mysql-aurora-`, `mysql-rds-` and `mysql-legacy-database-plugin`.
 pub const MYSQL_LEGACY: &str = r#"{{ printf "v-%s-%s" (.RoleName | truncate 4) (random 20) | truncate 16 }}"#;
 
+/// The name of a `valkey-` or `redis-database-plugin` user, which the built-in engine makes without a template.
+pub const REDIS: &str = r#"{{ printf "V_%s_%s_%s_%s" (.DisplayName | truncate 64) (.RoleName | truncate 64) (random 20) (unix_time) | uppercase | truncate 100 }}"#;
+
 /// The longest template, in bytes.
 const MAX_TEXT: usize = 4096;
 /// The longest value within a template, and the longest result, in bytes.
@@ -43,13 +46,15 @@ const NAME: &str = "template";
 /// The type of the data in Go's errors.
 const DATA_TYPE: &str = "dbplugin.UsernameMetadata";
 
-/// What a username is made of.
+/// What a username, or the common name of a certificate, is made of.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Names<'a> {
     /// The display name of the token that asks: `.DisplayName`.
     pub display_name: &'a str,
     /// The role: `.RoleName`.
     pub role_name: &'a str,
+    /// The user, where it has a name already: `.Username`. Without one the field does not exist.
+    pub username: Option<&'a str>,
 }
 
 /// The system gave no random bytes.
@@ -176,8 +181,10 @@ impl Template {
         if !self.prepared.main.is_empty_tree() || template.lookup(NAME).is_none() {
             template = template.add_parse_tree(NAME, self.prepared.main.clone());
         }
-        let data: BTreeMap<Arc<str>, Value> = [("DisplayName", names.display_name), ("RoleName", names.role_name)]
+        let fields = [("DisplayName", names.display_name), ("RoleName", names.role_name)];
+        let data: BTreeMap<Arc<str>, Value> = fields
             .into_iter()
+            .chain(names.username.map(|name| ("Username", name)))
             .map(|(key, text)| (key.into(), Value::String(text.into())))
             .collect();
         let mut out = Limited(String::new());

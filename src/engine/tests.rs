@@ -17,7 +17,7 @@ use super::request::{Caller, Datum, Existence, LeaseRef, Operation, Reply, Reque
 use super::{Kind, Mount, Ports};
 use crate::secret::Secret;
 use crate::target::{
-    Connector, EndPlan, Ended, LoginError, MintPlan, Outcome, RenewPlan, Script, Settings, Target, TargetError,
+    Connector, EndPlan, Ended, Login, LoginError, MintPlan, Outcome, RenewPlan, Script, Settings, Target, TargetError,
 };
 use rotation::Faults;
 
@@ -103,7 +103,7 @@ impl Clock for At {
 
 impl Connector for At {
     fn open(&self, settings: Settings) -> Arc<dyn Target> {
-        let Settings::PostgreSql(settings) = settings;
+        let Settings::PostgreSql(settings) = settings else { panic!("only PostgreSQL is simulated") };
         let password = settings.endpoint.password.as_ref().map(|password| password.expose().to_owned());
         Arc::new(Database { world: self.0.clone(), user: settings.endpoint.user, password })
     }
@@ -140,7 +140,7 @@ impl Target for Database {
     async fn verify(&self) -> Result<(), TargetError> {
         self.reach()
     }
-    async fn mint(&self, plan: &MintPlan, _password: &Secret) -> Outcome<()> {
+    async fn mint(&self, plan: &MintPlan, _login: Login<'_>) -> Outcome<()> {
         if let Err(e) = self.reach() {
             return Outcome::Failed(e);
         }

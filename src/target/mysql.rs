@@ -25,7 +25,7 @@ use jiff::Timestamp;
 
 use super::pool::{Checkout, Pool, Session as _};
 use super::statement::Vars;
-use super::{EndPlan, Ended, LoginError, MintPlan, Outcome, RenewPlan, Script, Target, TargetError};
+use super::{EndPlan, Ended, Login, LoginError, MintPlan, Outcome, RenewPlan, Script, Target, TargetError};
 use crate::secret::Secret;
 use end::Ending;
 use mint::Creation;
@@ -37,6 +37,9 @@ pub use settings::{Settings, Source};
 
 /// Length of the longest user name that every server of today takes, in characters: MySQL's. MariaDB takes 80.
 pub const LONGEST_NAME: usize = 32;
+
+/// The same for MySQL before 5.7.8.
+pub const LONGEST_LEGACY_NAME: usize = 16;
 
 /// What the built-in engine puts before the error of a connection that could not be verified.
 pub const VERIFY_PREFIX: &str = "error verifying - ping: ";
@@ -129,7 +132,10 @@ impl Target for MySql {
         Ok(())
     }
 
-    async fn mint(&self, plan: &MintPlan, password: &Secret) -> Outcome<()> {
+    async fn mint(&self, plan: &MintPlan, login: Login<'_>) -> Outcome<()> {
+        let Login::Password(password) = login else {
+            return Outcome::Failed(TargetError::Plan("a user of MySQL and MariaDB logs in by a password here".into()));
+        };
         let filled = timestamp(plan.expiration).and_then(|expiration| {
             let vars = Vars { password: Some(password), expiration: Some(&expiration), ..Vars::name(&plan.username) };
             let creation = self.core.fill(&plan.creation, &vars)?;

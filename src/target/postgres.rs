@@ -15,7 +15,7 @@ use jiff::Timestamp;
 
 use super::dsn::PgEndpoint;
 use super::pool::{Checkout, Limits, Pool};
-use super::{EndPlan, Ended, LoginError, MintPlan, Outcome, RenewPlan, Script, Target, TargetError};
+use super::{EndPlan, Ended, Login, LoginError, MintPlan, Outcome, RenewPlan, Script, Target, TargetError};
 use crate::secret::Secret;
 use session::{PgSession, Problem};
 
@@ -104,8 +104,8 @@ impl Target for Postgres {
         Ok(())
     }
 
-    async fn mint(&self, plan: &MintPlan, password: &Secret) -> Outcome<()> {
-        mint::mint(self, plan, password).await
+    async fn mint(&self, plan: &MintPlan, login: Login<'_>) -> Outcome<()> {
+        mint::mint(self, plan, login).await
     }
 
     async fn renew(&self, plan: &RenewPlan) -> Result<(), TargetError> {

@@ -16,7 +16,7 @@ use std::time::Instant;
 use async_trait::async_trait;
 
 use super::pool::{Checkout, Pool, Session as _};
-use super::{EndPlan, Ended, LoginError, MintPlan, Outcome, RenewPlan, Script, Target, TargetError};
+use super::{EndPlan, Ended, Login, LoginError, MintPlan, Outcome, RenewPlan, Script, Target, TargetError};
 use crate::secret::Secret;
 use crate::secret::verifier::redis::acl_rule;
 use node::Node;
@@ -217,7 +217,10 @@ impl Target for Redis {
         Ok(())
     }
 
-    async fn mint(&self, plan: &MintPlan, password: &Secret) -> Outcome<()> {
+    async fn mint(&self, plan: &MintPlan, login: Login<'_>) -> Outcome<()> {
+        let Login::Password(password) = login else {
+            return Outcome::Failed(TargetError::Plan("a user of Redis and Valkey logs in by a password here".into()));
+        };
         let rules = check_name(&plan.username).and_then(|()| rules::rules(&plan.creation, &plan.username));
         let rules = match rules {
             Ok(rules) => rules,

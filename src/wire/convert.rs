@@ -167,7 +167,7 @@ fn response(response: &Response) -> pb::Response {
 fn secret(lease: &LeaseGrant) -> pb::Secret {
     let options = pb::LeaseOptions {
         ttl: nanos(lease.ttl),
-        renewable: true,
+        renewable: lease.renewable,
         increment: 0,
         issue_time: Some(NO_TIME),
         max_ttl: nanos(lease.max_ttl),
@@ -325,7 +325,12 @@ mod tests {
 
     #[test]
     fn an_answer_always_has_data_and_a_lease_always_a_time() {
-        let lease = LeaseGrant { ttl: Duration::from_secs(60), max_ttl: Duration::MAX, internal: Fields::new() };
+        let lease = LeaseGrant {
+            ttl: Duration::from_secs(60),
+            max_ttl: Duration::MAX,
+            renewable: true,
+            internal: Fields::new(),
+        };
         let response = Response { lease: Some(lease), ..Default::default() };
         let sent = reply(Operation::Renew, &Ok(Some(response))).response.unwrap();
         assert_eq!(sent.data_json, "null");

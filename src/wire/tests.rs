@@ -79,7 +79,7 @@ fn credential(path: &str, password: String) -> Reply {
     let internal = Fields::from_iter([("path".to_owned(), path.into())]);
     Ok(Some(Response {
         data: Some(vec![("password".into(), Datum::Secret(Secret::new(password)))]),
-        lease: Some(LeaseGrant { ttl: Duration::from_secs(60), max_ttl: Duration::ZERO, internal }),
+        lease: Some(LeaseGrant { ttl: Duration::from_secs(60), max_ttl: Duration::ZERO, renewable: true, internal }),
         warnings: vec!["careful".into()],
     }))
 }

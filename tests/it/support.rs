@@ -12,7 +12,7 @@ pub mod cluster;
 #[path = "support/postgres.rs"]
 pub mod postgres;
 #[path = "support/server.rs"]
-mod server;
+pub mod server;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

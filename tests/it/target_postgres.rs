@@ -3,6 +3,7 @@
 mod ending;
 mod faults;
 mod minting;
+mod passwords;
 
 use std::time::{Duration, SystemTime};
 
@@ -10,7 +11,9 @@ use leasehold::secret::Secret;
 use leasehold::target::dsn::{PgEndpoint, Source};
 use leasehold::target::pool::Limits;
 use leasehold::target::postgres::{PasswordForm, Postgres, Settings};
-use leasehold::target::{Dialect, EndPlan, Ended, Marker, MintPlan, Outcome, RenewPlan, Script, Target, TargetError};
+use leasehold::target::{
+    Dialect, EndPlan, Ended, Login, Marker, MintPlan, Outcome, RenewPlan, Script, Target, TargetError,
+};
 
 use crate::support::postgres::{ADMIN, ADMIN_PASSWORD, Postgres as Server, Session};
 
@@ -55,7 +58,7 @@ impl Rig {
 
     /// The error of a mint that must fail.
     async fn failure(&self, plan: &MintPlan) -> TargetError {
-        match self.target.mint(plan, &password()).await {
+        match self.target.mint(plan, Login::Password(&password())).await {
             Outcome::Failed(why) => why,
             other => panic!("{other:?}"),
         }
@@ -67,7 +70,7 @@ impl Rig {
 }
 
 async fn minted(target: &Postgres, plan: &MintPlan) {
-    let outcome = target.mint(plan, &password()).await;
+    let outcome = target.mint(plan, Login::Password(&password())).await;
     assert!(matches!(outcome, Outcome::Done(())), "{outcome:?}");
 }
 
@@ -82,7 +85,7 @@ fn endpoint(pg: &Server) -> PgEndpoint {
 fn settings(endpoint: PgEndpoint) -> Settings {
     Settings {
         endpoint,
-        limits: Limits::new(8, 0, Duration::ZERO, Duration::from_secs(5)),
+        limits: Limits::new(8, 0, Duration::ZERO, Duration::from_secs(30)),
         statement_timeout: Duration::from_secs(20),
         password_form: PasswordForm::Where,
     }

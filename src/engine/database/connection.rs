@@ -184,6 +184,9 @@ fn username_template(driver: Driver, text: &str, mount: &Mount) -> Result<Templa
     if text.is_empty() {
         let default = match driver {
             Driver::PostgreSql => template::POSTGRESQL,
+            Driver::MySql => template::MYSQL,
+            Driver::MySqlLegacy => template::MYSQL_LEGACY,
+            Driver::Redis => template::REDIS,
         };
         return Template::parse(default).map_err(|e| e.to_string());
     }
@@ -318,7 +321,7 @@ fn retire(connection: Option<Arc<Connection>>) {
 
 /// Asks the server for a sign of life.
 pub(super) async fn verify(connection: &Connection) -> Result<(), String> {
-    connection.target.verify().await.map_err(|e| format!("error verifying connection: {e}"))
+    connection.target.verify().await.map_err(|e| connection.driver.verify_error(&e))
 }
 
 /// GET.

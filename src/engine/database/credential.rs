@@ -1,12 +1,22 @@
 //! Credential types of a role and their settings.
 
+mod make;
+mod validate;
+
 use std::collections::BTreeMap;
+use std::time::SystemTime;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::engine::request::Fields;
-use crate::engine::template::Template;
+use crate::secret::Secret;
+use crate::target::LoginKind;
+
+pub use make::{Made, client_certificate, rsa_private_key};
+
+/// The one setting that no read returns.
+const CA_PRIVATE_KEY: &str = "ca_private_key";
 
 /// What kind of credential a role hands out.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -40,78 +50,78 @@ impl CredentialType {
         }
     }
 
+    /// What of it a target sees; [`crate::target::Driver::takes`] says whether it can make use of that.
+    pub fn login(self) -> LoginKind {
+        match self {
+            Self::Password => LoginKind::Password,
+            Self::RsaPrivateKey => LoginKind::PublicKey,
+            Self::ClientCertificate => LoginKind::Certificate,
+        }
+    }
+
     /// Checks `credential_config` and gives back what is stored: defaults of a key are written out.
     ///
     /// # Errors
     /// The text after `credential_config validation failed: `.
-    pub fn validate(self, written: &BTreeMap<String, String>) -> Result<Fields, String> {
+    pub fn validate(self, written: &BTreeMap<String, String>, now: SystemTime) -> Result<Settings, String> {
         match self {
-            Self::Password => {
-                let policy = text(written, "password_policy");
-                Ok((!policy.is_empty()).then(|| ("password_policy".into(), json!(policy))).into_iter().collect())
-            }
-            Self::RsaPrivateKey => {
-                let format = text(written, "format").to_lowercase();
-                if !matches!(format.as_str(), "" | "pkcs8") {
-                    return Err(format!("invalid format: {format}"));
-                }
-                let bits = match number(written, "key_bits")? {
-                    0 => 2048,
-                    bits @ (2048 | 3072 | 4096) => bits,
-                    bits => return Err(format!("invalid key_bits: {bits}")),
-                };
-                Ok([("format".to_owned(), json!("pkcs8")), ("key_bits".to_owned(), json!(bits))].into_iter().collect())
-            }
-            Self::ClientCertificate => certificate(written),
+            Self::Password => Ok(validate::password(written)),
+            Self::RsaPrivateKey => validate::rsa_private_key(written),
+            Self::ClientCertificate => validate::client_certificate(written, now),
         }
     }
 }
 
-/// The order of the checks is the built-in engine's.
-fn certificate(written: &BTreeMap<String, String>) -> Result<Fields, String> {
-    let mut stored = Fields::new();
-    let key_type = text(written, "key_type");
-    let bits = number(written, "key_bits")?;
-    let bits = match (key_type, bits) {
-        ("rsa", 0) => 2048,
-        ("rsa", 2048 | 3072 | 4096) | ("ec", 224 | 256 | 384 | 521) => bits,
-        ("ec", 0) => 256,
-        ("ed25519", _) => 0,
-        ("rsa" | "ec", _) => return Err("invalid key_bits".into()),
-        _ => return Err("invalid key_type".into()),
-    };
-    let signature = match number(written, "signature_bits")? {
-        0 => 256,
-        bits @ (256 | 384 | 512) => bits,
-        _ => return Err("invalid signature_bits".into()),
-    };
-    stored.insert("key_type".into(), json!(key_type));
-    stored.insert("key_bits".into(), json!(bits));
-    stored.insert("signature_bits".into(), json!(signature));
-    for required in ["common_name_template", "ca_cert", "ca_private_key"] {
-        let value = text(written, required);
-        if value.is_empty() {
-            return Err(format!("missing required {required}"));
-        }
-        if required == "common_name_template" {
-            Template::parse(value).map_err(|e| format!("failed to create template: {e}"))?;
-        }
-        stored.insert(required.into(), json!(value));
+/// A role's `credential_config`. Stored as one object, the built-in engine's; in memory the CA's key is apart.
+#[derive(Debug, Default, PartialEq)]
+pub struct Settings {
+    shown: Fields,
+    ca_private_key: Option<Secret>,
+}
+
+impl Settings {
+    /// What a read returns.
+    pub fn shown(&self) -> &Fields {
+        &self.shown
     }
-    Ok(stored)
+
+    /// The policy that passwords are made by; empty for the connection's.
+    pub fn password_policy(&self) -> &str {
+        self.text("password_policy")
+    }
+
+    /// True if something is kept here that no read returns.
+    pub fn holds_secret(&self) -> bool {
+        self.ca_private_key.is_some()
+    }
+
+    /// A text among what is shown; empty if there is none.
+    fn text(&self, key: &str) -> &str {
+        self.shown.get(key).and_then(Value::as_str).unwrap_or_default()
+    }
+
+    /// A number among what is shown; 0 if there is none.
+    fn number(&self, key: &str) -> i64 {
+        self.shown.get(key).and_then(Value::as_i64).unwrap_or_default()
+    }
 }
 
-fn text<'a>(from: &'a BTreeMap<String, String>, key: &str) -> &'a str {
-    from.get(key).map_or("", String::as_str)
+impl Serialize for Settings {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let key = self.ca_private_key.as_ref().map(|key| (CA_PRIVATE_KEY, Value::from(key.expose())));
+        to.collect_map(self.shown.iter().map(|(k, v)| (k.as_str(), v.clone())).chain(key))
+    }
 }
 
-/// A number given as text; an empty text counts as 0, as in the host's framework.
-fn number(from: &BTreeMap<String, String>, key: &str) -> Result<i64, String> {
-    match text(from, key) {
-        "" => Ok(0),
-        digits => digits.parse().map_err(|_| {
-            format!("decoding failed due to the following error(s):\n\n'{key}' cannot parse value as 'int': strconv.ParseInt: invalid syntax")
-        }),
+impl<'a> Deserialize<'a> for Settings {
+    fn deserialize<D: Deserializer<'a>>(from: D) -> Result<Self, D::Error> {
+        let mut shown = Option::<Fields>::deserialize(from)?.unwrap_or_default();
+        let ca_private_key = match shown.remove(CA_PRIVATE_KEY) {
+            None | Some(Value::Null) => None,
+            Some(Value::String(text)) => Some(Secret::new(text)),
+            Some(other) => Some(Secret::new(other.to_string())),
+        };
+        Ok(Self { shown, ca_private_key })
     }
 }
 
@@ -135,3 +145,6 @@ impl<'a> Deserialize<'a> for CredentialType {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::credential::CredentialType;
+use super::credential::{CredentialType, Settings};
 use crate::engine::Mount;
 use crate::engine::error::Error;
 use crate::engine::field::Input;
@@ -34,7 +34,7 @@ pub struct Statements {
 }
 
 /// One role. The stored form is the built-in engine's own, durations in nanoseconds.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Role {
     /// Connection the role mints at.
@@ -49,9 +49,8 @@ pub struct Role {
     pub max_ttl: Duration,
     /// What kind of credential.
     pub credential_type: CredentialType,
-    /// Settings of that kind, as the role reads back.
-    #[serde(deserialize_with = "null_as_empty")]
-    pub credential_config: Fields,
+    /// Settings of that kind.
+    pub credential_config: Settings,
     /// What other engines of this stored form keep here; carried along untouched.
     #[serde(flatten)]
     pub other: Fields,
@@ -72,10 +71,6 @@ pub(super) mod nanoseconds {
     }
 }
 
-pub(super) fn null_as_empty<'a, D: serde::Deserializer<'a>>(from: D) -> Result<Fields, D::Error> {
-    Ok(Option::<Fields>::deserialize(from)?.unwrap_or_default())
-}
-
 /// Storage key of a role.
 pub fn key(name: &str) -> String {
     format!("role/{name}")
@@ -92,7 +87,8 @@ impl Role {
 
     async fn store(&self, mount: &Mount, name: &str) -> Result<(), Error> {
         let text = serde_json::to_string(self).map_err(|e| Error::Failed(format!("cannot encode role: {e}")))?;
-        Ok(mount.ports.storage.put(&key(name), &Secret::new(text), false).await?)
+        let seal_wrap = self.credential_config.holds_secret();
+        Ok(mount.ports.storage.put(&key(name), &Secret::new(text), seal_wrap).await?)
     }
 }
 
@@ -109,14 +105,9 @@ pub async fn read(mount: &Mount, name: &str) -> Reply {
         ("revocation_statements", json!(role.statements.revocation)),
         ("rollback_statements", json!(role.statements.rollback)),
     ];
-    if !role.credential_config.is_empty() {
-        let shown: Map<String, Value> = role
-            .credential_config
-            .iter()
-            .filter(|(key, _)| key.as_str() != "ca_private_key")
-            .map(|(key, value)| (key.clone(), value.clone()))
-            .collect();
-        data.push(("credential_config", Value::Object(shown)));
+    let shown = role.credential_config.shown();
+    if !shown.is_empty() {
+        data.push(("credential_config", Value::Object(shown.clone())));
     }
     Ok(Some(Response::data(data)))
 }
@@ -138,17 +129,17 @@ pub async fn write(mount: &Mount, name: &str, input: &Input) -> Reply {
         return Err(Error::Refused("database name is required".into()));
     }
 
-    let kind = input.text("credential_type");
-    if let Some(kind) = kind {
+    let before = role.credential_type;
+    if let Some(kind) = input.text("credential_type") {
         role.credential_type =
             CredentialType::named(kind).ok_or_else(|| Error::Refused(format!("invalid credential_type {kind:?}")))?;
     }
     let config = input.pairs("credential_config");
-    if config.is_some() || kind.is_some() || creating {
+    if config.is_some() || role.credential_type != before || creating {
         let written = config.cloned().unwrap_or_default();
         role.credential_config = role
             .credential_type
-            .validate(&written)
+            .validate(&written, mount.ports.clock.now())
             .map_err(|e| Error::Refused(format!("credential_config validation failed: {e}")))?;
     }
 

@@ -7,10 +7,11 @@ use async_trait::async_trait;
 use serde_json::{Value, json};
 
 use super::connection::{Config, Connection, missing};
+use super::credential::Settings;
 use super::creds::password_for;
 use crate::engine::Mount;
 use crate::engine::error::Error;
-use crate::engine::request::{Fields, Reply};
+use crate::engine::request::Reply;
 use crate::engine::rotation::{self, Account, Failure, Settled};
 use crate::secret::{Secret, verifier};
 use crate::target::{Script, Target};
@@ -59,7 +60,7 @@ impl Account for Root {
         Ok(None)
     }
     async fn draw(&self, mount: &Mount) -> Result<Secret, Error> {
-        password_for(mount, &Fields::new(), &self.config.password_policy).await
+        password_for(mount, &Settings::default(), &self.config.password_policy).await
     }
     /// Stores the password and puts a connection that uses it in place of the live one, whose work goes on.
     async fn adopt(&mut self, mount: &Mount, password: &Secret, _at: SystemTime) -> Result<(), Error> {

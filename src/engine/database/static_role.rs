@@ -112,8 +112,9 @@ pub async fn read(mount: &Mount, name: &str) -> Reply {
         ("username", json!(account.username)),
     ];
     data.extend(timing(&role));
-    if !role.credential_config.is_empty() {
-        data.push(("credential_config", Value::Object(role.credential_config.clone())));
+    let shown = role.credential_config.shown();
+    if !shown.is_empty() {
+        data.push(("credential_config", Value::Object(shown.clone())));
     }
     let state = mount.rotation.queue.state(&record_key(name));
     let due = state.as_ref().map_or_else(|| account.due(mount.ports.clock.now()), |state| state.due);
@@ -313,7 +314,7 @@ fn lay_over(role: &mut StaticRole, input: &Input, creating: bool, now: SystemTim
     if config.is_some() || kind.is_some() || creating {
         role.credential_config = role
             .credential_type
-            .validate(&config.cloned().unwrap_or_default())
+            .validate(&config.cloned().unwrap_or_default(), now)
             .map_err(|e| Error::Refused(format!("credential_config validation failed: {e}")))?;
     }
     Ok(())

@@ -1,5 +1,5 @@
-//! When which account is due, and the task that sees to it. One queue for each mount, in memory: everything in it can be
-//! found again in storage.
+//! When which account is due, and the task that sees to it: accounts whose password is to change, and minted users that
+//! are to end. One queue for each mount, in memory: everything in it can be found again in storage.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -100,6 +100,18 @@ impl Queue {
         items.by_key.insert(key.to_owned(), item);
     }
 
+    /// The account is looked at again at `due`, whatever it is then.
+    pub fn postpone(&self, key: &str, due: SystemTime) {
+        if let Some(item) = self.lock().by_key.get_mut(key) {
+            item.due = due;
+        }
+    }
+
+    /// True if the last attempt failed.
+    pub fn has_failed(&self, key: &str) -> bool {
+        self.lock().by_key.get(key).is_some_and(|item| item.failures > 0)
+    }
+
     /// The account is not ours any more.
     pub fn forget(&self, key: &str) {
         self.lock().by_key.remove(key);
@@ -150,7 +162,7 @@ impl Queue {
                     }
                     Err(e) if !unwell => {
                         unwell = true;
-                        tracing::warn!("cannot see which passwords are due: {e}");
+                        tracing::warn!("cannot see what is due: {e}");
                     }
                     Err(_) => {}
                 }
@@ -244,7 +256,7 @@ pub async fn run(mount: &Mount, group: Group, stop: &CancellationToken) {
             return;
         }
         if let Err(e) = database::when_due(mount, key).await {
-            tracing::warn!(account = key, "a password could not be changed: {e}");
+            tracing::warn!(account = key, "what is due could not be done: {e}");
             return;
         }
     }

@@ -21,7 +21,7 @@ fn counting() -> impl FnMut(&mut [u8]) -> Result<(), NoEntropy> {
     }
 }
 
-const NAMES: Names<'static> = Names { display_name: "token", role_name: "my-role.x" };
+const NAMES: Names<'static> = Names { display_name: "token", role_name: "my-role.x", username: None };
 
 fn render(text: &str) -> Result<String, TemplateError> {
     Template::parse(text)?.render(&NAMES, &mut counting(), now())
@@ -45,7 +45,7 @@ fn the_defaults_give_the_usernames_that_clients_know() {
     assert_eq!(render(POSTGRESQL).unwrap(), "v-token-my-role.-0123456789ABCDEFGHIJ-1795323091");
     assert_eq!(render(MYSQL).unwrap(), "v-token-my-role.x-0123456789ABCD");
     assert_eq!(render(MYSQL_LEGACY).unwrap(), "v-my-r-012345678");
-    let names = Names { display_name: "token-My.App user@x", role_name: "dn" };
+    let names = Names { display_name: "token-My.App user@x", role_name: "dn", username: None };
     let template = Template::parse(POSTGRESQL).unwrap();
     let username = template.render(&names, &mut counting(), now()).unwrap();
     assert!(username.starts_with("v-token-My-dn-0123"), "{username}");
@@ -411,7 +411,7 @@ proptest! {
 
     #[test]
     fn any_names_give_a_username_that_fits(display_name in ".*", role_name in ".*") {
-        let names = Names { display_name: &display_name, role_name: &role_name };
+        let names = Names { display_name: &display_name, role_name: &role_name, username: None };
         for (text, max) in [(POSTGRESQL, 63), (MYSQL, 32), (MYSQL_LEGACY, 16)] {
             let username = Template::parse(text).unwrap().render(&names, &mut counting(), now()).unwrap();
             prop_assert!(username.starts_with("v-") && username.len() <= max, "{username}");

@@ -72,7 +72,7 @@ async fn hosts(target: &MySql, username: &str) -> Vec<String> {
 
 async fn minted(target: &MySql, username: &str, creation: &[&str]) -> Secret {
     let password = password::password().unwrap();
-    match target.mint(&mint_plan(username, creation, &[]), &password).await {
+    match target.mint(&mint_plan(username, creation, &[]), Login::Password(&password)).await {
         Outcome::Done(()) => password,
         other => panic!("{other:?}"),
     }
@@ -164,7 +164,7 @@ async fn a_creation_that_fails_midway_leaves_nothing() {
     let rollback = [format!("CREATE DATABASE `{trace}`"), "DROP USER '{{name}}'@'%'".to_owned()];
     let plan = mint_plan(&user, &creation, &rollback.each_ref().map(String::as_str));
     let password = password::password().unwrap();
-    match target.mint(&plan, &password).await {
+    match target.mint(&plan, Login::Password(&password)).await {
         Outcome::Failed(e) => assert_eq!(e.to_string(), "Error 1146 (42S02): Table 'nosuch.tbl' doesn't exist"),
         other => panic!("{other:?}"),
     }
@@ -181,7 +181,7 @@ async fn a_user_that_was_there_is_not_touched() {
     let user = name();
     let password = minted(&target, &user, &["CREATE USER '{{name}}'@'10.1.2.3' IDENTIFIED BY '{{password}}'"]).await;
     let plan = mint_plan(&user, &[CREATE], &["DROP USER '{{name}}'@'10.1.2.3'"]);
-    match target.mint(&plan, &password).await {
+    match target.mint(&plan, Login::Password(&password)).await {
         Outcome::Failed(e) => assert!(e.to_string().contains("exists already"), "{e}"),
         other => panic!("{other:?}"),
     }
@@ -197,7 +197,7 @@ async fn a_caller_that_leaves_leaves_no_user() {
     let password = password::password().unwrap();
     let plan = mint_plan(&user, &["CREATE USER '{{name}}'@'%' IDENTIFIED BY '{{password}}'", "DO SLEEP(0.3)"], &[]);
     {
-        let mint = target.mint(&plan, &password);
+        let mint = target.mint(&plan, Login::Password(&password));
         tokio::pin!(mint);
         let made = async {
             while hosts(&target, &user).await.is_empty() {
@@ -224,7 +224,7 @@ async fn a_statement_without_an_answer_is_settled() {
     if !target.core.session().await.unwrap().server.mariadb {
         return;
     }
-    match target.mint(&plan, &password::password().unwrap()).await {
+    match target.mint(&plan, Login::Password(&password::password().unwrap())).await {
         Outcome::Failed(e) => assert!(e.to_string().contains("statement_timeout"), "{e}"),
         other => panic!("{other:?}"),
     }
@@ -236,11 +236,14 @@ async fn a_statement_without_an_answer_is_settled() {
 #[tokio::test]
 async fn statements_that_make_no_user_are_refused() {
     let Some(target) = target() else { return };
-    match target.mint(&mint_plan(&name(), &["DO 1"], &[]), &password::password().unwrap()).await {
+    match target.mint(&mint_plan(&name(), &["DO 1"], &[]), Login::Password(&password::password().unwrap())).await {
         Outcome::Failed(e) => assert!(e.to_string().contains("did not create the user"), "{e}"),
         other => panic!("{other:?}"),
     }
-    match target.mint(&mint_plan(&"x".repeat(81), &[CREATE], &[]), &password::password().unwrap()).await {
+    match target
+        .mint(&mint_plan(&"x".repeat(81), &[CREATE], &[]), Login::Password(&password::password().unwrap()))
+        .await
+    {
         Outcome::Failed(e) => assert!(e.to_string().contains("username_template"), "{e}"),
         other => panic!("{other:?}"),
     }
@@ -256,7 +259,7 @@ async fn errors_quote_no_password() {
         "CREATE USER '{{name}}'@'%' GARBAGE '{{password}}'",
         "SELECT '{{password}}' FROM nosuch.tbl WHERE GARBAGE",
     ] {
-        match target.mint(&mint_plan(&name(), &[creation], &[]), &password).await {
+        match target.mint(&mint_plan(&name(), &[creation], &[]), Login::Password(&password)).await {
             Outcome::Failed(e) => {
                 let text = e.to_string();
                 assert!(text.starts_with("Error 1"), "{text}");
@@ -428,7 +431,7 @@ async fn password_hashing_and_refusal_of_clear_text() {
     assert!(matches!(&wrong, LoginError::Refused(_)), "{wrong}");
     strict.end(&end_plan(&user, &["DROP USER '{{name}}'@'{{host}}'"])).await.unwrap();
     let plan = mint_plan(&user, &["SELECT CONCAT('{{password}}')"], &[]);
-    match strict.mint(&plan, &password::password().unwrap()).await {
+    match strict.mint(&plan, Login::Password(&password::password().unwrap())).await {
         Outcome::Failed(e) => assert!(e.to_string().contains("clear text"), "{e}"),
         other => panic!("{other:?}"),
     }
@@ -446,7 +449,7 @@ async fn odd_names_and_passwords_do_not_break_out() {
     {
         let user = format!("{odd}{}", password::base62(6).unwrap());
         let password = Secret::new(format!("{odd}'\\\"{position}"));
-        let outcome = target.mint(&mint_plan(&user, &[CREATE], &[]), &password).await;
+        let outcome = target.mint(&mint_plan(&user, &[CREATE], &[]), Login::Password(&password)).await;
         assert!(matches!(outcome, Outcome::Done(())), "{outcome:?}");
         target.login(&user, &password).await.unwrap();
         assert!(target.end(&end_plan(&user, &[])).await.unwrap().existed);
@@ -477,7 +480,7 @@ async fn an_admin_that_may_not_read_the_users() {
         ["CREATE USER '{{name}}'@'%' IDENTIFIED BY '{{password}}'", "GRANT SELECT ON app.* TO '{{name}}'@'%'"];
     minted(&narrow, &user, &creation).await;
     // It cannot see that the user is there; the server can.
-    match narrow.mint(&mint_plan(&user, &creation, &["DROP USER '{{name}}'@'%'"]), &password).await {
+    match narrow.mint(&mint_plan(&user, &creation, &["DROP USER '{{name}}'@'%'"]), Login::Password(&password)).await {
         Outcome::Failed(e) => assert!(e.to_string().starts_with("Error 1396"), "{e}"),
         other => panic!("{other:?}"),
     }
@@ -486,7 +489,7 @@ async fn an_admin_that_may_not_read_the_users() {
     assert!(hosts(&target, &user).await.is_empty());
     let failing =
         ["CREATE USER '{{name}}'@'%' IDENTIFIED BY '{{password}}'", "GRANT SELECT ON nosuch.t TO '{{name}}'@'%'"];
-    match narrow.mint(&mint_plan(&user, &failing, &[]), &password).await {
+    match narrow.mint(&mint_plan(&user, &failing, &[]), Login::Password(&password)).await {
         Outcome::Failed(_) => {}
         other => panic!("{other:?}"),
     }
@@ -602,7 +605,7 @@ impl Proxy {
 async fn cut_short(target: &MySql, through: &MySql, user: &str, cut: impl FnOnce()) -> Outcome<()> {
     let plan = mint_plan(user, &["CREATE USER '{{name}}'@'%' IDENTIFIED BY '{{password}}'", "DO SLEEP(20)"], &[]);
     let password = password::password().unwrap();
-    let mint = through.mint(&plan, &password);
+    let mint = through.mint(&plan, Login::Password(&password));
     let made = async {
         let sleeping = "SELECT ID FROM information_schema.PROCESSLIST WHERE INFO = 'DO SLEEP(20)'";
         while hosts(target, user).await.is_empty() || column(target, sleeping).await.is_empty() {

@@ -10,7 +10,7 @@ use super::{PasswordForm, Postgres, check_name, quoted_name, quoted_text, timest
 use crate::secret::{Secret, verifier};
 use crate::target::pool::Checkout;
 use crate::target::statement::{Script, Vars};
-use crate::target::{Marker, MintPlan, Outcome, RenewPlan, TargetError};
+use crate::target::{Login, Marker, MintPlan, Outcome, RenewPlan, TargetError};
 
 /// Serialises what writes catalogue rows that other users' statements write too, across nodes and mounts of this engine
 /// in one database. Nothing but chance would keep them apart otherwise, and PostgreSQL fails the loser. The key is the
@@ -27,7 +27,18 @@ const BETWEEN: &str = "\n;\n";
 const SETTLE: Duration = Duration::from_secs(10);
 
 /// Makes the user in one transaction: statements, marker, commit.
-pub async fn mint(target: &Postgres, plan: &MintPlan, password: &Secret) -> Outcome<()> {
+pub async fn mint(target: &Postgres, plan: &MintPlan, login: Login<'_>) -> Outcome<()> {
+    let password = match login {
+        Login::Password(password) => Some(password),
+        // Left in place, the variable itself would be a password that everybody knows.
+        Login::Certificate if plan.creation.uses_password() => {
+            return Outcome::Failed(TargetError::Plan(
+                "the creation statements use {{password}}, but the user logs in by a certificate: remove it".into(),
+            ));
+        }
+        Login::Certificate => None,
+        Login::PublicKey(_) => return Outcome::Failed(TargetError::Plan("PostgreSQL knows no users' keys".into())),
+    };
     let result = target.retrying(|| create(target, plan, password)).await;
     match result {
         Ok(()) => Outcome::Done(()),
@@ -41,7 +52,7 @@ pub async fn mint(target: &Postgres, plan: &MintPlan, password: &Secret) -> Outc
 }
 
 /// One attempt at a mint.
-async fn create(target: &Postgres, plan: &MintPlan, password: &Secret) -> Result<(), Problem> {
+async fn create(target: &Postgres, plan: &MintPlan, password: Option<&Secret>) -> Result<(), Problem> {
     check_name(&plan.username).map_err(Problem::Unsent)?;
     let no_session = |e| TargetError::Begin(Box::new(e));
     let made = in_transaction(target, password, no_session, |scram| messages(target, plan, password, scram)).await;
@@ -52,7 +63,7 @@ async fn create(target: &Postgres, plan: &MintPlan, password: &Secret) -> Result
 /// this: COMMIT was sent, and its fate could not be learned. No server text that shows a part of `password` is passed on.
 pub async fn in_transaction(
     target: &Postgres,
-    password: &Secret,
+    password: Option<&Secret>,
     no_session: impl Fn(TargetError) -> TargetError,
     make: impl Fn(bool) -> Result<Vec<Secret>, TargetError>,
 ) -> Result<(), Problem> {
@@ -72,7 +83,10 @@ pub async fn in_transaction(
                 if session.roll_back().await {
                     session.give_back();
                 }
-                return Err(withheld(problem, password));
+                return Err(match password {
+                    Some(password) => withheld(problem, password),
+                    None => problem,
+                });
             }
         }
     }
@@ -138,14 +152,17 @@ async fn fate(target: &Postgres, transaction: &str) -> Option<bool> {
 fn messages(
     target: &Postgres,
     plan: &MintPlan,
-    password: &Secret,
+    password: Option<&Secret>,
     knows_scram: bool,
 ) -> Result<Vec<Secret>, TargetError> {
-    let verifier = verifier_for(target, &plan.creation, password, knows_scram)?;
+    let verifier = match password {
+        Some(password) => verifier_for(target, &plan.creation, password, knows_scram)?,
+        None => None,
+    };
     let expiration = timestamp(plan.expiration)?;
     let filled = plan.creation.fill(&Vars {
         name: &plan.username,
-        password: Some(password),
+        password,
         verifier: verifier.as_ref(),
         verifier_everywhere: target.settings.password_form == PasswordForm::Verifier,
         expiration: Some(&expiration),

@@ -49,7 +49,7 @@ fn end_plan(username: &str) -> EndPlan {
 
 async fn minted(target: &Redis, username: &str, creation: &[&str]) -> Secret {
     let password = password::password().unwrap();
-    match target.mint(&mint_plan(username, creation), &password).await {
+    match target.mint(&mint_plan(username, creation), Login::Password(&password)).await {
         Outcome::Done(()) => password,
         other => panic!("{other:?}"),
     }
@@ -121,7 +121,7 @@ async fn what_cannot_be_kept_is_not_made() {
     let Some(target) = target_with(|source| source.persistence_mode = "rewrite") else { return };
     let user = name();
     // A server started without a configuration file cannot write one.
-    match target.mint(&mint_plan(&user, &[]), &password::password().unwrap()).await {
+    match target.mint(&mint_plan(&user, &[]), Login::Password(&password::password().unwrap())).await {
         Outcome::Failed(e) => assert!(e.to_string().starts_with("ERR "), "{e}"),
         other => panic!("{other:?}"),
     }
@@ -133,14 +133,14 @@ async fn refusals_leave_nothing() {
     let Some(target) = target() else { return };
     let user = name();
     for creation in [["+nosuchcommand"], [">hunter2"], ["nopass"]] {
-        match target.mint(&mint_plan(&user, &creation), &password::password().unwrap()).await {
+        match target.mint(&mint_plan(&user, &creation), Login::Password(&password::password().unwrap())).await {
             Outcome::Failed(e) => assert!(!e.to_string().contains("hunter2"), "{e}"),
             other => panic!("{other:?}"),
         }
         assert!(!knows(&target, &user).await);
     }
     for bad in ["", "a b", "default"] {
-        let outcome = target.mint(&mint_plan(bad, &[]), &password::password().unwrap()).await;
+        let outcome = target.mint(&mint_plan(bad, &[]), Login::Password(&password::password().unwrap())).await;
         assert!(matches!(outcome, Outcome::Failed(TargetError::Plan(_))), "{outcome:?}");
     }
 }
@@ -150,7 +150,7 @@ async fn a_user_that_was_there_is_not_touched() {
     let Some(target) = target() else { return };
     let user = name();
     let password = minted(&target, &user, &[]).await;
-    match target.mint(&mint_plan(&user, &[]), &password::password().unwrap()).await {
+    match target.mint(&mint_plan(&user, &[]), Login::Password(&password::password().unwrap())).await {
         Outcome::Failed(e) => assert!(e.to_string().contains("exists already"), "{e}"),
         other => panic!("{other:?}"),
     }
@@ -187,7 +187,7 @@ async fn a_caller_that_leaves_leaves_no_user() {
     session.ask::<()>(cmd("CLIENT").arg("PAUSE").arg(300).arg("WRITE")).await.unwrap();
     let password = password::password().unwrap();
     let plan = mint_plan(&user, &[]);
-    let left = tokio::time::timeout(Duration::from_millis(50), target.mint(&plan, &password)).await;
+    let left = tokio::time::timeout(Duration::from_millis(50), target.mint(&plan, Login::Password(&password))).await;
     session.ask::<()>(cmd("CLIENT").arg("UNPAUSE")).await.unwrap();
     drop(session);
     if left.is_err() {

@@ -4,6 +4,7 @@
 //! To add rows: write them at the end of the part they belong to, play `the_built_in_engine_answers_as_itself`, and only
 //! then ask whether ours agrees.
 
+mod certificates;
 mod connections;
 mod credentials;
 mod outage;
@@ -43,6 +44,7 @@ pub fn all() -> Vec<Row> {
     let mut table = Table::default();
     connections::rows(&mut table);
     roles::rows(&mut table);
+    certificates::rows(&mut table);
     credentials::rows(&mut table);
     statements::rows(&mut table);
     usernames::rows(&mut table);

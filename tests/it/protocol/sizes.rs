@@ -6,7 +6,9 @@ use std::net::TcpStream;
 use serde_json::{Value, json};
 
 use super::{World, connection, role};
-use crate::support::bao::ROOT_TOKEN;
+use crate::support::bao::{PLUGIN, ROOT_TOKEN};
+use crate::support::cluster::Cluster;
+use crate::support::postgres::Postgres;
 
 /// Sends `body` as it is and gives status and body of the answer. (HTTP/1.0: then the answer's body is in one piece.)
 fn send(world: &World, method: &str, path: &str, body: &[u8]) -> (u16, String) {
@@ -116,4 +118,39 @@ fn a_body_that_is_not_an_object_or_far_too_large_is_answered_as_by_the_built_in_
     }
     // None of it did the plugin any harm.
     super::mint(&world.client, "db/creds/app");
+}
+
+/// Storage has a limit of its own for one entry.
+#[test]
+fn what_storage_does_not_take_is_refused_and_changes_nothing() {
+    let (cluster, postgres) = std::thread::scope(|scope| {
+        let postgres = scope.spawn(Postgres::start);
+        (Cluster::start(1), postgres.join().unwrap())
+    });
+    cluster.register();
+    let client = cluster.client(0);
+    for (mount, engine) in [("database", "database"), ("db", PLUGIN)] {
+        client.post(&format!("sys/mounts/{mount}"), json!({ "type": engine })).expect(204);
+    }
+    let large = "x".repeat(3 << 20);
+    for (place, good, bad) in [
+        ("config/pg", connection(&postgres, json!({})), connection(&postgres, json!({ "password_policy": large }))),
+        ("roles/app", role(json!({})), role(json!({ "creation_statements": large }))),
+    ] {
+        let [theirs, ours] = ["database", "db"].map(|mount| {
+            let (path, fresh) = (format!("{mount}/{place}"), format!("{mount}/{place}-fresh"));
+            client.post(&path, good.clone()).expect(204);
+            let before = client.get(&path).data();
+            let refused = [client.post(&path, bad.clone()), client.post(&fresh, bad.clone())];
+            assert_eq!(client.get(&path).data(), before, "{path}");
+            client.get(&fresh).expect(404);
+            refused.map(|answer| (answer.status, answer.body.to_string()))
+        });
+        for answer in theirs.iter().chain(&ours) {
+            // The built-in engine's words name the size of the key.
+            assert_eq!(answer.0, 500, "{answer:?}");
+            assert!(answer.1.contains("value being too large"), "{answer:?}");
+        }
+    }
+    super::mint(&client, "db/creds/app");
 }

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -18,6 +18,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 pub struct Cluster {
     pub nodes: Vec<Node>,
     token: String,
+    key: Value,
 }
 
 /// One server.
@@ -25,6 +26,11 @@ pub struct Node {
     server: Server,
     address: String,
     dir: TempDir,
+}
+
+/// A server that was killed. What it has left running, if anything, ends when this is dropped.
+pub struct Killed {
+    _server: Server,
 }
 
 impl Cluster {
@@ -54,7 +60,23 @@ impl Cluster {
                 servers.as_array().is_some_and(voters).then_some(())
             });
         }
-        Cluster { nodes, token: token.to_owned() }
+        Cluster { nodes, token: token.to_owned(), key: key.clone() }
+    }
+
+    /// Kills a server (SIGKILL, and nothing but the server), starts it again on its storage and unseals it.
+    pub fn kill(&mut self, node: usize) -> Killed {
+        let node = &mut self.nodes[node];
+        node.server.signal(Signal::KILL);
+        super::wait_for("its end", LIMIT, || node.server.ended().then_some(()));
+        let server = super::wait_for("the server again", LIMIT, || launch(&node.dir, &node.address).ok());
+        let killed = Killed { _server: std::mem::replace(&mut node.server, server) };
+        let (nobody, client) = (node.client(""), node.client(&self.token));
+        super::wait_for("a key to be taken", LIMIT, || {
+            let unsealing = nobody.try_request("POST", "sys/unseal", Some(&json!({ "key": self.key })), &[]).ok()?;
+            (unsealing.status == 200 && unsealing.body["sealed"] == false).then_some(())
+        });
+        super::wait_for("its mounts", LIMIT, || ready(&client, 200).then_some(()));
+        killed
     }
 
     /// A client of one node, with the root token.
@@ -128,21 +150,10 @@ impl Node {
             );
             let file = dir.path().join("bao.hcl");
             std::fs::write(&file, configuration).unwrap();
-            let command: Vec<OsString> =
-                vec![bao::program().into(), "server".into(), format!("-config={}", file.display()).into()];
-            let temporary = dir.path().to_string_lossy().into_owned();
-            let env = [("TMPDIR", temporary.as_str()), ("HOME", temporary.as_str())];
-            let server = Server::start("OpenBao", &command, &env, "TERM", &dir.path().join("log"));
-            let client = Client::new(&address, "");
-            let answers = || client.try_request("GET", "sys/seal-status", None, &[]).is_ok();
-            if super::wait_for(
-                "a server",
-                LIMIT,
-                || if server.ended() { Some(false) } else { answers().then_some(true) },
-            ) {
-                return Node { server, address, dir };
+            match launch(&dir, &address) {
+                Ok(server) => return Node { server, address, dir },
+                Err(log) => eprintln!("OpenBao did not start on {address}:\n{log}"),
             }
-            eprintln!("OpenBao did not start on {address}:\n{}", server.log());
         }
         panic!("OpenBao does not start");
     }
@@ -164,4 +175,22 @@ impl Node {
     pub fn log(&self) -> String {
         self.server.log()
     }
+}
+
+/// Starts the server that is configured in `dir`.
+///
+/// # Errors
+/// What it has logged, if it ended again: another process may have its port.
+fn launch(dir: &TempDir, address: &str) -> Result<Server, String> {
+    let configuration = dir.path().join("bao.hcl");
+    let command: Vec<OsString> =
+        vec![bao::program().into(), "server".into(), format!("-config={}", configuration.display()).into()];
+    let temporary = dir.path().to_string_lossy().into_owned();
+    let env = [("TMPDIR", temporary.as_str()), ("HOME", temporary.as_str())];
+    let server = Server::start("OpenBao", &command, &env, "TERM", &dir.path().join("log"));
+    let client = Client::new(address, "");
+    let answers = || client.try_request("GET", "sys/seal-status", None, &[]).is_ok();
+    let started =
+        super::wait_for("a server", LIMIT, || if server.ended() { Some(false) } else { answers().then_some(true) });
+    if started { Ok(server) } else { Err(server.log()) }
 }

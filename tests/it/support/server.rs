@@ -67,11 +67,7 @@ impl Server {
 
     /// True once the server has ended by itself.
     pub fn ended(&self) -> bool {
-        let Ok(stat) = std::fs::read_to_string(format!("/proc/{}/stat", self.pid.as_raw_nonzero())) else {
-            return true;
-        };
-        // The state follows the command, which is in parentheses and may itself hold some.
-        stat.rsplit(')').next().is_none_or(|rest| rest.trim_start().starts_with('Z'))
+        is_gone(self.pid)
     }
 
     /// All it has printed so far.
@@ -83,6 +79,15 @@ impl Server {
         drop(self.supervisor.stdin.take());
         let _ = self.supervisor.wait();
     }
+}
+
+/// True once the process has ended, whether or not anybody has asked for its status.
+pub fn is_gone(process: Pid) -> bool {
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero())) else {
+        return true;
+    };
+    // The state follows the command, which is in parentheses and may itself hold some.
+    stat.rsplit(')').next().is_none_or(|rest| rest.trim_start().starts_with('Z'))
 }
 
 impl Drop for Server {

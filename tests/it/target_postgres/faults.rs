@@ -28,7 +28,9 @@ async fn refusals_read_as_the_built_in_engine_writes_them() {
          connection refused"
     );
     assert_eq!(target.verify().await.unwrap_err().to_string(), refused);
-    let Outcome::Failed(why) = target.mint(&mint_plan("x", &[CREATE]), &password()).await else { panic!() };
+    let Outcome::Failed(why) = target.mint(&mint_plan("x", &[CREATE]), Login::Password(&password())).await else {
+        panic!()
+    };
     assert_eq!(why.to_string(), format!("unable to start transaction: {refused}"));
     let why = target.end(&end_plan("x", &[])).await.unwrap_err();
     assert_eq!(why.to_string(), refused);
@@ -65,7 +67,8 @@ async fn a_statement_that_takes_too_long_names_the_setting() {
     let rig = Rig::new();
     let target =
         Postgres::new(Settings { statement_timeout: Duration::from_millis(300), ..settings(endpoint(&rig.pg)) });
-    let Outcome::Failed(why) = target.mint(&mint_plan("user", &[CREATE, "SELECT pg_sleep(10)"]), &password()).await
+    let Outcome::Failed(why) =
+        target.mint(&mint_plan("user", &[CREATE, "SELECT pg_sleep(10)"]), Login::Password(&password())).await
     else {
         panic!()
     };
@@ -97,7 +100,7 @@ async fn a_dropped_request_leaves_neither_a_user_nor_a_used_session() {
     });
     target.verify().await.unwrap();
     let (plan, secret) = (mint_plan("user", &[CREATE, "SELECT pg_sleep(0.5)"]), password());
-    let cut = tokio::time::timeout(Duration::from_millis(200), target.mint(&plan, &secret)).await;
+    let cut = tokio::time::timeout(Duration::from_millis(200), target.mint(&plan, Login::Password(&secret))).await;
     assert!(cut.is_err());
     target.verify().await.unwrap();
     let busy = "SELECT 1 FROM pg_stat_activity WHERE query LIKE '%pg_sleep(0.5)%' AND pid <> pg_backend_pid()";
@@ -152,7 +155,7 @@ async fn the_fate_of_a_lost_commit_is_learned() {
         let server = endpoint(&rig.pg).hosts[0].clone();
         let hosts = vec![("127.0.0.1".into(), losing_proxy(server, pass_on).await)];
         let target = Postgres::new(settings(PgEndpoint { hosts, ..endpoint(&rig.pg) }));
-        let outcome = target.mint(&mint_plan(&user, &[CREATE]), &password()).await;
+        let outcome = target.mint(&mint_plan(&user, &[CREATE]), Login::Password(&password())).await;
         assert_eq!(matches!(outcome, Outcome::Done(())), pass_on, "{outcome:?}");
         assert_eq!(matches!(outcome, Outcome::Failed(_)), !pass_on, "{outcome:?}");
         assert_eq!(rig.role_exists(&user), pass_on);

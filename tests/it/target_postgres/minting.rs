@@ -81,7 +81,7 @@ async fn grants_on_the_same_tables_at_once_all_succeed() {
     let targets = [&rig.target, &other];
     let plans: Vec<MintPlan> = (0..32).map(|n| mint_plan(&format!("user_{n}"), &[CREATE, grant])).collect();
     let secret = password();
-    let mints = plans.iter().enumerate().map(|(n, plan)| targets[n % 2].mint(plan, &secret));
+    let mints = plans.iter().enumerate().map(|(n, plan)| targets[n % 2].mint(plan, Login::Password(&secret)));
     for outcome in futures_util::future::join_all(mints).await {
         assert!(matches!(outcome, Outcome::Done(())), "{outcome:?}");
     }

@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::Mount;
-use crate::engine::database::credential::CredentialType;
-use crate::engine::database::role::{Statements, nanoseconds, null_as_empty};
+use crate::engine::database::credential::{CredentialType, Settings};
+use crate::engine::database::role::{Statements, nanoseconds};
 use crate::engine::error::Error;
 use crate::engine::journal::text;
 use crate::engine::request::Fields;
@@ -25,8 +25,7 @@ pub struct StaticRole {
     /// What kind of credential.
     pub credential_type: CredentialType,
     /// Settings of that kind.
-    #[serde(deserialize_with = "null_as_empty")]
-    pub credential_config: Fields,
+    pub credential_config: Settings,
     /// The user.
     pub static_account: StaticAccount,
     /// What other engines of this stored form keep here; carried along untouched.

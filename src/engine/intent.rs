@@ -1,0 +1,168 @@
+//! Durable notes of minted users, for targets that keep none themselves.
+//!
+//! PostgreSQL makes a user and the note of whose it is in one transaction. MySQL and Redis cannot, so the note is written
+//! here, before the target hears of the user: without a note, no user. It lives as long as the user does, and costs two
+//! writes at a mint, one at a renewal, one removal at the end:
+//!
+//! 1. *begun*, before the mint. A mint that dies, whatever dies with it, leaves this, and [`UNFINISHED`] later the tick
+//!    ends what may have been made.
+//! 2. *made*, after the mint and before the caller gets the password. If this cannot be written the user is ended: a
+//!    credential that somebody holds is never taken for an unfinished one.
+//! 3. A renewal moves the end.
+//! 4. Once the user is gone, so is the note. If the host never asks for that, the tick does it, [`GRACE`] after the end.
+//!
+//! One case remains: the process dies between 2 and the host's own note of the lease. That user lives until the end of a
+//! lease that nobody has, as with the built-in engine it would for ever.
+
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::Mount;
+use super::error::Error;
+use super::port::Storage;
+use super::request::Fields;
+use crate::secret::{Secret, password};
+use crate::target::MintPlan;
+
+/// Where the notes are. They hold no secret.
+pub const PREFIX: &str = "mint/";
+
+/// In a lease's internal data: which note is its user's.
+pub const LEASE_FIELD: &str = "mint";
+
+/// A mint of which nothing was heard for so long is over. No statement may take longer at its target.
+pub const UNFINISHED: Duration = Duration::from_secs(120);
+
+/// A user is ended without being asked for so long after its lease: the host's clock may be another, and it tries first.
+pub const GRACE: Duration = Duration::from_secs(300);
+
+/// One user, from before it is made until it is gone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Intent {
+    /// Its name.
+    pub username: String,
+    /// The role it is of.
+    pub role: String,
+    /// The connection it is at.
+    pub db_name: String,
+    /// What ends it, if the role is gone by then.
+    #[serde(default)]
+    pub revocation: Vec<String>,
+    /// Id of the request that asked for it.
+    #[serde(default)]
+    pub request: String,
+    /// Who asked, empty if the token has no entity.
+    #[serde(default)]
+    pub entity: String,
+    /// When the mint began, unix seconds.
+    pub begun: u64,
+    /// When the lease ends, unix seconds.
+    pub expires: u64,
+    /// The mint came to its end.
+    #[serde(default)]
+    pub made: bool,
+}
+
+impl Intent {
+    /// Of a mint that is about to begin.
+    pub fn new(plan: &MintPlan, db_name: &str, revocation: &[String], now: SystemTime) -> Self {
+        Self {
+            username: plan.username.clone(),
+            role: plan.marker.role.clone(),
+            db_name: db_name.to_owned(),
+            revocation: revocation.to_vec(),
+            request: plan.marker.request.clone(),
+            entity: plan.marker.entity.clone(),
+            begun: unix_seconds(now),
+            expires: plan.marker.expires,
+            made: false,
+        }
+    }
+
+    /// The note at `key`, if there is one.
+    pub async fn load(storage: &dyn Storage, key: &str) -> Result<Option<Self>, Error> {
+        let Some(entry) = storage.get(key).await? else { return Ok(None) };
+        serde_json::from_str(entry.expose())
+            .map(Some)
+            .map_err(|e| Error::Failed(format!("the note of a user at {key:?} cannot be read: {e}")))
+    }
+
+    /// Writes the note. When this returns `Ok` it outlives the process and the host.
+    pub async fn store(&self, storage: &dyn Storage, key: &str) -> Result<(), Error> {
+        let text = serde_json::to_string(self).map_err(|_| Error::Failed("cannot encode the note of a user".into()))?;
+        Ok(storage.put(key, &Secret::new(text), false).await?)
+    }
+
+    /// When the tick has to end the user.
+    pub fn due(&self) -> SystemTime {
+        let (since, pause) = if self.made { (self.expires, GRACE) } else { (self.begun, UNFINISHED) };
+        SystemTime::UNIX_EPOCH + Duration::from_secs(since).saturating_add(pause)
+    }
+
+    /// What a lease of this user says.
+    pub fn lease(&self, key: &str) -> Fields {
+        let mut internal = lease(&self.username, &self.role, &self.db_name, &self.revocation);
+        internal.insert(LEASE_FIELD.into(), json!(key));
+        internal
+    }
+}
+
+/// The internal data of a lease: the built-in engine's own.
+pub fn lease(username: &str, role: &str, db_name: &str, revocation: &[String]) -> Fields {
+    let fields = [
+        ("username", json!(username)),
+        ("role", json!(role)),
+        ("db_name", json!(db_name)),
+        ("revocation_statements", json!(revocation)),
+        (super::SECRET_TYPE, json!("creds")),
+    ];
+    fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+}
+
+/// A key for a new note.
+pub fn key() -> Result<String, Error> {
+    let id = password::base62(24).map_err(|e| Error::Failed(e.to_string()))?;
+    Ok(format!("{PREFIX}{id}"))
+}
+
+/// The user is gone. A note that stays is found to be of nobody when it is due.
+pub async fn forget(mount: &Mount, key: &str) {
+    match mount.ports.storage.delete(key).await {
+        Ok(()) => mount.rotation.queue.forget(key),
+        Err(e) => tracing::warn!(record = key, "the note of a user that is gone stays for now: {e}"),
+    }
+}
+
+/// Seconds since 1970.
+pub fn unix_seconds(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_is_due_after_its_lease_and_a_mint_after_two_minutes() {
+        let mut intent = Intent {
+            username: "u".into(),
+            role: "r".into(),
+            db_name: "d".into(),
+            revocation: vec!["DROP".into()],
+            request: "q".into(),
+            entity: String::new(),
+            begun: 1000,
+            expires: 5000,
+            made: false,
+        };
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        assert_eq!(intent.due(), at(1120));
+        intent.made = true;
+        assert_eq!(intent.due(), at(5300));
+        let text = serde_json::to_string(&intent).unwrap();
+        assert_eq!(serde_json::from_str::<Intent>(&text).unwrap(), intent);
+        assert_eq!(intent.lease("mint/x")["mint"], "mint/x");
+    }
+}
