@@ -49,11 +49,11 @@ pub fn print(what: &str, rows: &[Row]) -> String {
             };
             let _ = writeln!(
                 text,
-                "| {role} | {clients} | {engine} | {:.0} [{least:.0}–{most:.0}] | {:.1} | {:.1} | {} | {:.2} / {:.2} / \
-                 {:.2} | {ratio} |",
+                "| {role} | {clients} | {engine} | {:.0} [{least:.0}–{most:.0}] | {} | {} | {} | {:.2} / {:.2} / {:.2} | \
+                 {ratio} |",
                 median(&rates),
-                median(&all(|turn| turn.p50)),
-                median(&all(|turn| turn.p99)),
+                or_dash(median(&all(|turn| turn.p50))),
+                or_dash(median(&all(|turn| turn.p99))),
                 turns.iter().map(|turn| turn.errors).sum::<usize>(),
                 median(&all(|turn| turn.cpu[0])),
                 median(&all(|turn| turn.cpu[1])),
@@ -62,6 +62,10 @@ pub fn print(what: &str, rows: &[Row]) -> String {
         }
     }
     text
+}
+
+fn or_dash(value: f64) -> String {
+    if value.is_finite() { format!("{value:.1}") } else { "–".to_owned() }
 }
 
 fn median(values: &[f64]) -> f64 {
