@@ -30,7 +30,7 @@ pub fn repository() -> &'static Path {
 
 /// The plugin under test.
 pub fn plugin() -> PathBuf {
-    PathBuf::from(env!("CARGO_BIN_EXE_leasehold"))
+    PathBuf::from(option_env!("CARGO_BIN_EXE_leasehold").expect("only integration tests have the plugin"))
 }
 
 /// Waits until `ready` gives a value, at most `limit`.

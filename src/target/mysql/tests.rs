@@ -1,17 +1,26 @@
-//! Against a real MariaDB or MySQL server, which `LEASEHOLD_TEST_MYSQL_URL` names: a data source name of a user that may
-//! do everything, with its password in it. `LEASEHOLD_TEST_MYSQL_LOG`, if set, is the server's general log, and is
-//! searched for passwords. Without the first, these tests pass without testing anything.
+//! Against a real MariaDB server, one for each process of tests, with its general log on.
 
+use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 use super::*;
 use crate::secret::password;
+use crate::support::mariadb::{ADMIN, ADMIN_PASSWORD, MariaDb};
 use crate::target::{Dialect, Marker};
 
 const CREATE: &str = "CREATE USER '{{name}}'@'%' IDENTIFIED BY '{{password}}'; GRANT SELECT ON *.* TO '{{name}}'@'%';";
 
+fn server() -> &'static MariaDb {
+    static SERVER: OnceLock<MariaDb> = OnceLock::new();
+    SERVER.get_or_init(|| {
+        let server = MariaDb::start_with(&["plugin-load-add=auth_ed25519"]);
+        server.sql("CREATE DATABASE app; CREATE TABLE app.t (id INT)");
+        server
+    })
+}
+
 fn url() -> Option<String> {
-    std::env::var("LEASEHOLD_TEST_MYSQL_URL").ok()
+    Some(format!("{ADMIN}:{ADMIN_PASSWORD}@tcp(127.0.0.1:{})/", server().port()))
 }
 
 fn target_with(change: impl FnOnce(&mut Source<'_>)) -> Option<MySql> {
@@ -80,10 +89,9 @@ async fn minted(target: &MySql, username: &str, creation: &[&str]) -> Secret {
 
 /// The general log does not hold `secret`; and is being written, or this would prove nothing.
 async fn assert_not_logged(target: &MySql, secret: &Secret) {
-    let Ok(path) = std::env::var("LEASEHOLD_TEST_MYSQL_LOG") else { return };
     let mark = password::base62(20).unwrap();
     column(target, &format!("SELECT '{mark}'")).await;
-    let log = String::from_utf8_lossy(&std::fs::read(path).unwrap()).into_owned();
+    let log = server().general_log();
     assert!(log.contains(&mark), "the general log is off");
     assert!(!log.contains(secret.expose()), "a password is in the general log");
 }
@@ -519,10 +527,12 @@ async fn a_session_that_was_killed_while_idle_costs_nothing() {
 }
 
 /// The certificate authority of the server's certificate, which is for `localhost` and `db.test` and not for addresses;
-/// beside it `client.pem` and `client.key`.
+/// beside it `client.pem` and `client.key`: `LEASEHOLD_TEST_MYSQL_CA`. The server: `LEASEHOLD_TEST_MYSQL_URL`.
 #[tokio::test]
+#[ignore = "needs a server with a certificate, named in the environment"]
 async fn tls() {
-    let (Some(url), Ok(path)) = (url(), std::env::var("LEASEHOLD_TEST_MYSQL_CA")) else { return };
+    let url = std::env::var("LEASEHOLD_TEST_MYSQL_URL").unwrap();
+    let path = std::env::var("LEASEHOLD_TEST_MYSQL_CA").unwrap();
     let ca = std::fs::read_to_string(&path).unwrap();
     let beside = |name: &str| std::fs::read_to_string(std::path::Path::new(&path).with_file_name(name)).unwrap();
     let client = Secret::new(beside("client.pem") + &beside("client.key"));
