@@ -14,6 +14,7 @@ mod padded;
 mod process;
 #[doc(hidden)]
 pub mod proto;
+mod returned;
 mod service;
 #[cfg(test)]
 mod tests;
@@ -143,7 +144,7 @@ impl Plugin {
             .add_service(PluginVersionServer::new(process))
             .add_service(health_service)
             .serve_with_incoming_shutdown(
-                tls::incoming(listener, self.tls, cut.clone()),
+                tls::incoming(listener, self.tls, cut.clone(), self.instances.returns()),
                 self.stop.clone().cancelled_owned(),
             );
         let served = tokio::select! {

@@ -264,6 +264,35 @@ async fn a_user_lives_from_creds_to_revoke() {
     }
 }
 
+/// A certificate has an end that no lease can move.
+#[tokio::test]
+async fn a_lease_with_a_certificate_is_not_prolonged() {
+    let world = Arc::default();
+    let mount = prepared(&world).await;
+    let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let config = json!({
+        "common_name_template": "{{.Username}}", "ca_cert": params.self_signed(&key).unwrap().pem(),
+        "ca_private_key": key.serialize_pem(), "key_type": "ed25519",
+    });
+    let role = json!({ "credential_type": "client_certificate", "credential_config": config });
+    ask(&mount, Operation::Update, "roles/app", role).await.unwrap();
+    let shown = format!("{:?}", ask(&mount, Operation::Read, "roles/app", json!({})).await.unwrap());
+    assert!(shown.contains("ca_cert") && !shown.contains("PRIVATE KEY"), "{shown}");
+
+    let response = ask(&mount, Operation::Read, "creds/app", json!({})).await.unwrap().unwrap();
+    let username = plain(&response, "username").as_str().unwrap().to_owned();
+    let lease = response.lease.unwrap();
+    assert!(!lease.renewable);
+    let lease = LeaseRef { internal: lease.internal, issued: Some(At(world.clone()).now()), ..LeaseRef::default() };
+    let renew = Request { lease: Some(lease), ..request(Operation::Renew, "creds/app", json!({})) };
+    let refused = mount.handle(renew).await.unwrap_err().to_string();
+    assert!(refused.contains("neither can be prolonged"), "{refused}");
+    let end = world.users.lock().unwrap()[&username];
+    assert_eq!(end, At(world.clone()).now() + Duration::from_secs(65));
+}
+
 #[tokio::test]
 async fn an_answer_that_nobody_took_leaves_no_user() {
     let world = Arc::default();

@@ -157,16 +157,19 @@ impl Authority {
             .filter_map(|der| x509_parser::parse_x509_certificate(der).ok())
             .map(|(_, certificate)| certificate)
             .collect();
+        let fits = |key: &PrivateKey, own: &X509Certificate<'_>| {
+            own.public_key().subject_public_key.data.as_ref() == key.public_bits()
+        };
+        if keys.first().zip(parsed.first()).is_some_and(|(key, own)| !fits(key, own)) {
+            return Err(AuthorityError::OtherKey);
+        }
+        chain(&parsed)?;
         let (key, own) = match (keys.pop(), parsed.first()) {
             (Some(key), Some(own)) => (key, own),
             (None, Some(own)) if !supported(own) => return Err(AuthorityError::UnsupportedKey),
             (None, _) => return Err(AuthorityError::NoKey),
             (_, None) => return Err(AuthorityError::NoCertificate),
         };
-        if own.public_key().subject_public_key.data.as_ref() != key.public_bits() {
-            return Err(AuthorityError::OtherKey);
-        }
-        chain(&parsed)?;
         if !own.is_ca() {
             return Err(AuthorityError::NoAuthority);
         }

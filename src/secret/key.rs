@@ -264,7 +264,7 @@ mod tests {
             assert!(text.expose().lines().all(|line| line.len() <= 64));
             let (rest, block) = parse_x509_pem(text.expose().as_bytes()).unwrap();
             assert!(rest.is_empty());
-            // Version 1 (an INTEGER 0): OpenSSL before 3.? reads no other for Ed25519.
+            // Version 1 (an INTEGER 0): not every OpenSSL in use reads another for Ed25519.
             let header = &block.contents[..8];
             assert!(header.windows(3).any(|bytes| bytes == [2, 1, 0]), "{kind:?}: {header:?}");
             let read = PrivateKey::read(&block.contents).unwrap();

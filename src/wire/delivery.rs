@@ -3,8 +3,9 @@
 //! When a client leaves, the host cancels its call. If the call had minted a credential, nobody will ever get it and no
 //! lease holds it: it has to be ended. A call can be cancelled while it works, while its answer waits to be sent, and
 //! while it is being sent; a [`Delivery`] travels with the answer through all of these and acts when it is dropped on
-//! the way. The answer counts as delivered once its last frame was handed to the connection. That the peer received it
-//! cannot be known; the end of a user that slips through there is what the target itself was told.
+//! the way. The answer counts as delivered once its last frame was handed to the connection; if the host gave the call up
+//! in that moment, it says so afterwards (see [`super::returned`]). What is lost with the connection itself, nobody
+//! learns of; the end of a user that slips through there is what the target itself was told.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,27 +18,50 @@ use tonic::Status;
 use tonic::body::Body;
 use tower_layer::Layer;
 use tower_service::Service;
+use uuid::Uuid;
+
+use super::returned::{Returns, Undo};
 
 /// Something that is done unless the answer it belongs to was delivered.
 #[derive(Clone)]
 pub(super) struct Delivery(Arc<Pending>);
 
-struct Pending(Mutex<Option<Box<dyn FnOnce() + Send>>>);
+struct Pending {
+    undo: Mutex<Option<Undo>>,
+    /// Kept until the answer is delivered or undone.
+    held: Mutex<Option<Box<dyn Send>>>,
+    /// Where it is kept after that, and the host's id of the request.
+    after: Option<(Returns, Uuid)>,
+}
 
 impl Delivery {
-    /// Does `undo` when the last clone is dropped and nobody confirmed.
-    pub(super) fn unless_made(undo: impl FnOnce() + Send + 'static) -> Self {
-        Self(Arc::new(Pending(Mutex::new(Some(Box::new(undo))))))
+    /// Does `undo` when the last clone is dropped and nobody confirmed, and if the answer comes back `after` that. Drops
+    /// `held` when the answer is delivered or undone.
+    pub(super) fn unless_made(
+        after: Option<(Returns, Uuid)>,
+        held: impl Send + 'static,
+        undo: impl FnOnce() + Send + 'static,
+    ) -> Self {
+        Self(Arc::new(Pending {
+            undo: Mutex::new(Some(Box::new(undo))),
+            held: Mutex::new(Some(Box::new(held))),
+            after,
+        }))
     }
 
     fn confirm(&self) {
-        self.0.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(undo) = self.0.undo.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        if let Some((returns, request)) = &self.0.after {
+            returns.answered(*request, undo);
+        }
+        self.0.held.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 }
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        if let Some(undo) = self.0.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+        // `held` is dropped after this.
+        if let Some(undo) = self.undo.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
             undo();
         }
     }
@@ -147,7 +171,7 @@ mod tests {
         let count = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&count);
         let mut answer = Answer::new(Body::new(unary(status)));
-        answer.extensions_mut().insert(Delivery::unless_made(move || {
+        answer.extensions_mut().insert(Delivery::unless_made(None, (), move || {
             counter.fetch_add(1, Ordering::Relaxed);
         }));
         let mut body = follow(answer).into_body();
@@ -172,7 +196,7 @@ mod tests {
     fn acts_once_and_only_with_the_last_clone() {
         let count = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&count);
-        let one = Delivery::unless_made(move || {
+        let one = Delivery::unless_made(None, (), move || {
             counter.fetch_add(1, Ordering::Relaxed);
         });
         let two = one.clone();

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use rustls::ClientConfig;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
+use uuid::Uuid;
 
 use super::broker::{Broker, BrokerError};
 use super::convert;
@@ -16,6 +17,7 @@ use super::delivery::Delivery;
 use super::host::Link;
 use super::proto::pb;
 use super::proto::pb::backend_server::Backend;
+use super::returned::Returns;
 use crate::engine::error::Error;
 use crate::engine::port::SystemClock;
 use crate::engine::request::{self, Existence, LeaseGrant, Operation, Reply};
@@ -80,6 +82,7 @@ struct Shared {
     broker: Broker,
     /// For the connections to the host's listeners.
     tls: Arc<ClientConfig>,
+    returns: Returns,
     running: Mutex<HashMap<String, Arc<Instance>>>,
 }
 
@@ -89,6 +92,7 @@ struct Instance {
     link: Arc<Link>,
     /// Work that must not end with the call that began it, and answers on their way.
     tasks: TaskTracker,
+    returns: Returns,
 }
 
 /// How long to wait for a mount that is closed.
@@ -112,7 +116,12 @@ impl From<Panicked> for Error {
 impl Instances {
     /// No instance yet.
     pub(super) fn new(make: Make, broker: Broker, tls: Arc<ClientConfig>) -> Self {
-        Self(Arc::new(Shared { make, broker, tls, running: Mutex::default() }))
+        Self(Arc::new(Shared { make, broker, tls, returns: Returns::default(), running: Mutex::default() }))
+    }
+
+    /// Answers that the host may not have taken.
+    pub(super) fn returns(&self) -> Returns {
+        self.0.returns.clone()
     }
 
     /// Closes every instance.
@@ -139,7 +148,7 @@ impl Instances {
             targets: Arc::new(Drivers),
         };
         let engine = (self.0.make)(args.backend_uuid, ports);
-        let instance = Arc::new(Instance { engine, link, tasks: TaskTracker::new() });
+        let instance = Arc::new(Instance { engine, link, tasks: TaskTracker::new(), returns: self.returns() });
         let replaced = self.running().insert(id, instance);
         if let Some(replaced) = replaced {
             tokio::spawn(async move { replaced.close(CLEANUP).await });
@@ -164,6 +173,7 @@ impl Instance {
             Err(error) => return (convert::failure(&error), None),
         };
         let path = request.path.clone();
+        let after = Uuid::try_parse(&request.id).ok().map(|id| (self.returns.clone(), id));
         let mut reply = self.engine.handle(request).await;
         if let (Operation::Help, "", Err(_)) = (operation, path.as_str(), &reply) {
             // The host is collecting everybody's API description; an error from one mount would spoil it for all.
@@ -176,11 +186,10 @@ impl Instance {
         let delivery = lease.map(|lease| {
             // Whoever closes the mount waits for the answer to be on its way or to be undone.
             let token = self.tasks.token();
-            Delivery::unless_made(move || {
+            Delivery::unless_made(after, token, move || {
                 tracing::warn!("the caller left before the credential reached it; ending it");
                 let engine = Arc::clone(&self.engine);
                 self.tasks.spawn_on(async move { engine.undelivered(path, lease).await }, &runtime);
-                drop(token);
             })
         });
         (sent, delivery)

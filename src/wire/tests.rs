@@ -1,5 +1,6 @@
 //! The plugin and a fake host in one process, over real sockets and TLS.
 
+mod crossing;
 mod host;
 
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};

@@ -31,6 +31,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
+use super::returned::{Returns, Scan};
+
 /// How long a peer may take over the TLS handshake.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 
@@ -251,6 +253,7 @@ impl ServerCertVerifier for Pinned {
 /// A connection that the host made to us, after TLS.
 pub(super) struct HostStream {
     tls: TlsStream<UnixStream>,
+    scan: Scan,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
@@ -265,7 +268,10 @@ impl AsyncRead for HostStream {
         if self.cut.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
-        Pin::new(&mut self.tls).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.tls).poll_read(cx, buf);
+        self.scan.read(&buf.filled()[before..]);
+        polled
     }
 }
 
@@ -297,11 +303,12 @@ impl AsyncWrite for HostStream {
 }
 
 /// The host's connections. A peer that fails the handshake, or dawdles over it, is dropped and the next one is served;
-/// ends when the stream is dropped. With `cut` all connections break off.
+/// ends when the stream is dropped. With `cut` all connections break off. `returns` learns which answers come back.
 pub(super) fn incoming(
     listener: UnixListener,
     config: Arc<ServerConfig>,
     cut: CancellationToken,
+    returns: Returns,
 ) -> impl Stream<Item = io::Result<HostStream>> + Send {
     let acceptor = TlsAcceptor::from(config);
     let (accepted, stream) = mpsc::channel(8);
@@ -321,12 +328,13 @@ pub(super) fn incoming(
                 }
             };
             let (acceptor, accepted, cut) = (acceptor.clone(), accepted.clone(), cut.clone());
+            let scan = returns.scan();
             tokio::spawn(async move {
                 match tokio::time::timeout(HANDSHAKE_LIMIT, acceptor.accept(socket)).await {
                     Ok(Ok(tls)) => {
                         let cut = Box::pin(cut.cancelled_owned());
                         // Nobody to take it any more: it closes.
-                        let _ = accepted.send(Ok(HostStream { tls, cut })).await;
+                        let _ = accepted.send(Ok(HostStream { tls, scan, cut })).await;
                     }
                     Ok(Err(e)) => tracing::warn!(error = %e, "refused a connection"),
                     Err(_) => tracing::warn!("refused a connection: no handshake in time"),

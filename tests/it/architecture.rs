@@ -27,6 +27,9 @@ const CRATES: &[(&str, &[&str])] = &[
     ("rustls", &["wire"]),
     ("tokio_rustls", &["wire"]),
     ("rcgen", &["wire"]),
+    ("aws_lc_rs", &["secret"]),
+    ("x509_parser", &["secret"]),
+    ("yasna", &["secret"]),
     ("sqlx", &["target"]),
     ("clap", &["main"]),
     ("tracing_subscriber", &["observe"]),
@@ -51,7 +54,8 @@ fn no_arrow_turns_back() {
 #[test]
 fn crates_stay_where_they_belong() {
     let mut wrong = Vec::new();
-    for (module, file, text) in sources() {
+    // What only tests are built with is nobody's dependency.
+    for (module, file, text) in sources().into_iter().filter(|(_, file, _)| !file.ends_with("tests.rs")) {
         for (krate, homes) in CRATES {
             // A name in a text (after a quote) is not a use: the log filter names its targets.
             let named = text

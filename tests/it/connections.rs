@@ -1,64 +1,12 @@
 //! Ways to say where a database is and how to log in to it, through the host.
 
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
-use std::path::Path;
-
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use serde_json::{Value, json};
 
 use crate::support::bao::{Bao, PLUGIN};
 use crate::support::client::Client;
 use crate::support::postgres::{ADMIN, ADMIN_PASSWORD, Postgres};
+use crate::support::tls::{Authority, speak_tls};
 use crate::support::wait_for;
-
-/// A certificate authority, and what it has signed: certificate and key, PEM.
-struct Authority {
-    pem: String,
-    issuer: Issuer<'static, KeyPair>,
-}
-
-impl Authority {
-    fn new() -> Authority {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, "test authority");
-        let key = KeyPair::generate().unwrap();
-        let pem = params.self_signed(&key).unwrap().pem();
-        Authority { pem, issuer: Issuer::new(params, key) }
-    }
-
-    fn sign(&self, common_name: &str, hosts: &[&str]) -> (String, String) {
-        let mut params = CertificateParams::new(hosts.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap();
-        params.distinguished_name.push(DnType::CommonName, common_name);
-        let key = KeyPair::generate().unwrap();
-        (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
-    }
-}
-
-/// Turns TLS on, and lets `cert_only` in by its certificate alone.
-fn with_tls(postgres: &Postgres, authority: &Authority) {
-    let (certificate, key) = authority.sign("server", &["localhost"]);
-    let data = postgres.sql("SHOW data_directory");
-    let data = Path::new(data.trim());
-    let owner = std::fs::metadata(data).unwrap();
-    for (name, text) in [("server.crt", &certificate), ("server.key", &key), ("ca.crt", &authority.pem)] {
-        let file = data.join(name);
-        std::fs::write(&file, text).unwrap();
-        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
-        chown(&file, Some(owner.uid()), Some(owner.gid())).unwrap();
-    }
-    let hba = data.join("pg_hba.conf");
-    let rules = std::fs::read_to_string(&hba).unwrap();
-    std::fs::write(&hba, format!("hostssl all cert_only all cert\n{rules}")).unwrap();
-    postgres.sql("CREATE ROLE cert_only LOGIN SUPERUSER");
-    for setting in ["ssl_ca_file = 'ca.crt'", "ssl = on"] {
-        postgres.sql(&format!("ALTER SYSTEM SET {setting}"));
-    }
-    postgres.sql("SELECT pg_reload_conf()");
-    wait_for("PostgreSQL to speak TLS", std::time::Duration::from_secs(5), || {
-        (postgres.sql("SHOW ssl").trim() == "on").then_some(())
-    });
-}
 
 fn role(client: &Client, connection: &str) {
     client
@@ -98,7 +46,8 @@ fn config(more: Value) -> Value {
 fn structured_fields_reach_a_server_over_verified_tls() {
     let postgres = Postgres::start();
     let authority = Authority::new();
-    with_tls(&postgres, &authority);
+    postgres.sql("CREATE ROLE cert_only LOGIN SUPERUSER");
+    speak_tls(&postgres, &authority, "hostssl all cert_only all cert");
     let (_bao, client) = mounted();
     postgres.sql("CREATE ROLE \"odd @:/%' user\" SUPERUSER LOGIN PASSWORD 'p@ss:w/or#d% ''\"'");
     let fields = |more: Value| {

@@ -170,7 +170,7 @@ fn no_password_is_lost_when_the_plugin_is_killed() {
         let turn = usize::from(round % 2 == 1);
         let path = paths[turn];
         let slot = (f64::from(round / 2) + below(1000) as f64 / 1000.0) / f64::from(KILLS / 2);
-        let delay = windows[turn].mul_f64(0.4 + 0.8 * slot);
+        let delay = windows[turn].mul_f64(0.4 + 1.6 * slot);
         world.served("st");
         let before = world.postgres.sql(verifiers);
         let pids = world.bao.plugin_processes();

@@ -9,10 +9,16 @@ pub mod bao;
 pub mod client;
 #[path = "support/cluster.rs"]
 pub mod cluster;
+#[path = "support/mariadb.rs"]
+pub mod mariadb;
 #[path = "support/postgres.rs"]
 pub mod postgres;
+#[path = "support/redis.rs"]
+pub mod redis;
 #[path = "support/server.rs"]
 pub mod server;
+#[path = "support/tls.rs"]
+pub mod tls;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

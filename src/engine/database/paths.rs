@@ -36,7 +36,8 @@ pub enum Path {
 
 /// What `path-help` says of the mount as a whole.
 pub const HELP: &str = "\
-The database backend supports using many different databases as secret backends, including PostgreSQL.
+The database backend supports using many different databases as secret backends: PostgreSQL, MySQL and
+MariaDB, Valkey and Redis.
 
 After mounting this backend, configure it with the endpoints below \"config/\", write a role below \"roles/\", and read
 credentials below \"creds/\". Each read makes a user of its own at the database; its lease ends it. For users that are
@@ -53,23 +54,61 @@ pub const CONNECTION_DETAILS: &[Field] = &[
     Field::new(
         "connection_url",
         FieldType::String,
-        "Where the database is and how to log in: a postgresql:// URL or key=value pairs. {{username}} and \
-                 {{password}} stand for the fields of that name. Either this or host.",
+        "Where the database is and how to log in. PostgreSQL: a postgresql:// URL or key=value pairs. MySQL: \
+         {{username}}:{{password}}@tcp(host:port)/database. Redis: a redis://, rediss://, valkey:// or valkeys:// URL. \
+         {{username}} and {{password}} stand for the fields of that name. Either this or host.",
     ),
     Field::new("username", FieldType::String, "Account that Leasehold logs in with."),
     Field::new("password", FieldType::Secret, "Password of that account. Never returned."),
     Field::new(
         "host",
         FieldType::String,
-        "Host name, address or socket directory, instead of connection_url; several separated by commas.",
+        "Host name, address or (PostgreSQL, MySQL) socket, instead of connection_url; PostgreSQL and MySQL take several, \
+         separated by commas, and use the first that can be written to.",
     ),
-    Field::new("port", FieldType::Int, "TCP port, with host.").preset(Preset::Int(5432)),
-    Field::new("database", FieldType::String, "Database to connect to, with host.").preset(Preset::Text("postgres")),
-    Field::new("sslmode", FieldType::String, "disable, allow, prefer, require or verify-full; verify-ca counts as verify-full. With host, or where connection_url does not say.")
-        .preset(Preset::Text("prefer")),
-    Field::new("tls_ca", FieldType::String, "CA certificates of the server, PEM."),
-    Field::new("tls_certificate", FieldType::String, "Client certificate, PEM."),
-    Field::new("private_key", FieldType::Secret, "Key of the client certificate, PEM. Never returned."),
+    Field::new(
+        "port",
+        FieldType::Int,
+        "TCP port, with host. PostgreSQL: 5432 by default. MySQL: 3306 by default. Redis: required.",
+    ),
+    Field::new(
+        "database",
+        FieldType::String,
+        "PostgreSQL, MySQL: database to connect to, with host. PostgreSQL: postgres by default. MySQL: none by default.",
+    ),
+    Field::new(
+        "sslmode",
+        FieldType::String,
+        "PostgreSQL: disable, allow, prefer, require or verify-full; verify-ca counts as verify-full. With host, or where \
+         connection_url does not say. By default prefer.",
+    ),
+    Field::new(
+        "tls",
+        FieldType::String,
+        "MySQL, with host: true, false, preferred or skip-verify. Redis: true or false; true needs ca_cert or insecure_tls.",
+    ),
+    Field::new("tls_ca", FieldType::String, "PostgreSQL, MySQL: CA certificates of the server, PEM."),
+    Field::new("tls_certificate", FieldType::String, "PostgreSQL: client certificate, PEM."),
+    Field::new("private_key", FieldType::Secret, "PostgreSQL: key of the client certificate, PEM. Never returned."),
+    Field::new(
+        "tls_certificate_key",
+        FieldType::Secret,
+        "MySQL: client certificate and its key, PEM, one after the other. Never returned.",
+    ),
+    Field::new(
+        "tls_server_name",
+        FieldType::String,
+        "MySQL, with tls_ca or tls_certificate_key: the name in the server's certificate. Empty means the host's.",
+    ),
+    Field::new("tls_skip_verify", FieldType::Bool, "MySQL, with tls_ca or tls_certificate_key: take any certificate."),
+    Field::new("ca_cert", FieldType::String, "Redis: CA certificates of the server, PEM."),
+    Field::new("insecure_tls", FieldType::Bool, "Redis: take any certificate."),
+    Field::new(
+        "persistence_mode",
+        FieldType::String,
+        "Redis: how users survive a restart of the server: none, aclfile (ACL SAVE) or rewrite (CONFIG REWRITE). By \
+         default none.",
+    ),
     Field::new(
         "max_open_connections",
         FieldType::Int,
@@ -101,18 +140,35 @@ pub const CONNECTION_DETAILS: &[Field] = &[
     Field::new(
         "disable_escaping",
         FieldType::Bool,
-        "Put username and password into connection_url as they are, without percent-encoding.",
+        "PostgreSQL: put username and password into connection_url as they are, without percent-encoding.",
     ),
     Field::new(
         "username_template",
         FieldType::String,
-        "Go template of minted user names. Fields: .DisplayName, .RoleName. Empty means the default.",
+        "Go template of minted user names. Fields: .DisplayName, .RoleName. Empty means the default. A name may be 63 \
+         bytes long in PostgreSQL, 32 with mysql-database-plugin, 16 with the other MySQL plugins, 100 in Redis.",
     ),
     Field::new(
         "password_authentication",
         FieldType::String,
-        "How {{password}} is filled: scram-sha-256 (a verifier, everywhere), password (the text, everywhere). \
-                 Without it: a verifier where PASSWORD stands before it, the text elsewhere.",
+        "PostgreSQL: how {{password}} is filled: scram-sha-256 (a verifier, everywhere), password (the text, everywhere). \
+         Without it: a verifier where PASSWORD stands before it, the text elsewhere.",
+    ),
+    Field::new(
+        "user_host",
+        FieldType::String,
+        "MySQL: what {{host}} stands for in statements: where users log in from. Empty means %, anywhere.",
+    ),
+    Field::new(
+        "password_hashing",
+        FieldType::String,
+        "MySQL: whose hash stands in for '{{password}}' after IDENTIFIED BY: server (of the plugin that the server would \
+         take), none (the password itself), or the name of a plugin. By default server.",
+    ),
+    Field::new(
+        "refuse_plaintext_password",
+        FieldType::Bool,
+        "MySQL: refuse statements in which the password itself would reach the server.",
     ),
 ];
 
@@ -136,7 +192,8 @@ pub const ROUTES: &[Route<Path>] = &[
             Field::new(
                 "plugin_name",
                 FieldType::String,
-                "Kind of database: postgresql-database-plugin. Required the first time.",
+                "Kind of database: postgresql-, mysql-, mysql-aurora-, mysql-rds-, mysql-legacy-, valkey- or \
+                 redis-database-plugin. Required the first time.",
             ),
             Field::new(
                 "plugin_version",
@@ -212,22 +269,26 @@ the database has answered.",
                 "creation_statements",
                 FieldType::StringSlice,
                 "Statements that create and configure a user: text with semicolons, a JSON array, or base64 of either. \
-                 {{name}}, {{password}} and {{expiration}} are filled in.",
+                 {{name}}, {{password}} and {{expiration}} are filled in, in MySQL {{host}} too. Redis: ACL rules, one \
+                 an element, without those for the password; empty means ~* +@read.",
             ),
             Field::new(
                 "revocation_statements",
                 FieldType::StringSlice,
-                "Statements that end a user. Empty means the default: no login, no session, grants and role dropped.",
+                "Statements that end a user. Empty means the default: no login, no session, grants and user dropped. Redis \
+                 ignores them.",
             ),
             Field::new(
                 "renew_statements",
                 FieldType::StringSlice,
-                "Statements that prolong a user. Empty means the default: ALTER ROLE … VALID UNTIL.",
+                "Statements that prolong a user. Empty means the default: in PostgreSQL ALTER ROLE … VALID UNTIL, in MySQL \
+                 nothing. Redis ignores them.",
             ),
             Field::new(
                 "rollback_statements",
                 FieldType::StringSlice,
-                "Statements that run, in a transaction of their own, after a creation has failed.",
+                "Statements that run, in a transaction of their own, after a creation has failed. MySQL drops the user in \
+                 any case. Redis ignores them.",
             ),
             Field::new(
                 "default_ttl",
@@ -242,14 +303,18 @@ the database has answered.",
             Field::new(
                 "credential_type",
                 FieldType::String,
-                "password, rsa_private_key or client_certificate; PostgreSQL takes password.",
+                "password, rsa_private_key or client_certificate. Every database takes password, PostgreSQL \
+                 client_certificate too.",
             )
             .preset(Preset::Text("password")),
             Field::new(
                 "credential_config",
                 FieldType::KvPairs,
-                "Settings of the credential type. password: password_policy. rsa_private_key: key_bits, format. \
-                 client_certificate: common_name_template, ca_cert, ca_private_key, key_type, key_bits, signature_bits.",
+                "Settings of the credential type. password: password_policy. rsa_private_key: key_bits (2048, 3072 or 4096; \
+                 default 2048), format (pkcs8). client_certificate: common_name_template (with .Username, .DisplayName \
+                 and .RoleName), ca_cert and ca_private_key (PEM; the key is not read back), key_type (rsa, ec or \
+                 ed25519), and if wanted key_bits (rsa: 2048, 3072, 4096; ec: 256, 384, 521) and signature_bits (256, \
+                 384 or 512, for a CA with an RSA key).",
             ),
         ],
         details: None,
@@ -312,7 +377,7 @@ Makes a user at the role's connection and answers with its name and password. Th
                 "rotation_statements",
                 FieldType::StringSlice,
                 "Statements that change the password; {{name}} and {{password}} are filled in. Empty means the default: \
-                 ALTER ROLE … PASSWORD.",
+                 ALTER ROLE … PASSWORD, ALTER USER … IDENTIFIED BY at each host of the user. Redis ignores them.",
             ),
             Field::new(
                 "password",
@@ -324,7 +389,7 @@ Makes a user at the role's connection and answers with its name and password. Th
                 FieldType::Bool,
                 "On creation: leave the password as it is until the first time that it is due.",
             ),
-            Field::new("credential_type", FieldType::String, "password; PostgreSQL takes no other.")
+            Field::new("credential_type", FieldType::String, "password; databases take no other.")
                 .preset(Preset::Text("password")),
             Field::new(
                 "credential_config",

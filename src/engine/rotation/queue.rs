@@ -84,19 +84,20 @@ impl Queue {
         items.by_key.insert(key.to_owned(), item);
     }
 
-    /// An attempt failed: the next one follows after a pause that grows.
+    /// An attempt failed: the next one follows after a pause that grows. Attempts that were made before a pause was over,
+    /// which somebody asked for, do not lengthen it.
     pub fn failed(&self, key: &str, connection: &str, now: SystemTime, error: &str) {
         let mut items = self.lock();
         let before = items.by_key.get(key);
-        let failures = before.map_or(0, |item| item.failures).saturating_add(1);
         let running = before.is_some_and(|item| item.running);
-        let item = Item {
-            connection: connection.to_owned(),
-            due: now + pause(failures, rand::random()),
-            failures,
-            error: Some(error.to_owned()),
-            running,
+        let (failures, due) = match before {
+            Some(item) if item.failures > 0 && item.due > now => (item.failures, item.due),
+            _ => {
+                let failures = before.map_or(0, |item| item.failures).saturating_add(1);
+                (failures, now + pause(failures, rand::random()))
+            }
         };
+        let item = Item { connection: connection.to_owned(), due, failures, error: Some(error.to_owned()), running };
         items.by_key.insert(key.to_owned(), item);
     }
 

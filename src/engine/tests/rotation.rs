@@ -253,6 +253,22 @@ async fn a_failure_is_shown_and_tried_again_with_another_password_after_a_growin
 }
 
 #[tokio::test]
+async fn who_asks_while_the_database_is_down_does_not_put_the_retry_off() {
+    let (world, mount) = world_with_role().await;
+    let first = account(&world, USER);
+    tick(&mount).await;
+    later(&world, 3600);
+    world.down.store(true, Ordering::SeqCst);
+    for _ in 0..8 {
+        ask(&mount, Operation::Update, "rotate-role/st", json!({})).await.unwrap_err();
+    }
+    world.down.store(false, Ordering::SeqCst);
+    later(&world, 13);
+    tick(&mount).await;
+    assert_ne!(account(&world, USER), first);
+}
+
+#[tokio::test]
 async fn candidates_pile_up_only_so_far() {
     let (world, mount) = world_with_role().await;
     let mut refused = String::new();

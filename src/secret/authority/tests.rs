@@ -125,7 +125,8 @@ fn what_is_no_authority_is_refused() {
     let (ca, key) = (good.0.as_str(), good.1.expose());
     let other = authority(|_| ());
     assert_eq!(refused(ca, other.1.expose()), AuthorityError::OtherKey);
-    assert_eq!(refused(ca, ca), AuthorityError::NoKey);
+    assert!(matches!(refused(ca, ca), AuthorityError::ChainBroken { place: 1, .. }));
+    assert_eq!(refused(ca, "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"), AuthorityError::NoKey);
     assert_eq!(refused(key, ca), AuthorityError::KeyInCertificate);
     assert_eq!(
         refused(&format!("{ca}{key}"), ca),

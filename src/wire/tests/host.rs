@@ -22,6 +22,7 @@ use super::super::proto::pb::system_view_server::{SystemView, SystemViewServer};
 use super::super::proto::plugin::grpc_broker_client::GrpcBrokerClient;
 use super::super::proto::plugin::grpc_stdio_client::GrpcStdioClient;
 use super::super::proto::plugin::{ConnInfo, StdioData};
+use super::super::returned::Returns;
 use super::super::service::Make;
 use super::super::tls::{Identity, incoming};
 use super::super::{Plugin, RunError};
@@ -99,7 +100,7 @@ impl FakeHost {
             .add_service(StorageServer::new(mount.clone()).max_decoding_message_size(MESSAGE_LIMIT))
             .add_service(SystemViewServer::new(mount))
             .serve_with_incoming_shutdown(
-                incoming(listener, tls, CancellationToken::new()),
+                incoming(listener, tls, CancellationToken::new(), Returns::default()),
                 stop.clone().cancelled_owned(),
             );
         let info =

@@ -56,6 +56,10 @@ fn a_standby_passes_on_what_is_not_its_business_and_takes_over_with_what_was_wri
         leases.push(mint(&standby, "db/creds/app"));
         assert_eq!(users(&postgres).len(), leases.len(), "one user for one read");
     }
+    for token in ["", "nonsense"] {
+        assert_eq!(standby.with_token(token).get("db/creds/app").status, 403);
+    }
+    assert_eq!(users(&postgres).len(), leases.len());
     for (method, path, body, status) in [
         ("GET", "db/config/pg", None, 200),
         ("LIST", "db/roles", None, 200),

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::server::Server;
+use super::server::{Server, as_user, unprivileged};
 
 /// The superuser that connections are configured with.
 pub const ADMIN: &str = "vaultadmin";
@@ -41,12 +41,12 @@ impl Postgres {
         let dir = tempfile::Builder::new().prefix("leasehold-pg-").tempdir().unwrap();
         let password = dir.path().join("password");
         std::fs::write(&password, ADMIN_PASSWORD).unwrap();
-        if let Some((uid, gid)) = unprivileged() {
+        if let Some((uid, gid)) = unprivileged("postgres") {
             for path in [dir.path(), &password] {
                 std::os::unix::fs::chown(path, Some(uid), Some(gid)).unwrap();
             }
         }
-        let mut initdb = as_server(&programs.join("initdb"));
+        let mut initdb = as_user("postgres", &programs.join("initdb"));
         initdb.extend(
             [
                 "--no-sync",
@@ -169,7 +169,7 @@ impl Postgres {
 
     /// False if the server ended before it was ready (the port is taken, most of all).
     fn launch(&mut self) -> bool {
-        let mut command = as_server(&self.programs.join("postgres"));
+        let mut command = as_user("postgres", &self.programs.join("postgres"));
         command.extend(["-D".into(), self.dir.path().join("data").into()]);
         command.extend(["-k".into(), self.dir.path().into()]);
         command.extend(["-p".into(), self.port.to_string().into(), "-h".into(), "127.0.0.1".into()]);
@@ -270,27 +270,6 @@ fn programs() -> PathBuf {
     found.pop().or_else(|| std::env::split_paths(&path).find(|bin| bin.join("initdb").exists())).unwrap_or_else(|| {
         panic!("no PostgreSQL server found (initdb): run scripts/setup");
     })
-}
-
-/// The user the server runs as if we are root, which it refuses to be.
-fn unprivileged() -> Option<(u32, u32)> {
-    if !rustix::process::geteuid().is_root() {
-        return None;
-    }
-    let id = |flag: &str| {
-        let output = Command::new("id").args([flag, "postgres"]).output().unwrap();
-        text(output).unwrap_or_else(|_| panic!("no user \"postgres\": run scripts/setup")).trim().parse().unwrap()
-    };
-    Some((id("-u"), id("-g")))
-}
-
-fn as_server(program: &Path) -> Vec<OsString> {
-    let mut command = Vec::new();
-    if unprivileged().is_some() {
-        command.extend(["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"].map(OsString::from));
-    }
-    command.push(program.into());
-    command
 }
 
 fn text(output: Output) -> Result<String, String> {

@@ -110,3 +110,29 @@ impl Drop for Server {
         }
     }
 }
+
+/// User and group id of `user`, whom a server runs as that refuses to be run by root; `None` if we are not root.
+pub fn unprivileged(user: &str) -> Option<(u32, u32)> {
+    if !rustix::process::geteuid().is_root() {
+        return None;
+    }
+    let id = |flag: &str| {
+        let output = Command::new("id").args([flag, user]).output().unwrap();
+        assert!(output.status.success(), "no user {user:?}: run scripts/setup");
+        String::from_utf8(output.stdout).unwrap().trim().parse().unwrap()
+    };
+    Some((id("-u"), id("-g")))
+}
+
+/// The beginning of a command line that runs `program` as `user` if we are root.
+pub fn as_user(user: &str, program: &Path) -> Vec<OsString> {
+    let mut command = Vec::new();
+    if unprivileged(user).is_some() {
+        let ids = [format!("--reuid={user}"), format!("--regid={user}")].map(OsString::from);
+        command.push("setpriv".into());
+        command.extend(ids);
+        command.push("--clear-groups".into());
+    }
+    command.push(program.into());
+    command
+}
