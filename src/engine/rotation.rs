@@ -28,6 +28,9 @@ use crate::target::{LoginError, Outcome, Script, Target, TargetError};
 /// account before then may yet do so.
 const IN_FLIGHT: Duration = Duration::from_secs(60);
 
+/// The shortest and the longest time until such a change is looked for again.
+const LOOK_AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
+
 /// How often a new password is tried before it counts as wrong, and how long apart: a login may go to another server
 /// than the change did.
 const PROOFS: u32 = 3;
@@ -94,6 +97,12 @@ impl Settled {
     pub fn is_open(&self) -> bool {
         matches!(self, Self::Unknown(_))
     }
+}
+
+/// When to look again for a change that may still be on its way. Most that arrive do so soon.
+pub fn look_again(record: &Record, now: SystemTime) -> SystemTime {
+    let age = now.duration_since(record.started()).unwrap_or_default();
+    now + (age / 2).clamp(LOOK_AGAIN.0, LOOK_AGAIN.1)
 }
 
 /// The locks of a mount's accounts, by key.

@@ -159,7 +159,7 @@ pub async fn when_due(mount: &Mount, name: &str) -> Result<(), Error> {
     let now = mount.ports.clock.now();
     let settled = settle(mount, name).await;
     match &settled {
-        Ok(Settled::Waiting(_)) => mount.rotation.queue.plan(&key, name, now + std::time::Duration::from_secs(10)),
+        Ok(Settled::Waiting(record)) => mount.rotation.queue.plan(&key, name, rotation::look_again(record, now)),
         Ok(Settled::Unknown(_)) => {
             let text = "no password that is known here opens the account: write the valid one to the connection";
             mount.rotation.queue.failed(&key, name, now, text);

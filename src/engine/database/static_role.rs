@@ -29,8 +29,8 @@ pub const RECORDS: &str = "rotation/static/";
 const SHORTEST_PERIOD: Duration = Duration::from_secs(5);
 /// Vault's.
 const SHORTEST_WINDOW: Duration = Duration::from_secs(3600);
-/// How soon an unfinished change is looked at again.
-const SOON: Duration = Duration::from_secs(10);
+/// How long an answer waits for an unfinished change. Then it is what is stored, as if the database were down.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Key of a role's record, and of its place in the queue.
 pub fn record_key(name: &str) -> String {
@@ -148,7 +148,15 @@ fn timing(role: &StaticRole) -> Vec<(&'static str, Value)> {
 
 /// GET `static-creds/:name`. From storage: works while the database is down.
 pub async fn creds(mount: &Mount, name: &str) -> Reply {
-    let role = StaticRole::load(mount, name).await?.ok_or_else(|| Error::Refused(format!("unknown role: {name}")))?;
+    let key = record_key(name);
+    let (mut role, open) = tokio::join!(StaticRole::load(mount, name), mount.ports.storage.get(&key));
+    if open?.is_some() {
+        // What is stored may not open the account any more, or there may be a role after all.
+        mount.refuse_on_standby().await?;
+        settle_for_use(mount, name).await;
+        role = StaticRole::load(mount, name).await;
+    }
+    let role = role?.ok_or_else(|| Error::Refused(format!("unknown role: {name}")))?;
     let config = Config::load(mount, &role.db_name).await?.ok_or_else(|| super::connection::missing(&role.db_name))?;
     if !config.allows(name) {
         return Err(Error::Failed(format!("{name:?} is not an allowed role")));
@@ -394,7 +402,10 @@ pub async fn when_due(mount: &Mount, name: &str) -> Result<(), Error> {
         if due <= now || settled.is_open() {
             rotation::change(mount, &mut held).await.map_err(failed)?;
         } else {
-            let again = if matches!(settled, Settled::Waiting(_)) { due.min(now + SOON) } else { due };
+            let again = match &settled {
+                Settled::Waiting(record) => due.min(rotation::look_again(record, now)),
+                _ => due,
+            };
             mount.rotation.queue.plan(&record, &db_name, again);
         }
         Ok(())
@@ -404,6 +415,33 @@ pub async fn when_due(mount: &Mount, name: &str) -> Result<(), Error> {
         mount.rotation.queue.failed(&record, &db_name, mount.ports.clock.now(), &e.to_string());
     }
     done
+}
+
+/// Settles what is open for somebody who waits for the password, but not for long.
+async fn settle_for_use(mount: &Mount, name: &str) {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let key = record_key(name);
+    let Ok(lock) = tokio::time::timeout_at(deadline, mount.rotation.locks.hold(&key)).await else { return };
+    let (mount, name) = (mount.clone(), name.to_owned());
+    // Goes on when nobody waits any more; who comes meanwhile waits for the lock.
+    let settling = tokio::spawn(async move {
+        let _lock = lock;
+        if let Err(e) = settle_alone(&mount, &name).await {
+            tracing::warn!(role = name, "an unfinished password change cannot be settled yet: {e}");
+        }
+    });
+    let _ = tokio::time::timeout_at(deadline, settling).await;
+}
+
+/// Settles what is open of a role that is there, or not. The caller holds the lock.
+async fn settle_alone(mount: &Mount, name: &str) -> Result<(), Error> {
+    match StaticRole::load(mount, name).await? {
+        Some(role) => {
+            let mut held = hold(mount, name, role, false).await?;
+            rotation::settle(mount, &mut held).await.map(drop).map_err(failed)
+        }
+        None => settle_creation(mount, name).await.map(drop),
+    }
 }
 
 /// Settles the creation of a role that is not there; gives when to look again. The caller holds the lock.
@@ -426,7 +464,7 @@ async fn settle_creation(mount: &Mount, name: &str) -> Result<Option<SystemTime>
     let mut held = hold(mount, name, StaticRole::decode(name, &creating)?, true).await?;
     match rotation::settle(mount, &mut held).await.map_err(failed)? {
         Settled::Adopted => Ok(None),
-        Settled::Waiting(_) => Ok(Some(mount.ports.clock.now() + SOON)),
+        Settled::Waiting(record) => Ok(Some(rotation::look_again(&record, mount.ports.clock.now()))),
         Settled::Nothing | Settled::Kept => {
             mount.rotation.queue.forget(&key);
             Ok(None)

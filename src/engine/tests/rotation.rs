@@ -176,6 +176,33 @@ async fn a_root_rotation_survives_a_fault_at_every_point() {
     }
 }
 
+/// Who asks for the password first is answered with the one that opens the account, before the queue has been there.
+#[tokio::test]
+async fn what_is_asked_for_is_settled_at_once() {
+    let mut changed = 0;
+    for at in 1.. {
+        let (world, mount) = world_with_role().await;
+        let first = account(&world, USER);
+        world.faults.arm(at, Fault::Death);
+        tokio::select! {
+            _ = ask(&mount, Operation::Update, "rotate-role/st", json!({})) => {}
+            () = world.faults.died.notified() => {}
+        }
+        let reached = world.faults.disarm();
+        let mount = super::mount(&world);
+        assert_eq!(served(&mount, "st").await, Some(account(&world, USER)), "point {at}");
+        changed += u32::from(account(&world, USER) != first);
+        world.standby.store(true, Ordering::SeqCst);
+        if stored(&world, "rotation/static/st") != Value::Null {
+            assert_eq!(served(&mount, "st").await, None, "a standby passes it on");
+        }
+        if !reached {
+            break;
+        }
+    }
+    assert!(changed > 1, "{changed}");
+}
+
 /// The same for what the queue does by itself, with faults while it settles an earlier one too.
 #[tokio::test]
 async fn the_queue_survives_faults_on_top_of_faults() {
