@@ -51,9 +51,9 @@ impl About {
     /// How many requests there are at least, so that no part gets lost.
     fn least(self) -> usize {
         match self {
-            About::PostgreSql => 600,
-            About::MariaDb => 120,
-            About::Redis => 30,
+            About::PostgreSql => 1000,
+            About::MariaDb => 270,
+            About::Redis => 55,
         }
     }
 }

@@ -55,8 +55,9 @@ impl Site for RedisServer {
             if known.contains(&name) {
                 continue;
             }
-            let (hashes, rules): (Vec<&str>, Vec<&str>) =
-                line.split(' ').skip(2).partition(|rule| rule.starts_with('#'));
+            // Said or not, `sanitize-payload` is what the server does.
+            let said = line.split(' ').skip(2).filter(|rule| *rule != "sanitize-payload");
+            let (hashes, rules): (Vec<&str>, Vec<&str>) = said.partition(|rule| rule.starts_with('#'));
             let user = json!({ "name": name, "hash": hashes, "hashes": hashes.len(), "rules": rules });
             users.insert(name, user);
         }

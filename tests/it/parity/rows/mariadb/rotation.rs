@@ -20,7 +20,7 @@ pub fn rows(t: &mut Table) {
         "CREATE USER '{mount}-ms1'@'%' IDENTIFIED BY 'one'; CREATE USER '{mount}-ms2'@'localhost' IDENTIFIED BY 'two'",
     );
     t.post("static-roles/ms1", role(json!({ "username": "nosuchuser" }))).differs(
-        "mysql-missing-account",
+        "missing-account",
         500,
         "error setting credentials",
     );
