@@ -154,6 +154,15 @@ impl Driver {
             Self::MySql | Self::MySqlLegacy | Self::Redis => kind == LoginKind::Password,
         }
     }
+
+    /// What a refused [`Target::set_password`] came to, in the built-in engine's words.
+    pub fn change_error(self, error: &TargetError) -> String {
+        match self {
+            Self::PostgreSql => format!("1 error occurred:\n\t* {error}\n\n"),
+            Self::MySql | Self::MySqlLegacy => format!("failed to change password: {error}"),
+            Self::Redis => error.to_string(),
+        }
+    }
 }
 
 /// What a target is made of, by driver.

@@ -4,6 +4,7 @@
 mod catalogue;
 mod compare;
 mod rows;
+mod site;
 mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,26 +18,85 @@ use serde_json::{Value, json};
 use crate::support;
 use crate::support::bao::{Bao, PLUGIN};
 use crate::support::client::Client;
-use crate::support::postgres::{Postgres, Session};
 use catalogue::Catalogue;
 use compare::{Normaliser, differences};
+use site::{Maria, OpenSession, PostgreSql, RedisServer, Site};
 use table::{Request, Row, Step};
+
+/// The tables, each with the database it is about.
+#[derive(Debug, Clone, Copy)]
+enum About {
+    PostgreSql,
+    MariaDb,
+    Redis,
+}
+
+impl About {
+    fn rows(self) -> Vec<Row> {
+        match self {
+            About::PostgreSql => rows::all(),
+            About::MariaDb => rows::mariadb(),
+            About::Redis => rows::redis(),
+        }
+    }
+
+    fn site(self) -> Box<dyn Site> {
+        match self {
+            About::PostgreSql => Box::new(PostgreSql::start(rows::WORLD)),
+            About::MariaDb => Box::new(Maria::start(rows::MARIADB_WORLD)),
+            About::Redis => Box::new(RedisServer::start()),
+        }
+    }
+
+    /// How many requests there are at least, so that no part gets lost.
+    fn least(self) -> usize {
+        match self {
+            About::PostgreSql => 1000,
+            About::MariaDb => 270,
+            About::Redis => 55,
+        }
+    }
+}
+
+fn holds(about: About, engine: &str) {
+    let played = play(about, engine);
+    println!("{about:?} {}", played.summary());
+    assert!(played.failures.is_empty(), "unexpected differences");
+}
 
 /// The promise itself.
 #[test]
 fn ours_answers_as_the_built_in_engine_does() {
-    let played = play(PLUGIN);
-    println!("{}", played.summary());
-    assert!(played.failures.is_empty(), "unexpected differences");
+    holds(About::PostgreSql, PLUGIN);
 }
 
-/// The table against two mounts of the built-in engine: what differs here is the harness's own fault.
+#[test]
+fn ours_answers_as_the_built_in_engine_does_for_mariadb() {
+    holds(About::MariaDb, PLUGIN);
+}
+
+#[test]
+fn ours_answers_as_the_built_in_engine_does_for_redis() {
+    holds(About::Redis, PLUGIN);
+}
+
+/// The tables against two mounts of the built-in engine: what differs here is the harness's own fault.
 #[test]
 #[ignore = "checks the table itself; run it when rows are added"]
 fn the_built_in_engine_answers_as_itself() {
-    let played = play("database");
-    println!("{}", played.summary());
-    assert!(played.failures.is_empty(), "unexpected differences");
+    holds(About::PostgreSql, "database");
+}
+
+#[test]
+#[ignore = "checks the table itself; run it when rows are added"]
+fn the_built_in_engine_answers_as_itself_for_mariadb() {
+    holds(About::MariaDb, "database");
+}
+
+#[test]
+#[ignore = "checks the table itself; run it when rows are added"]
+fn the_built_in_engine_answers_as_itself_for_redis() {
+    holds(About::Redis, "database");
 }
 
 /// A permitted difference is described, and what is described is played.
@@ -45,11 +105,14 @@ fn every_permitted_difference_is_described_and_used() {
     let text = std::fs::read_to_string(support::repository().join("docs/differences.md")).unwrap();
     let described: BTreeSet<&str> =
         text.lines().filter_map(|line| line.strip_prefix("### `")?.strip_suffix('`')).collect();
-    let table = rows::all();
-    let used: BTreeSet<&str> = table.iter().filter_map(|row| Some(row.differs?.name)).collect();
-    assert_eq!(used, described, "left: names in the table; right: headings of docs/differences.md");
-    let requests = table.iter().filter(|row| matches!(row.step, Step::Request(_))).count();
-    assert!(requests >= 150, "only {requests} requests");
+    let mut used = BTreeSet::new();
+    for about in [About::PostgreSql, About::MariaDb, About::Redis] {
+        let table = about.rows();
+        used.extend(table.iter().filter_map(|row| Some(row.differs?.name)));
+        let requests = table.iter().filter(|row| matches!(row.step, Step::Request(_))).count();
+        assert!(requests >= about.least(), "only {requests} requests about {about:?}");
+    }
+    assert_eq!(used, described, "left: names in the tables; right: headings of docs/differences.md");
 }
 
 /// What came of the table.
@@ -86,38 +149,38 @@ impl Drop for Played {
 /// Both sides' world.
 struct World {
     bao: Bao,
-    main: Postgres,
-    spare: Postgres,
+    site: Box<dyn Site>,
 }
 
-/// Plays the table with a mount of `engine` as our side. All answers are in `target/tmp/parity-<engine>.txt` afterwards.
-fn play(engine: &str) -> Played {
-    let mut world = World { bao: Bao::start(), main: Postgres::start(), spare: Postgres::start() };
+/// Plays a table with a mount of `engine` as our side. All answers are in `target/tmp/parity-<database>-<engine>.txt`
+/// afterwards.
+fn play(about: About, engine: &str) -> Played {
+    let mut world = World { bao: Bao::start(), site: about.site() };
     if engine == PLUGIN {
         world.bao.register();
     }
-    world.main.sql(rows::WORLD);
     let mut sides = [Side::new("builtin", "database", &world), Side::new("ours", engine, &world)];
-    let mut catalogue = Catalogue::new(&world.main);
+    let mut catalogue = Catalogue::new(world.site.as_ref());
     let mut played = Played { requests: 0, permitted: BTreeMap::new(), failures: Vec::new() };
-    let mut transcript = File::create(format!("{}/parity-{engine}.txt", env!("CARGO_TARGET_TMPDIR"))).unwrap();
+    let mut transcript =
+        File::create(format!("{}/parity-{about:?}-{engine}.txt", env!("CARGO_TARGET_TMPDIR"))).unwrap();
 
-    for row in rows::all() {
+    for row in about.rows() {
         match &row.step {
             Step::StopSpare => {
-                world.spare.stop();
+                world.site.stop_spare();
                 continue;
             }
             Step::StartSpare => {
-                world.spare.start_again();
+                world.site.start_spare();
                 continue;
             }
-            Step::WaitGone(_) | Step::Tidy(_) => {
+            Step::WaitGone(_) | Step::DropUser(_) => {
                 // Nobody asked for it, so the two sides' users go in any order.
                 for side in &mut sides {
                     side.play(&row, &world);
                 }
-                catalogue.changes(&world.main, "");
+                catalogue.changes(world.site.as_ref(), "");
                 continue;
             }
             _ => {}
@@ -125,7 +188,8 @@ fn play(engine: &str) -> Played {
         let [builtin, ours] = sides.each_mut().map(|side| {
             let outcome = side.play(&row, &world);
             let renewed = renewed(&row).map(|name| side.user(name)).unwrap_or_default();
-            let changes = if touches_users(&row) { catalogue.changes(&world.main, &renewed) } else { Value::Null };
+            let changes =
+                if touches_users(&row) { catalogue.changes(world.site.as_ref(), &renewed) } else { Value::Null };
             side.common(&json!({ "answer": outcome, "catalogue": changes }))
         });
         if matches!(row.step, Step::Request(_)) {
@@ -162,18 +226,14 @@ struct Side {
     normaliser: Normaliser,
     /// Texts by placeholder, such as `{lease:one}`.
     saved: BTreeMap<String, String>,
-    sessions: BTreeMap<&'static str, Session>,
+    sessions: BTreeMap<&'static str, Box<dyn OpenSession>>,
 }
 
 impl Side {
     fn new(mount: &'static str, engine: &str, world: &World) -> Side {
         world.bao.mount(mount, engine);
-        let saved = BTreeMap::from([
-            ("{mount}".to_owned(), mount.to_owned()),
-            ("{url}".to_owned(), world.main.url()),
-            ("{port}".to_owned(), world.main.port().to_string()),
-            ("{spare}".to_owned(), world.spare.url()),
-        ]);
+        let places = world.site.placeholders().into_iter().map(|(name, value)| (name.to_owned(), value));
+        let saved = places.chain([("{mount}".to_owned(), mount.to_owned())]).collect();
         Side { client: world.bao.client(), normaliser: Normaliser::new(mount), saved, sessions: BTreeMap::new() }
     }
 
@@ -181,30 +241,32 @@ impl Side {
     fn play(&mut self, row: &Row, world: &World) -> Value {
         match &row.step {
             Step::Request(request) => self.send(request),
-            Step::Sql(sql) | Step::Tidy(sql) => {
+            Step::Sql(sql) => {
                 let sql = self.fill(sql);
-                world.main.try_sql(&sql).unwrap_or_else(|error| panic!("{}: {error}\nin: {sql}", row.place));
+                world.site.run(&sql).unwrap_or_else(|error| panic!("{}: {error}\nin: {sql}", row.place));
+                Value::Null
+            }
+            Step::DropUser(name) => {
+                world.site.drop_user(&self.user(name));
                 Value::Null
             }
             Step::Login(name) => {
-                let answer = world.main.login(&self.user(name), &self.password(name), "SELECT 1");
-                json!(if answer.is_ok() { "logged in" } else { "refused" })
+                let opened = world.site.login(&self.user(name), &self.password(name));
+                json!(if opened { "logged in" } else { "refused" })
             }
             Step::OpenSession(name) => {
-                let mut session = world.main.session(&self.user(name), &self.password(name));
-                assert_eq!(session.one("SELECT 1").as_deref(), Some("1"), "{}", row.place);
+                let mut session = world.site.session(&self.user(name), &self.password(name));
+                assert!(session.lives(), "{}", row.place);
                 self.sessions.insert(name, session);
                 Value::Null
             }
             Step::SessionLives(name) => {
-                let lives = self.sessions.get_mut(name).and_then(|session| session.one("SELECT 1")).is_some();
+                let lives = self.sessions.get_mut(name).is_some_and(|session| session.lives());
                 json!(if lives { "session lives" } else { "session ended" })
             }
             Step::WaitGone(name) => {
-                let query = format!("SELECT count(*) FROM pg_roles WHERE rolname = '{}'", self.user(name));
-                support::wait_for("user gone", Duration::from_secs(20), || {
-                    (world.main.sql(&query) == "0").then_some(())
-                });
+                let user = self.user(name);
+                support::wait_for("user gone", Duration::from_secs(20), || (!world.site.has_user(&user)).then_some(()));
                 Value::Null
             }
             Step::StopSpare | Step::StartSpare => unreachable!("not of one side"),
@@ -289,7 +351,7 @@ fn describe(row: &Row, what: &str) -> String {
             let body = request.body.as_ref().map(Value::to_string).unwrap_or_default();
             format!("{} {} {body}", request.method, request.path)
         }
-        Step::Sql(sql) | Step::Tidy(sql) => sql.clone(),
+        Step::Sql(sql) => sql.clone(),
         Step::Login(name) => format!("login as {name}"),
         Step::SessionLives(name) => format!("session of {name}"),
         _ => String::new(),

@@ -97,7 +97,9 @@ pub async fn rotate(mount: &Mount, name: &str) -> Reply {
     let changed = rotation::change(mount, &mut root).await;
     changed.map_err(|failure| match failure {
         Failure::Before(e) => e,
-        Failure::Refused(e) => Error::Failed(format!("failed to update user: 1 error occurred:\n\t* {e}\n\n")),
+        Failure::Refused(e) => {
+            Error::Failed(format!("failed to update user: {}", root.connection.driver.change_error(&e)))
+        }
         Failure::Open(_) => {
             let text = failure.to_string();
             mount.rotation.queue.failed(&root.key, name, mount.ports.clock.now(), &text);

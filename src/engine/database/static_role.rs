@@ -20,7 +20,7 @@ use crate::engine::request::{Datum, Reply, Response};
 use crate::engine::rotation::{self, Account, Failure, Settled};
 use crate::engine::{Mount, schedule};
 use crate::secret::Secret;
-use crate::target::{LoginError, Script, Target};
+use crate::target::{Driver, LoginError, Script, Target};
 pub use stored::{StaticRole, key};
 
 /// Where the records of unfinished changes are.
@@ -93,10 +93,10 @@ async fn hold(mount: &Mount, name: &str, role: StaticRole, creating: bool) -> Re
 }
 
 /// In the built-in engine's words.
-fn failed(failure: Failure) -> Error {
+fn failed(driver: Driver, failure: Failure) -> Error {
     match failure {
         Failure::Before(e) => e,
-        Failure::Refused(e) => Error::Failed(format!("error setting credentials: 1 error occurred:\n\t* {e}\n\n")),
+        Failure::Refused(e) => Error::Failed(format!("error setting credentials: {}", driver.change_error(&e))),
         Failure::Open(_) => Error::Failed(format!("error setting credentials: {failure}")),
     }
 }
@@ -216,7 +216,7 @@ pub async fn write(mount: &Mount, name: &str, input: &Input) -> Reply {
     if let Err(failure @ Failure::Open(_)) = &changed {
         mount.rotation.queue.failed(&record, &held.role.db_name, now, &failure.to_string());
     }
-    changed.map_err(failed)?;
+    changed.map_err(|failure| failed(held.connection.driver, failure))?;
     Ok(None)
 }
 
@@ -354,7 +354,8 @@ pub async fn rotate(mount: &Mount, name: &str) -> Reply {
     let db_name = role.db_name.clone();
     let changed = async {
         let mut held = hold(mount, name, role, false).await?;
-        rotation::change(mount, &mut held).await.map_err(failed)
+        let driver = held.connection.driver;
+        rotation::change(mount, &mut held).await.map_err(|failure| failed(driver, failure))
     };
     if let Err(e) = changed.await {
         mount.rotation.queue.failed(&record, &db_name, mount.ports.clock.now(), &e.to_string());
@@ -397,10 +398,11 @@ pub async fn when_due(mount: &Mount, name: &str) -> Result<(), Error> {
     let db_name = role.db_name.clone();
     let done = async {
         let mut held = hold(mount, name, role, false).await?;
-        let settled = rotation::settle(mount, &mut held).await.map_err(failed)?;
+        let driver = held.connection.driver;
+        let settled = rotation::settle(mount, &mut held).await.map_err(|failure| failed(driver, failure))?;
         let due = held.role.static_account.due(now);
         if due <= now || settled.is_open() {
-            rotation::change(mount, &mut held).await.map_err(failed)?;
+            rotation::change(mount, &mut held).await.map_err(|failure| failed(driver, failure))?;
         } else {
             let again = match &settled {
                 Settled::Waiting(record) => due.min(rotation::look_again(record, now)),
@@ -462,7 +464,8 @@ async fn settle_creation(mount: &Mount, name: &str) -> Result<Option<SystemTime>
         }
     };
     let mut held = hold(mount, name, StaticRole::decode(name, &creating)?, true).await?;
-    match rotation::settle(mount, &mut held).await.map_err(failed)? {
+    let driver = held.connection.driver;
+    match rotation::settle(mount, &mut held).await.map_err(|failure| failed(driver, failure))? {
         Settled::Adopted => Ok(None),
         Settled::Waiting(record) => Ok(Some(rotation::look_again(&record, mount.ports.clock.now()))),
         Settled::Nothing | Settled::Kept => {
@@ -470,7 +473,7 @@ async fn settle_creation(mount: &Mount, name: &str) -> Result<Option<SystemTime>
             Ok(None)
         }
         Settled::Unknown(_) => {
-            rotation::change(mount, &mut held).await.map_err(failed)?;
+            rotation::change(mount, &mut held).await.map_err(|failure| failed(driver, failure))?;
             Ok(None)
         }
     }

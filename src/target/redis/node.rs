@@ -173,11 +173,14 @@ fn io_error(error: &RedisError) -> Option<&io::Error> {
     inner.and_then(|inner| inner.downcast_ref()).or_else(|| source.downcast_ref())
 }
 
+/// What the built-in engine's client puts before an answer of the server.
+const ANSWERED: &str = "response returned from Conn: ";
+
 /// The server's answer in its own words, or that there was none.
 fn problem(error: &RedisError) -> TargetError {
     if let Some(code) = error.code() {
-        let text = format!("{code} {}", error.detail().unwrap_or_default());
-        return TargetError::Answer { text: text.trim().to_owned(), code: code.to_owned() };
+        let text = format!("{ANSWERED}{code} {}", error.detail().unwrap_or_default());
+        return TargetError::Answer { text: text.trim_end().to_owned(), code: code.to_owned() };
     }
     match error.kind() {
         ErrorKind::Io => TargetError::Lost("the session broke".into()),

@@ -20,6 +20,8 @@ pub struct Normaliser {
     mount: Regex,
     lease: Regex,
     generated: Vec<(Regex, &'static str)>,
+    /// A user name whose random part was cut off: how long it is stays.
+    cut: Regex,
     instant: Regex,
     duration: Regex,
 }
@@ -36,7 +38,10 @@ impl Normaliser {
                 (regex(r"_[A-Za-z0-9]{4}_[0-9]{10}"), "_<random>_<time>"),
                 (regex(r"^[A-Za-z0-9]{80}$"), "<80 random>"),
                 (regex(r"~[A-Za-z0-9]{8}"), "~<random>"),
+                (regex(r"near ''[A-Za-z0-9-]{20}'"), "near ''<password>'"),
+                (regex(r"_[A-Z0-9]{20}_[0-9]{10}"), "_<random>_<time>"),
             ],
+            cut: regex(r"\bv-((?:[A-Za-z0-9_.]{1,10}-){1,2})([A-Za-z0-9]{9,20}(?:-[0-9]{0,9})?)"),
             instant: regex(r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+(Z|[+-][0-9:]+)$"),
             duration: regex(r#""(?:([0-9]+)h)?(?:([0-9]+)m)?(?:([0-9]+)s)?""#),
         }
@@ -83,7 +88,8 @@ impl Normaliser {
         for (regex, replacement) in &self.generated {
             text = regex.replace_all(&text, *replacement).into_owned();
         }
-        text
+        let cut = |found: &regex_lite::Captures<'_>| format!("v-{}<{} random>", &found[1], found[2].len());
+        self.cut.replace_all(&text, cut).into_owned()
     }
 }
 

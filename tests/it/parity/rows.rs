@@ -7,8 +7,10 @@
 mod certificates;
 mod connections;
 mod credentials;
+mod mariadb;
 mod outage;
 mod protocol;
+mod redis;
 mod revocation;
 mod roles;
 mod rotation;
@@ -36,10 +38,27 @@ CREATE ROLE weak LOGIN PASSWORD 'weak';
 CREATE DATABASE other;
 "#;
 
+/// What is in MariaDB before the first row.
+pub const MARIADB_WORLD: &str = mariadb::WORLD;
+
 /// A role that most rows build on.
 pub const LOGIN: &str = "CREATE ROLE \"{{name}}\" WITH LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}';";
 
-/// Every row, in the order of play.
+/// Every row about MariaDB.
+pub fn mariadb() -> Vec<Row> {
+    let mut table = Table::default();
+    mariadb::rows(&mut table);
+    table.rows
+}
+
+/// Every row about Redis.
+pub fn redis() -> Vec<Row> {
+    let mut table = Table::default();
+    redis::rows(&mut table);
+    table.rows
+}
+
+/// Every row about PostgreSQL, and all that is the same for every database, in the order of play.
 pub fn all() -> Vec<Row> {
     let mut table = Table::default();
     connections::rows(&mut table);

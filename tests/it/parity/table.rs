@@ -25,8 +25,8 @@ pub enum Step {
     Request(Request),
     /// SQL as the superuser, on each side.
     Sql(String),
-    /// SQL whose effect is not compared.
-    Tidy(String),
+    /// Removes the user of a saved credential; not compared.
+    DropUser(&'static str),
     /// A login with a saved credential; whether it is refused is compared.
     Login(&'static str),
     /// A session with a saved credential, kept open.
@@ -146,13 +146,8 @@ impl Table {
     /// Removes the user of a saved credential, if it is there. What it finds is not compared: it tidies up after rows
     /// that may differ.
     #[track_caller]
-    pub fn drop_user(&mut self, name: &str) {
-        let user = format!("{{user:{name}}}");
-        self.push(Step::Tidy(format!(
-            "DO $$ DECLARE gone text; BEGIN \
-             FOR gone IN SELECT rolname FROM pg_roles WHERE rolname = '{user}' LOOP \
-             EXECUTE format('DROP OWNED BY %I; DROP ROLE %I', gone, gone); END LOOP; END $$"
-        )));
+    pub fn drop_user(&mut self, name: &'static str) {
+        self.push(Step::DropUser(name));
     }
 
     #[track_caller]

@@ -112,7 +112,7 @@ impl MariaDb {
     pub fn session(&self, user: &str, password: &str) -> Session {
         let mut client = self
             .client(user, password)
-            .args(["--unbuffered", "--force", "--skip-reconnect"])
+            .args(["--unbuffered", "--skip-reconnect"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

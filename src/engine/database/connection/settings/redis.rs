@@ -6,7 +6,7 @@ use crate::target::redis::{Settings, Source};
 pub fn read(details: Details<'_>) -> Result<Read, String> {
     let mut reader = details.reader();
     let host = reader.text("host").unwrap_or_default();
-    let port = reader.text("port").unwrap_or_default();
+    let port = reader.int("port").unwrap_or_default();
     let username = reader.text("username").unwrap_or_default();
     let tls = reader.flag("tls").unwrap_or_default();
     let insecure_tls = reader.flag("insecure_tls").unwrap_or_default();
@@ -17,6 +17,8 @@ pub fn read(details: Details<'_>) -> Result<Read, String> {
     let max_idle = reader.int("max_idle_connections").unwrap_or_default();
     reader.finish().map_err(|e| e.to_string())?;
     let durations = details.durations()?;
+    // Zero is as good as nothing, as in the built-in engine.
+    let port = if port == 0 { String::new() } else { port.to_string() };
 
     let settings = Settings::new(&Source {
         connection_url: details.url(),
