@@ -28,9 +28,12 @@ pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The plugin under test.
+/// The plugin under test. The tests of the library, which use the servers only, have none.
 pub fn plugin() -> PathBuf {
-    PathBuf::from(option_env!("CARGO_BIN_EXE_leasehold").expect("only integration tests have the plugin"))
+    match option_env!("CARGO_BIN_EXE_leasehold") {
+        Some(plugin) => plugin.into(),
+        None => panic!("only integration tests have the plugin"),
+    }
 }
 
 /// Waits until `ready` gives a value, at most `limit`.

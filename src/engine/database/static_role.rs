@@ -440,7 +440,8 @@ async fn settle_alone(mount: &Mount, name: &str) -> Result<(), Error> {
     match StaticRole::load(mount, name).await? {
         Some(role) => {
             let mut held = hold(mount, name, role, false).await?;
-            rotation::settle(mount, &mut held).await.map(drop).map_err(failed)
+            let driver = held.connection.driver;
+            rotation::settle(mount, &mut held).await.map(drop).map_err(|failure| failed(driver, failure))
         }
         None => settle_creation(mount, name).await.map(drop),
     }
