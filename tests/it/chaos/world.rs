@@ -100,10 +100,6 @@ impl World {
         self.cluster.nodes[0].log()
     }
 
-    pub fn pglog(&self) -> String {
-        self.postgres.log()
-    }
-
     /// Everything that changes a password on request.
     pub fn changes(&self) -> Vec<String> {
         let roles = accounts().map(|(name, _)| format!("database/rotate-role/{name}"));
