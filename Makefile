@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 export PATH := $(CURDIR)/.cache/bin:$(PATH)
 
-.PHONY: docs help setup build release demo test unit parity bench fmt lint advisories clean
+.PHONY: docs help setup build release demo test unit parity chaos bench fmt lint advisories clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
@@ -31,6 +31,13 @@ unit: ## the tests that need no server
 
 parity: setup ## the table of requests against both engines, with the list of differences
 	@cargo nextest run --locked --test it --no-capture -- parity::
+
+# The short form is part of `make test`.
+chaos: export LEASEHOLD_CHAOS_KILLS ?= 200
+chaos: export LEASEHOLD_CHAOS_HOST_KILLS ?= 50
+chaos: export LEASEHOLD_CHAOS_DATABASE_KILLS ?= 20
+chaos: setup ## the kill campaign, long: about fifteen minutes (LEASEHOLD_CHAOS_SEED=… for another one like it)
+	@cargo nextest run --locked --profile chaos --test it --no-capture -- chaos::
 
 docs: ## write docs/fields.md from the route table
 	@LEASEHOLD_WRITE_DOCS=1 cargo nextest run --locked --lib -- the_field_reference_is_up_to_date

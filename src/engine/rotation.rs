@@ -99,10 +99,11 @@ impl Settled {
     }
 }
 
-/// When to look again for a change that may still be on its way. Most that arrive do so soon.
+/// When to look again for a change that may still be on its way. Most that arrive do so soon. A record from the future is
+/// another node's, whose clock is ahead.
 pub fn look_again(record: &Record, now: SystemTime) -> SystemTime {
-    let age = now.duration_since(record.started()).unwrap_or_default();
-    now + (age / 2).clamp(LOOK_AGAIN.0, LOOK_AGAIN.1)
+    let (soonest, latest) = LOOK_AGAIN;
+    now + now.duration_since(record.started()).map_or(latest, |age| (age / 2).clamp(soonest, latest))
 }
 
 /// The locks of a mount's accounts, by key.

@@ -21,6 +21,9 @@ use world::World;
 /// again.
 const SETTLING: Duration = Duration::from_secs(60);
 
+/// What takes longer is shown.
+const SLOW: Duration = Duration::from_secs(3);
+
 /// At the end each password must change once more. After an interrupted change this may have to wait a minute, until no
 /// transaction can be left that would undo it.
 const LAST_CHANGE: Duration = Duration::from_secs(150);
@@ -155,6 +158,8 @@ fn kill(world: &mut World, victim: Victim, random: &mut Random, tally: &mut Tall
 fn settle(world: &World, tally: &mut Tally) {
     let begin = Instant::now();
     for (what, right) in world.invariants() {
+        let from = Instant::now();
+        let mut first = None;
         let came_right = loop {
             match right() {
                 Ok(()) => break true,
@@ -162,9 +167,15 @@ fn settle(world: &World, tally: &mut Tally) {
                     println!("{what} is not right: {why}");
                     break false;
                 }
-                Err(_) => std::thread::sleep(Duration::from_millis(50)),
+                Err(why) => {
+                    first.get_or_insert(why);
+                    std::thread::sleep(Duration::from_millis(50));
+                }
             }
         };
+        if let Some(why) = first.filter(|_| from.elapsed() > SLOW) {
+            println!("{what} was right after {:?} only; at first: {why}", from.elapsed());
+        }
         if !came_right {
             tally.lost.insert(what);
         }
