@@ -1,5 +1,6 @@
 //! The engine on simulated ports: storage, host and target in memory.
 
+mod mint;
 mod rotation;
 
 use std::collections::BTreeMap;
@@ -13,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::error::Error;
 use super::port::{Clock, Host, HostError, Storage, StorageError};
-use super::request::{Caller, Datum, Existence, LeaseRef, Operation, Reply, Request, Response};
+use super::request::{Caller, Datum, Existence, Fields, LeaseRef, Operation, Reply, Request, Response};
 use super::{Kind, Mount, Ports};
 use crate::secret::Secret;
 use crate::target::{
@@ -103,9 +104,13 @@ impl Clock for At {
 
 impl Connector for At {
     fn open(&self, settings: Settings) -> Arc<dyn Target> {
-        let Settings::PostgreSql(settings) = settings else { panic!("only PostgreSQL is simulated") };
-        let password = settings.endpoint.password.as_ref().map(|password| password.expose().to_owned());
-        Arc::new(Database { world: self.0.clone(), user: settings.endpoint.user, password })
+        let (user, password) = match settings {
+            Settings::PostgreSql(settings) => (settings.endpoint.user, settings.endpoint.password),
+            Settings::MySql(settings) => (settings.username, settings.password),
+            Settings::Redis(settings) => (settings.username, settings.password),
+        };
+        let password = password.map(|password| password.expose().to_owned());
+        Arc::new(Database { world: self.0.clone(), user, password })
     }
 }
 
@@ -144,7 +149,13 @@ impl Target for Database {
         if let Err(e) = self.reach() {
             return Outcome::Failed(e);
         }
+        if self.world.faults.point().await {
+            return Outcome::Failed(TargetError::Lost("gone".into()));
+        }
         self.world.users.lock().unwrap().insert(plan.username.clone(), plan.expiration);
+        if self.world.faults.point().await {
+            return Outcome::Unknown(TargetError::Lost("gone".into()));
+        }
         Outcome::Done(())
     }
     async fn renew(&self, plan: &RenewPlan) -> Result<(), TargetError> {
@@ -157,6 +168,9 @@ impl Target for Database {
     }
     async fn end(&self, plan: &EndPlan) -> Result<Ended, TargetError> {
         self.reach()?;
+        if self.world.faults.point().await {
+            return Err(TargetError::Lost("gone".into()));
+        }
         let existed = self.world.users.lock().unwrap().remove(&plan.username).is_some();
         Ok(Ended { existed, sessions: 0, took: Duration::ZERO })
     }

@@ -10,7 +10,7 @@ use crate::engine::rotation::queue;
 
 /// What happens at one of the points where something can.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fault {
+pub enum Fault {
     /// The process dies.
     Death = 1,
     /// The call fails; it may have had its effect.
@@ -24,18 +24,18 @@ pub struct Faults {
     /// 0 for none, else the point counted from 1.
     at: AtomicUsize,
     kind: AtomicU8,
-    died: Notify,
+    pub died: Notify,
 }
 
 impl Faults {
-    fn arm(&self, at: usize, kind: Fault) {
+    pub fn arm(&self, at: usize, kind: Fault) {
         self.passed.store(0, Ordering::SeqCst);
         self.kind.store(kind as u8, Ordering::SeqCst);
         self.at.store(at, Ordering::SeqCst);
     }
 
     /// Disarms; true if the point was reached.
-    fn disarm(&self) -> bool {
+    pub fn disarm(&self) -> bool {
         let at = self.at.swap(0, Ordering::SeqCst);
         self.passed.load(Ordering::SeqCst) >= at
     }
@@ -90,12 +90,12 @@ async fn served(mount: &Mount, role: &str) -> Option<String> {
     })
 }
 
-fn later(world: &World, seconds: u64) {
+pub fn later(world: &World, seconds: u64) {
     world.later.fetch_add(seconds, Ordering::SeqCst);
 }
 
 /// What the task of the queue does in a second.
-async fn tick(mount: &Mount) {
+pub async fn tick(mount: &Mount) {
     for group in queue::due(mount).await.unwrap() {
         queue::run(mount, group, &CancellationToken::new()).await;
     }

@@ -1,0 +1,176 @@
+//! Users at a target that keeps no note of them, while everything else goes wrong.
+
+use super::rotation::{Fault, later, tick};
+use super::*;
+use crate::engine::intent::{self, Intent};
+
+const PREFIX: &str = intent::PREFIX;
+
+async fn prepared() -> (Arc<World>, Mount) {
+    let world: Arc<World> = Arc::default();
+    let mount = mount(&world);
+    let config = json!({
+        "plugin_name": "mysql-database-plugin", "username": "root", "password": "root's own", "allowed_roles": "*",
+        "connection_url": "{{username}}:{{password}}@tcp(localhost)/",
+    });
+    ask(&mount, Operation::Create, "config/my", config).await.unwrap();
+    let role = json!({ "db_name": "my", "creation_statements": "CREATE USER '{{name}}'", "default_ttl": 60 });
+    ask(&mount, Operation::Create, "roles/app", role).await.unwrap();
+    (world, mount)
+}
+
+fn users(world: &World) -> usize {
+    world.users.lock().unwrap().len()
+}
+
+fn notes(world: &World) -> Vec<(String, Intent)> {
+    let entries = world.entries.lock().unwrap();
+    let notes = entries.iter().filter(|(key, _)| key.starts_with(PREFIX));
+    notes.map(|(key, text)| (key.clone(), serde_json::from_str(text).unwrap())).collect()
+}
+
+async fn creds(mount: &Mount) -> Option<Response> {
+    ask(mount, Operation::Read, "creds/app", json!({})).await.ok().flatten()
+}
+
+fn of_lease(operation: Operation, internal: &Fields, increment: u64) -> Request {
+    let increment = Duration::from_secs(increment);
+    let lease = LeaseRef { internal: internal.clone(), increment, ..LeaseRef::default() };
+    Request { lease: Some(lease), ..request(operation, "creds/app", json!({})) }
+}
+
+/// A new process on the same storage, some time later: what was left is ended by its ticks.
+async fn afterwards(world: &Arc<World>) -> Mount {
+    let mount = super::mount(world);
+    tick(&mount).await;
+    for seconds in [121, 30] {
+        later(world, seconds);
+        tick(&mount).await;
+    }
+    mount
+}
+
+#[tokio::test]
+async fn a_note_lives_as_long_as_its_user() {
+    let (world, mount) = prepared().await;
+    let lease = creds(&mount).await.unwrap().lease.unwrap().internal;
+    let (key, note) = notes(&world).remove(0);
+    assert!(note.made && note.role == "app" && note.db_name == "my", "{note:?}");
+    assert_eq!(lease["mint"], key);
+    assert!(world.users.lock().unwrap().contains_key(&note.username));
+
+    mount.handle(of_lease(Operation::Renew, &lease, 600)).await.unwrap();
+    assert_eq!(notes(&world)[0].1, Intent { expires: note.expires + 540, ..note });
+    mount.handle(of_lease(Operation::Revoke, &lease, 0)).await.unwrap();
+    assert_eq!((users(&world), notes(&world).len()), (0, 0));
+}
+
+#[tokio::test]
+async fn a_mint_that_stops_at_any_point_leaves_nothing() {
+    for kind in [Fault::Death, Fault::Error] {
+        for at in 1.. {
+            let (world, mount) = prepared().await;
+            world.faults.arm(at, kind);
+            let answer = tokio::select! {
+                answer = creds(&mount) => answer,
+                () = world.faults.died.notified() => None,
+            };
+            let reached = world.faults.disarm();
+            let what = format!("{kind:?} at point {at}");
+            assert!(users(&world) <= notes(&world).len(), "{what}: a user without a note");
+            drop(mount);
+            let mount = afterwards(&world).await;
+            let left = notes(&world);
+            if let Some(response) = answer {
+                // The lease is over by a minute and a half, but the host has its turn first.
+                assert_eq!((users(&world), left.len()), (1, 1), "{what}");
+                let lease = response.lease.unwrap().internal;
+                mount.handle(of_lease(Operation::Revoke, &lease, 0)).await.unwrap();
+            } else if !left.is_empty() {
+                assert!(kind == Fault::Death && left[0].1.made, "{what}: {left:?}");
+                later(&world, 300);
+                tick(&mount).await;
+            }
+            assert_eq!((users(&world), notes(&world).len()), (0, 0), "{what}");
+            if !reached {
+                assert!(at > 8, "only {at} points");
+                break;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_revocation_that_stops_at_any_point_is_brought_to_its_end() {
+    for kind in [Fault::Death, Fault::Error] {
+        for at in 1.. {
+            let (world, mount) = prepared().await;
+            let lease = creds(&mount).await.unwrap().lease.unwrap().internal;
+            world.faults.arm(at, kind);
+            tokio::select! {
+                _ = mount.handle(of_lease(Operation::Revoke, &lease, 0)) => {}
+                () = world.faults.died.notified() => {}
+            }
+            let reached = world.faults.disarm();
+            assert!(users(&world) <= notes(&world).len(), "{kind:?} at point {at}: a user without a note");
+            let mount = afterwards(&world).await;
+            later(&world, 300);
+            tick(&mount).await;
+            assert_eq!((users(&world), notes(&world).len()), (0, 0), "{kind:?} at point {at}");
+            if !reached {
+                break;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_user_whose_lease_the_host_lost_ends_by_its_note() {
+    let (world, mount) = prepared().await;
+    creds(&mount).await.unwrap();
+    later(&world, 60 + 299);
+    tick(&mount).await;
+    assert_eq!(users(&world), 1, "the host has five minutes");
+    world.standby.store(true, Ordering::SeqCst);
+    later(&world, 2);
+    tick(&mount).await;
+    assert_eq!(users(&world), 1, "not on a standby");
+    world.standby.store(false, Ordering::SeqCst);
+    world.down.store(true, Ordering::SeqCst);
+    tick(&mount).await;
+    assert_eq!((users(&world), notes(&world).len()), (1, 1));
+    world.down.store(false, Ordering::SeqCst);
+    later(&world, 13);
+    tick(&mount).await;
+    assert_eq!((users(&world), notes(&world).len()), (0, 0));
+}
+
+#[tokio::test]
+async fn an_answer_that_nobody_took_is_tried_again() {
+    let (world, mount) = prepared().await;
+    let lease = creds(&mount).await.unwrap().lease.unwrap();
+    world.down.store(true, Ordering::SeqCst);
+    mount.undelivered("creds/app".into(), lease).await;
+    assert!(users(&world) == 1 && !notes(&world)[0].1.made);
+    world.down.store(false, Ordering::SeqCst);
+    later(&world, 13);
+    tick(&mount).await;
+    assert_eq!((users(&world), notes(&world).len()), (0, 0));
+}
+
+#[tokio::test]
+async fn a_mint_that_takes_long_is_left_alone() {
+    let (world, mount) = prepared().await;
+    creds(&mount).await.unwrap();
+    let (key, note) = notes(&world).remove(0);
+    Intent { made: false, ..note }.store(&At(world.clone()), &key).await.unwrap();
+    mount.rotation.queue.outdated();
+    let working = mount.rotation.locks.hold(&key).await;
+    later(&world, 121);
+    tick(&mount).await;
+    assert_eq!(users(&world), 1);
+    drop(working);
+    later(&world, 121);
+    tick(&mount).await;
+    assert_eq!((users(&world), notes(&world).len()), (0, 0));
+}
