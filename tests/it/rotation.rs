@@ -154,7 +154,7 @@ fn no_password_is_lost_when_the_plugin_is_killed() {
         .expect(204);
 
     // How long either takes in a plugin that has just been started, which also has to connect: the kills are spread over
-    // the time from when that is done until a little after the end.
+    // the time from when that is done until well after the end: what a kill has left open is settled first, and takes time.
     let paths = ["database/rotate-role/st", "database/rotate-root/rr"];
     let windows = paths.map(|path| {
         world.bao.plugin_processes().iter().for_each(|pid| kill_process(*pid, Signal::KILL).unwrap());
@@ -172,7 +172,7 @@ fn no_password_is_lost_when_the_plugin_is_killed() {
         let turn = usize::from(round % 2 == 1);
         let path = paths[turn];
         let slot = (f64::from(round / 2) + below(1000) as f64 / 1000.0) / f64::from(KILLS / 2);
-        let delay = windows[turn].mul_f64(0.4 + 1.6 * slot);
+        let delay = windows[turn].mul_f64(0.4 + 5.0 * slot);
         world.served("st");
         let before = world.postgres.sql(verifiers);
         let pids = world.bao.plugin_processes();
@@ -210,6 +210,6 @@ fn no_password_is_lost_when_the_plugin_is_killed() {
         "{KILLS} kills, {changed} of them after the database had changed the password, {finished} in between and brought \
          to their end, {lost} passwords lost"
     );
-    assert!((1..KILLS).contains(&changed), "the kills do not hit: {changed} of {KILLS}");
+    assert!(changed > 0, "no password changed before a kill: {changed} of {KILLS}");
     assert_eq!(lost, 0, "LEASEHOLD_SEED={seed}");
 }

@@ -105,8 +105,11 @@ fn a_standby_passes_on_what_is_not_its_business_and_takes_over_with_what_was_wri
     }
     standby.post("db/config/pg", connection(&postgres, json!({ "allowed_roles": ["second"] }))).expect(204);
 
-    // Whoever was active is now one that only passes on.
+    // Whoever was active is now one that only passes on, once it has found the new active node.
     wait_for("the first node's plugin", LIMIT, || (active.get("db/roles/app").status == 200).then_some(()));
+    wait_for("the first node to pass on", LIMIT, || {
+        (active.post("db/reset/pg", json!({})).status == 204).then_some(())
+    });
     leases.push(mint(&active, "db/creds/second"));
     assert_eq!(active.get("db/creds/app").status, 500);
     assert_eq!(connected(cluster.plugin(0), postgres.port()), 0, "the first node goes on");
