@@ -10,6 +10,7 @@ mod architecture;
 mod certificates;
 mod chaos;
 mod connections;
+mod drivers;
 mod manifest;
 mod parity;
 mod protocol;

@@ -60,6 +60,10 @@ fn one_life(t: &mut Table) {
     t.revoke("one");
     t.login("one");
     t.revoke("one").note("again");
+    t.mint("r", "open");
+    t.open_session("open");
+    t.revoke("open");
+    t.session_lives("open").note("the server itself ends it");
     t.mint("r", "gone");
     t.drop_user("gone");
     t.revoke("gone").note("the user is gone");

@@ -35,9 +35,7 @@ impl Site for RedisServer {
     }
 
     fn session(&self, user: &str, password: &str) -> Box<dyn OpenSession> {
-        let mut session = self.0.session(user, password);
-        let id = session.id();
-        Box::new(Opened { session, id })
+        Box::new(self.0.session(user, password))
     }
 
     fn has_user(&self, user: &str) -> bool {
@@ -65,13 +63,8 @@ impl Site for RedisServer {
     }
 }
 
-struct Opened {
-    session: Session,
-    id: Option<u64>,
-}
-
-impl OpenSession for Opened {
+impl OpenSession for Session {
     fn lives(&mut self) -> bool {
-        self.id.is_some() && self.session.id() == self.id
+        self.ask("CLIENT ID").is_some()
     }
 }
