@@ -18,9 +18,3 @@ pub mod observe;
 pub mod secret;
 pub mod target;
 pub mod wire;
-
-/// Servers for the tests of targets: the kit of the integration tests.
-#[cfg(test)]
-#[path = "../tests/it/support.rs"]
-#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, missing_docs)]
-mod support;

@@ -13,8 +13,6 @@ mod rotate;
 mod server;
 mod session;
 mod settings;
-#[cfg(test)]
-mod tests;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -7,8 +7,6 @@
 mod node;
 mod rules;
 mod settings;
-#[cfg(test)]
-mod tests;
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -17,4 +17,6 @@ mod protocol;
 mod rotation;
 mod smoke;
 mod support;
+mod target_mysql;
 mod target_postgres;
+mod target_redis;

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
@@ -259,7 +259,7 @@ fn template() -> PathBuf {
         .chars()
         .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
         .collect();
-    let template = super::repository().join("target/tmp").join(format!("mariadb-{}", version.trim_matches('-')));
+    let template = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("mariadb-{}", version.trim_matches('-')));
     if !template.exists() {
         let making = tempfile::Builder::new().prefix("leasehold-my-").tempdir().unwrap();
         let data = making.path().join("data");

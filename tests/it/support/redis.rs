@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use super::server::Server;
@@ -20,16 +21,22 @@ pub const ADMIN_PASSWORD: &str = "rootpw";
 pub struct Redis {
     server: Option<Server>,
     port: u16,
+    settings: Vec<(&'static str, String)>,
     dir: TempDir,
 }
 
 impl Redis {
     /// A fresh server, accepting connections.
     pub fn start() -> Redis {
+        Redis::start_with(&[])
+    }
+
+    /// A fresh server with these further options of the command line.
+    pub fn start_with(settings: &[(&'static str, String)]) -> Redis {
         let dir = tempfile::Builder::new().prefix("leasehold-redis-").tempdir().unwrap();
         let users = format!("user default off\nuser {ADMIN} on >{ADMIN_PASSWORD} ~* &* +@all\n");
         std::fs::write(dir.path().join("users.acl"), users).unwrap();
-        let mut redis = Redis { server: None, port: 0, dir };
+        let mut redis = Redis { server: None, port: 0, settings: settings.to_vec(), dir };
         for _ in 0..5 {
             redis.port = super::free_port();
             if redis.launch() {
@@ -94,6 +101,16 @@ impl Redis {
         assert!((0..20).any(|_| self.launch()), "Redis does not start again on port {}", self.port);
     }
 
+    /// Stops answering without closing anything, until [`Redis::thaw`].
+    pub fn freeze(&self) {
+        self.server.as_ref().expect("running").signal(Signal::STOP);
+    }
+
+    /// Undoes [`Redis::freeze`].
+    pub fn thaw(&self) {
+        self.server.as_ref().expect("running").signal(Signal::CONT);
+    }
+
     fn file(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
@@ -110,6 +127,9 @@ impl Redis {
             ("--appendonly", "no".to_owned()),
             ("--daemonize", "no".to_owned()),
         ] {
+            command.extend([option.into(), value.into()]);
+        }
+        for (option, value) in &self.settings {
             command.extend([option.into(), value.into()]);
         }
         let server = Server::start("Redis", &command, &[("LC_ALL", "C")], "KILL", &self.file("log"));

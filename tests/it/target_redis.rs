@@ -1,0 +1,270 @@
+//! The Redis target against a real server: users made, ended and given passwords.
+
+use std::time::{Duration, SystemTime};
+
+use leasehold::secret::verifier::redis::acl_rule;
+use leasehold::secret::{Secret, password};
+use leasehold::target::redis::{Redis, Settings, Source};
+use leasehold::target::{
+    Dialect, EndPlan, Login, LoginError, Marker, MintPlan, Outcome, RenewPlan, Script, Target, TargetError,
+};
+
+use crate::support::redis::{ADMIN, ADMIN_PASSWORD, Redis as Server};
+use crate::support::tls::Authority;
+
+/// A server with a file of users, and the target that works at it.
+struct Rig {
+    server: Server,
+    target: Redis,
+}
+
+impl Rig {
+    fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    fn with(change: impl FnOnce(&mut Source<'_>)) -> Self {
+        let server = Server::start();
+        let target = target(&server, change);
+        Self { server, target }
+    }
+
+    fn knows(&self, user: &str) -> bool {
+        self.line(user).is_some()
+    }
+
+    /// The user's line in the server's list.
+    fn line(&self, user: &str) -> Option<String> {
+        self.server.users().into_iter().find(|line| line.starts_with(&format!("user {user} ")))
+    }
+
+    async fn minted(&self, user: &str, creation: &[&str]) -> Secret {
+        let password = fresh();
+        match self.target.mint(&mint_plan(user, creation), Login::Password(&password)).await {
+            Outcome::Done(()) => password,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn failure(&self, user: &str, creation: &[&str]) -> TargetError {
+        match self.target.mint(&mint_plan(user, creation), Login::Password(&fresh())).await {
+            Outcome::Failed(why) => why,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn target(server: &Server, change: impl FnOnce(&mut Source<'_>)) -> Redis {
+    let url = format!("redis://{ADMIN}:{ADMIN_PASSWORD}@127.0.0.1:{}", server.port());
+    let mut source = Source { connection_url: &url, persistence_mode: "aclfile", ..Source::default() };
+    change(&mut source);
+    Redis::new(Settings::new(&source).unwrap())
+}
+
+fn fresh() -> Secret {
+    password::password().unwrap()
+}
+
+fn name() -> String {
+    format!("V_TEST_{}", password::base62(16).unwrap().to_uppercase())
+}
+
+fn script(statements: &[&str]) -> Script {
+    Script::parse(&statements.iter().map(|&text| text.to_owned()).collect::<Vec<_>>(), Dialect::Redis)
+}
+
+fn mint_plan(user: &str, creation: &[&str]) -> MintPlan {
+    let marker = Marker { mount: "m".into(), role: "r".into(), request: "q".into(), entity: String::new(), expires: 0 };
+    MintPlan {
+        username: user.to_owned(),
+        creation: script(creation),
+        rollback: Script::default(),
+        expiration: SystemTime::UNIX_EPOCH,
+        marker,
+    }
+}
+
+fn end_plan(user: &str) -> EndPlan {
+    EndPlan { username: user.to_owned(), revocation: Script::default() }
+}
+
+#[tokio::test]
+async fn the_life_of_a_user() {
+    let rig = Rig::new();
+    rig.target.verify().await.unwrap();
+    let user = name();
+    let password = rig.minted(&user, &[r#"["~app:*", "+get", "+client|id", "&news"]"#]).await;
+    let line = rig.line(&user).unwrap();
+    assert!(line.contains(acl_rule(&password).expose()) && line.contains("~app:*") && line.contains("+get"), "{line}");
+    assert!(!line.contains(password.expose()) && !line.contains("nopass") && !line.contains("+@all"), "{line}");
+    rig.target.login(&user, &password).await.unwrap();
+    let refused = rig.target.login(&user, &fresh()).await.unwrap_err();
+    assert!(matches!(&refused, LoginError::Refused(_)), "{refused:?}");
+
+    let mut open = rig.server.session(&user, password.expose());
+    assert!(open.ask("CLIENT ID").unwrap().starts_with(':'));
+    let renew =
+        RenewPlan { username: user.clone(), renew: script(&["x"]), expiration: SystemTime::UNIX_EPOCH, expires: 0 };
+    rig.target.renew(&renew).await.unwrap();
+    let ended = rig.target.end(&end_plan(&user)).await.unwrap();
+    assert!(ended.existed);
+    assert_eq!(ended.sessions, 1);
+    assert_eq!(open.ask("CLIENT ID"), None, "a session of the ended user still works");
+    assert!(!rig.knows(&user));
+    assert!(rig.target.login(&user, &password).await.is_err());
+    let again = rig.target.end(&end_plan(&user)).await.unwrap();
+    assert!(!again.existed && again.sessions == 0);
+}
+
+#[tokio::test]
+async fn users_are_kept_for_the_next_start() {
+    let mut rig = Rig::new();
+    let user = name();
+    let password = rig.minted(&user, &[]).await;
+    let kept = rig.server.users_file();
+    assert!(kept.contains(acl_rule(&password).expose()) && !kept.contains(password.expose()));
+    rig.server.stop();
+    rig.server.start_again();
+    rig.target.login(&user, &password).await.unwrap();
+    rig.target.end(&end_plan(&user)).await.unwrap();
+    assert!(!rig.server.users_file().contains(&user));
+}
+
+#[tokio::test]
+async fn what_cannot_be_kept_is_not_made() {
+    let rig = Rig::with(|source| source.persistence_mode = "rewrite");
+    let user = name();
+    // A server started without a configuration file cannot write one.
+    let error = rig.failure(&user, &[]).await.to_string();
+    assert!(error.contains("ERR "), "{error}");
+    assert!(!rig.knows(&user));
+}
+
+#[tokio::test]
+async fn refusals_leave_nothing() {
+    let rig = Rig::new();
+    let user = name();
+    for creation in ["+nosuchcommand", ">hunter2", "nopass"] {
+        let error = rig.failure(&user, &[creation]).await.to_string();
+        assert!(!error.contains("hunter2"), "{error}");
+        assert!(!rig.knows(&user));
+    }
+    for bad in ["", "a b", "default"] {
+        let error = rig.failure(bad, &[]).await;
+        assert!(matches!(error, TargetError::Plan(_)), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_user_that_was_there_is_not_touched() {
+    let rig = Rig::new();
+    let user = name();
+    let password = rig.minted(&user, &[]).await;
+    let error = rig.failure(&user, &[]).await.to_string();
+    assert!(error.contains("exists already"), "{error}");
+    rig.target.login(&user, &password).await.unwrap();
+}
+
+#[tokio::test]
+async fn passwords_of_a_user_that_stays() {
+    let rig = Rig::new();
+    let target = &rig.target;
+    let user = name();
+    let (new, newest) = (fresh(), fresh());
+    assert!(matches!(target.set_password(&user, &new, &script(&[])).await, Outcome::Failed(TargetError::Plan(_))));
+    assert!(!rig.knows(&user), "setting the password of nobody made somebody");
+    let old = rig.minted(&user, &[]).await;
+    assert!(matches!(target.set_password(&user, &new, &script(&[])).await, Outcome::Done(())));
+    assert!(target.login(&user, &old).await.is_err());
+    assert!(matches!(target.add_password(&user, &newest).await, Outcome::Done(())));
+    target.login(&user, &new).await.unwrap();
+    target.login(&user, &newest).await.unwrap();
+    assert!(matches!(target.remove_password(&user, &new).await, Outcome::Done(())));
+    assert!(target.login(&user, &new).await.is_err());
+    target.login(&user, &newest).await.unwrap();
+}
+
+/// The server stands still while the caller waits; once it goes on, what was sent to it takes effect.
+#[tokio::test]
+async fn a_caller_that_leaves_leaves_no_user() {
+    let rig = Rig::new();
+    rig.target.verify().await.unwrap();
+    let user = name();
+    let (plan, password) = (mint_plan(&user, &[]), fresh());
+    rig.server.freeze();
+    let left =
+        tokio::time::timeout(Duration::from_millis(50), rig.target.mint(&plan, Login::Password(&password))).await;
+    rig.server.thaw();
+    assert!(left.is_err(), "{left:?}");
+    // The administrator's sessions stand in one line: when the target answers again, the mint is behind it.
+    let gone = async {
+        let mut quiet = 0;
+        while quiet < 10 {
+            quiet = if rig.knows(&user) { 0 } else { quiet + 1 };
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), gone).await.expect("the user is still there");
+}
+
+#[tokio::test]
+async fn the_words_of_a_server_that_is_not_there_or_says_no() {
+    let rig = Rig::new();
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let down = format!("redis://a:b@{closed}");
+    let down = Redis::new(Settings::new(&Source { connection_url: &down, ..Source::default() }).unwrap());
+    let error = down.verify().await.unwrap_err().to_string();
+    assert_eq!(error, format!("dial tcp {closed}: connect: connection refused"));
+    let wrong = format!("redis://{ADMIN}:wrong@127.0.0.1:{}", rig.server.port());
+    let wrong = Redis::new(Settings::new(&Source { connection_url: &wrong, ..Source::default() }).unwrap());
+    let error = wrong.verify().await.unwrap_err().to_string();
+    assert!(error.starts_with("response returned from Conn: WRONGPASS "), "{error}");
+}
+
+#[tokio::test]
+async fn a_session_that_was_killed_while_idle_costs_nothing() {
+    let rig = Rig::new();
+    rig.target.verify().await.unwrap();
+    for _ in 0..2 {
+        let user = name();
+        rig.server.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+        rig.minted(&user, &[]).await;
+        rig.server.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+        assert!(rig.target.end(&end_plan(&user)).await.unwrap().existed);
+    }
+    rig.target.close().await;
+    assert!(matches!(rig.target.verify().await, Err(TargetError::Connect(_))));
+}
+
+/// The certificate is for `localhost` and not for addresses.
+#[tokio::test]
+async fn sessions_are_protected_as_configured() {
+    let authority = Authority::new();
+    let directory = tempfile::tempdir().unwrap();
+    let (certificate, key) = authority.sign("server", &["localhost"]);
+    let file = |name: &str, text: &str| {
+        let file = directory.path().join(name);
+        std::fs::write(&file, text).unwrap();
+        file.display().to_string()
+    };
+    let port = crate::support::free_port();
+    let server = Server::start_with(&[
+        ("--tls-port", port.to_string()),
+        ("--tls-cert-file", file("server.pem", &certificate)),
+        ("--tls-key-file", file("server.key", &key)),
+        ("--tls-ca-cert-file", file("ca.pem", &authority.pem)),
+        ("--tls-auth-clients", "no".to_owned()),
+    ]);
+    let of = |source: Source<'_>| Redis::new(Settings::new(&source).unwrap());
+    let by_name = format!("rediss://{ADMIN}:{ADMIN_PASSWORD}@localhost:{port}");
+    of(Source { connection_url: &by_name, ca_cert: &authority.pem, ..Source::default() }).verify().await.unwrap();
+    of(Source { connection_url: &by_name, insecure_tls: true, ..Source::default() }).verify().await.unwrap();
+    let by_address = format!("valkeys://{ADMIN}:{ADMIN_PASSWORD}@127.0.0.1:{port}");
+    let other = Source { connection_url: &by_address, ca_cert: &authority.pem, ..Source::default() };
+    let error = of(other).verify().await.unwrap_err().to_string();
+    assert!(error.contains("not valid for name"), "{error}");
+    let stranger = Authority::new();
+    let unknown = Source { connection_url: &by_name, ca_cert: &stranger.pem, ..Source::default() };
+    assert!(of(unknown).verify().await.is_err());
+    drop(server);
+}
