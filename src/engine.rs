@@ -90,6 +90,7 @@ pub struct Inner {
 #[derive(Default)]
 struct Rotation {
     locks: rotation::Locks,
+    vain: rotation::Vain,
     queue: rotation::queue::Queue,
 }
 

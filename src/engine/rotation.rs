@@ -106,6 +106,26 @@ pub fn look_again(record: &Record, now: SystemTime) -> SystemTime {
     now + now.duration_since(record.started()).map_or(latest, |age| (age / 2).clamp(soonest, latest))
 }
 
+/// Accounts whose record was looked at in vain, by key, and until when. Each look costs failed logins, of which a server
+/// may take only so many.
+#[derive(Default)]
+pub struct Vain(Mutex<HashMap<String, SystemTime>>);
+
+impl Vain {
+    /// No look before `until`.
+    pub fn until(&self, key: &str, until: SystemTime, now: SystemTime) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, until| *until > now);
+        all.insert(key.to_owned(), until);
+    }
+
+    /// Whether to look.
+    pub fn is_over(&self, key: &str, now: SystemTime) -> bool {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(key).is_none_or(|until| *until <= now)
+    }
+}
+
 /// The locks of a mount's accounts, by key.
 #[derive(Default)]
 pub struct Locks(Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>);
@@ -156,6 +176,12 @@ pub async fn change(mount: &Mount, account: &mut dyn Account) -> Result<(), Fail
     }
     let fresh = account.draw(mount).await?;
     let at = mount.ports.clock.now();
+    let earlier = Record {
+        username: record.username.clone(),
+        candidates: record.candidates.iter().map(Secret::duplicate).collect(),
+        started: record.started,
+        creating: None,
+    };
     record.candidates.push(fresh.duplicate());
     record.started = journal::nanoseconds(at);
     record.store(storage, &key).await?;
@@ -173,7 +199,7 @@ pub async fn change(mount: &Mount, account: &mut dyn Account) -> Result<(), Fail
         },
     }
     prove(mount, account, target.as_ref(), &fresh, record).await?;
-    finish(mount, account, &fresh, at).await
+    finish(mount, account, &fresh, at, earlier).await
 }
 
 /// Takes back the youngest candidate, which the target has refused. If storage refuses too the record stays as it was,
@@ -234,12 +260,30 @@ async fn prove(
     }
 }
 
-/// Stores a proven password and forgets the record.
-async fn finish(mount: &Mount, account: &mut dyn Account, proven: &Secret, at: SystemTime) -> Result<(), Failure> {
+/// Stores a proven password. The record is forgotten but for the `others` that may still be on their way: a node that was
+/// cut off does not know that it has been overtaken, and may yet set one of them.
+async fn finish(
+    mount: &Mount,
+    account: &mut dyn Account,
+    proven: &Secret,
+    at: SystemTime,
+    others: Record,
+) -> Result<(), Failure> {
     let adopted = account.adopt(mount, proven, at).await;
     adopted.map_err(|e| Failure::Open(format!("the password was changed, but could not be stored: {e}")))?;
-    forget(mount, account.key()).await;
+    if others.candidates.is_empty() || !in_flight(mount, &others) {
+        forget(mount, account.key()).await;
+        return Ok(());
+    }
+    if let Err(e) = others.store(mount.ports.storage.as_ref(), account.key()).await {
+        tracing::warn!(record = account.key(), "the record of a finished password change stays: {e}");
+    }
+    mount.rotation.queue.outdated();
     Ok(())
+}
+
+fn in_flight(mount: &Mount, record: &Record) -> bool {
+    mount.ports.clock.now().duration_since(record.started()).unwrap_or_default() < IN_FLIGHT
 }
 
 /// A record that stays says nothing new, and is found out and removed later.
@@ -256,7 +300,7 @@ async fn forget(mount: &Mount, key: &str) {
 /// # Errors
 /// [`Failure::Open`] if the target cannot be asked, or the password not be stored; the record stays.
 pub async fn settle(mount: &Mount, account: &mut dyn Account) -> Result<Settled, Failure> {
-    let Some(record) = Record::load(mount.ports.storage.as_ref(), account.key()).await? else {
+    let Some(mut record) = Record::load(mount.ports.storage.as_ref(), account.key()).await? else {
         return Ok(Settled::Nothing);
     };
     if record.username != account.username() {
@@ -265,18 +309,20 @@ pub async fn settle(mount: &Mount, account: &mut dyn Account) -> Result<Settled,
         return Ok(Settled::Kept);
     }
     let target = account.target();
-    for candidate in record.candidates.iter().rev() {
-        match opens(target.as_ref(), &record.username, candidate).await? {
+    for position in (0..record.candidates.len()).rev() {
+        match opens(target.as_ref(), &record.username, &record.candidates[position]).await? {
             Opens::No => {}
             Opens::Untold => return Ok(Settled::Unknown(record)),
             Opens::Yes if proves_nothing(target.as_ref(), &record.username).await? => {
                 return Ok(Settled::Unknown(record));
             }
             Opens::Yes => {
-                if account.stored() != Some(candidate) {
+                let candidate = record.candidates.remove(position);
+                record.creating = None;
+                if account.stored() != Some(&candidate) {
                     tracing::info!(username = record.username, "an interrupted password change is brought to its end");
                 }
-                finish(mount, account, candidate, record.started()).await?;
+                finish(mount, account, &candidate, record.started(), record).await?;
                 return Ok(Settled::Adopted);
             }
         }
@@ -286,9 +332,8 @@ pub async fn settle(mount: &Mount, account: &mut dyn Account) -> Result<Settled,
         // Nothing was there before, and nothing has come of it.
         None => Opens::Yes,
     };
-    let age = mount.ports.clock.now().duration_since(record.started()).unwrap_or_default();
     match stored {
-        Opens::Yes if age < IN_FLIGHT => Ok(Settled::Waiting(record)),
+        Opens::Yes if in_flight(mount, &record) => Ok(Settled::Waiting(record)),
         Opens::Yes => {
             forget(mount, account.key()).await;
             Ok(Settled::Kept)

@@ -34,6 +34,8 @@ struct World {
     accounts: Mutex<BTreeMap<String, String>>,
     /// The target's policy takes no password.
     picky: AtomicBool,
+    /// Attempts to log in.
+    logins: AtomicU64,
     /// Seconds that have passed.
     later: AtomicU64,
     faults: Faults,
@@ -191,6 +193,7 @@ impl Target for Database {
         Outcome::Done(())
     }
     async fn login(&self, username: &str, password: &Secret) -> Result<(), LoginError> {
+        self.world.logins.fetch_add(1, Ordering::SeqCst);
         if self.world.faults.point().await || self.world.down.load(Ordering::SeqCst) {
             return Err(LoginError::Unreachable(TargetError::Connect("down".into())));
         }

@@ -31,6 +31,8 @@ const SHORTEST_PERIOD: Duration = Duration::from_secs(5);
 const SHORTEST_WINDOW: Duration = Duration::from_secs(3600);
 /// How long an answer waits for an unfinished change. Then it is what is stored, as if the database were down.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long no answer tries again what has just failed.
+const AFTER_FAILURE: Duration = Duration::from_secs(1);
 
 /// Key of a role's record, and of its place in the queue.
 pub fn record_key(name: &str) -> String {
@@ -424,27 +426,35 @@ async fn settle_for_use(mount: &Mount, name: &str) {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     let key = record_key(name);
     let Ok(lock) = tokio::time::timeout_at(deadline, mount.rotation.locks.hold(&key)).await else { return };
+    if !mount.rotation.vain.is_over(&key, mount.ports.clock.now()) {
+        return;
+    }
     let (mount, name) = (mount.clone(), name.to_owned());
     // Goes on when nobody waits any more; who comes meanwhile waits for the lock.
     let settling = tokio::spawn(async move {
         let _lock = lock;
-        if let Err(e) = settle_alone(&mount, &name).await {
+        let again = settle_alone(&mount, &name).await.unwrap_or_else(|e| {
             tracing::warn!(role = name, "an unfinished password change cannot be settled yet: {e}");
+            Some(mount.ports.clock.now() + AFTER_FAILURE)
+        });
+        if let Some(again) = again {
+            mount.rotation.vain.until(&key, again, mount.ports.clock.now());
         }
     });
     let _ = tokio::time::timeout_at(deadline, settling).await;
 }
 
-/// Settles what is open of a role that is there, or not. The caller holds the lock.
-async fn settle_alone(mount: &Mount, name: &str) -> Result<(), Error> {
-    match StaticRole::load(mount, name).await? {
-        Some(role) => {
-            let mut held = hold(mount, name, role, false).await?;
-            let driver = held.connection.driver;
-            rotation::settle(mount, &mut held).await.map(drop).map_err(|failure| failed(driver, failure))
-        }
-        None => settle_creation(mount, name).await.map(drop),
-    }
+/// Settles what is open of a role that is there, or not; gives when to look again. The caller holds the lock.
+async fn settle_alone(mount: &Mount, name: &str) -> Result<Option<SystemTime>, Error> {
+    let Some(role) = StaticRole::load(mount, name).await? else { return settle_creation(mount, name).await };
+    let mut held = hold(mount, name, role, false).await?;
+    let (driver, now) = (held.connection.driver, mount.ports.clock.now());
+    let settled = rotation::settle(mount, &mut held).await.map_err(|failure| failed(driver, failure))?;
+    Ok(match settled {
+        Settled::Nothing | Settled::Adopted | Settled::Kept => None,
+        Settled::Waiting(record) => Some(rotation::look_again(&record, now)),
+        Settled::Unknown(_) => Some(now + AFTER_FAILURE),
+    })
 }
 
 /// Settles the creation of a role that is not there; gives when to look again. The caller holds the lock.

@@ -203,6 +203,73 @@ async fn what_is_asked_for_is_settled_at_once() {
     assert!(changed > 1, "{changed}");
 }
 
+/// A node that was cut off in the middle of a change goes on when another one has already made the next.
+#[tokio::test]
+async fn a_change_that_was_overtaken_may_still_arrive() {
+    for path in ["rotate-role/st", "rotate-root/pg"] {
+        let user = if path == "rotate-role/st" { USER } else { "root" };
+        let record = if user == USER { "rotation/static/st" } else { "rotation/root/pg" };
+        let mut overtaken = 0;
+        for at in 1.. {
+            let (world, mount) = world_with_role().await;
+            let first = account(&world, user);
+            world.faults.arm(at, Fault::Death);
+            tokio::select! {
+                _ = ask(&mount, Operation::Update, path, json!({})) => break,
+                () = world.faults.died.notified() => {}
+            }
+            world.faults.disarm();
+            let Some(late) = stored(&world, record)["candidates"][0].as_str().map(str::to_owned) else { continue };
+            if account(&world, user) != first {
+                continue;
+            }
+            overtaken += 1;
+            let mount = super::mount(&world);
+            ask(&mount, Operation::Update, path, json!({})).await.unwrap();
+            assert_eq!(served(&mount, "st").await, Some(account(&world, USER)), "{path}, point {at}");
+            world.accounts.lock().unwrap().insert(user.into(), late.clone());
+            later(&world, 30);
+            tick(&mount).await;
+            let kept = stored(&world, "config/pg")["connection_details"]["password"].clone();
+            assert_eq!(kept, account(&world, "root"), "{path}, point {at}");
+            assert_eq!(served(&mount, "st").await, Some(account(&world, USER)), "{path}, point {at}");
+            assert_eq!(account(&world, user), late, "{path}, point {at}");
+            later(&world, 31);
+            tick(&mount).await;
+            assert_eq!(stored(&world, record), Value::Null, "{path}, point {at}");
+        }
+        assert!(overtaken > 0, "{path}");
+    }
+}
+
+/// Readers of a password whose change is open cost the database no login each.
+#[tokio::test]
+async fn a_look_in_vain_is_not_repeated_at_once() {
+    let (world, mount) = world_with_role().await;
+    for at in 1.. {
+        world.faults.arm(at, Fault::Death);
+        tokio::select! {
+            _ = ask(&mount, Operation::Update, "rotate-role/st", json!({})) => panic!("no point leaves a record"),
+            () = world.faults.died.notified() => {}
+        }
+        world.faults.disarm();
+        if stored(&world, "rotation/static/st") != Value::Null {
+            break;
+        }
+    }
+    let mount = super::mount(&world);
+    let logins = || world.logins.load(Ordering::SeqCst);
+    served(&mount, "st").await.unwrap();
+    let looked = logins();
+    for _ in 0..10 {
+        served(&mount, "st").await.unwrap();
+    }
+    assert_eq!(logins(), looked);
+    later(&world, 2);
+    served(&mount, "st").await.unwrap();
+    assert!(logins() > looked);
+}
+
 /// The same for what the queue does by itself, with faults while it settles an earlier one too.
 #[tokio::test]
 async fn the_queue_survives_faults_on_top_of_faults() {
