@@ -230,6 +230,9 @@ pub struct Marker {
     pub request: String,
     /// The caller's entity id, empty if the token has none.
     pub entity: String,
+    /// When it was minted, unix seconds; 0 if nobody wrote that down.
+    #[serde(default)]
+    pub begun: u64,
     /// When the user must be gone, unix seconds.
     pub expires: u64,
 }
@@ -263,17 +266,67 @@ pub struct RenewPlan {
     pub expires: u64,
 }
 
-/// What to end.
+/// What to end, and how.
 #[derive(Debug)]
 pub struct EndPlan {
     /// The user's name.
     pub username: String,
     /// Revocation statements; empty means the target's default clean-up.
     pub revocation: Script,
+    /// What happens to sessions and objects.
+    pub options: EndOptions,
 }
 
-/// What ending a user came to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// How a user ends.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EndOptions {
+    /// What becomes of objects that the user owns.
+    pub owned: Owned,
+    /// What becomes of its open sessions.
+    pub sessions: Sessions,
+    /// Whether the end is looked at afterwards.
+    pub verify: Verify,
+}
+
+/// What becomes of objects that a user owns.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Owned {
+    /// They are somebody's data: they stay, and with them the user, barred, until somebody decides.
+    #[default]
+    Fail,
+    /// They go with the user.
+    Drop,
+    /// They become another role's.
+    Reassign(String),
+}
+
+/// What becomes of the open sessions of a user.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Sessions {
+    /// They are ended at once.
+    #[default]
+    Terminate,
+    /// They go on until they end by themselves.
+    Keep,
+    /// They may end by themselves for so long.
+    Grace(Duration),
+}
+
+/// Whether the target is looked at once more after an end.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Verify {
+    /// Yes; what cannot be looked at counts as left.
+    #[default]
+    Required,
+    /// Yes, as far as the account of the connection can see.
+    BestEffort,
+    /// No.
+    Off,
+}
+
+/// What ending a user came to. The user is contained in any case: no login, and no session but those that
+/// [`Sessions`] allows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ended {
     /// The user existed when we came.
     pub existed: bool,
@@ -281,6 +334,42 @@ pub struct Ended {
     pub sessions: u64,
     /// How long it took.
     pub took: Duration,
+    /// What could not be cleaned up; empty if the end is verified.
+    pub left: Vec<Left>,
+}
+
+/// Something of a user that is still there after its end.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Left {
+    /// The database it is in, empty for what belongs to the whole server.
+    #[serde(default)]
+    pub database: String,
+    /// What it is, in the target's words: `table public.orders`, `role v-app-…`.
+    pub object: String,
+    /// Why it is still there, with what would mend it.
+    pub reason: String,
+}
+
+/// A user that carries a [`Marker`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Marked {
+    /// Its name.
+    pub username: String,
+    /// Whose it is.
+    pub marker: Marker,
+    /// It cannot log in any more.
+    pub barred: bool,
+}
+
+/// Something that the engine asks of the account of a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Capability {
+    /// What for, in a few words: `create users`, `end sessions of users`.
+    pub name: &'static str,
+    /// The account can do it.
+    pub granted: bool,
+    /// The statement that would grant it, if it is missing.
+    pub fix: String,
 }
 
 /// What a login that was tried to learn whether a password is right came to, if not to a session.
@@ -317,8 +406,18 @@ pub trait Target: Send + Sync {
     async fn mint(&self, plan: &MintPlan, login: Login<'_>) -> Outcome<()>;
     /// Moves the end of a user.
     async fn renew(&self, plan: &RenewPlan) -> Result<(), TargetError>;
-    /// Ends a user: no login, no session, no user. A user that is already gone is a success.
+    /// Ends a user: no login, no session, no user. A user that is already gone is a success, and so is one that is
+    /// contained but not cleaned up: [`Ended::left`] then says why.
+    ///
+    /// # Errors
+    /// If the user could not be contained, or nobody knows whether it is.
     async fn end(&self, plan: &EndPlan) -> Result<Ended, TargetError>;
+    /// The users of this mount that carry a [`Marker`]; none where [`Driver::keeps_marker`] says so.
+    async fn marked(&self, mount: &str) -> Result<Vec<Marked>, TargetError>;
+    /// Which of these users are there.
+    async fn present(&self, usernames: &[String]) -> Result<Vec<String>, TargetError>;
+    /// What the account of the connection can do of what the engine needs. Changes nothing.
+    async fn check(&self) -> Result<Vec<Capability>, TargetError>;
     /// Changes the password of an account that we did not make. `{{name}}`, `{{username}}`, `{{password}}` are filled; an
     /// empty script means the target's default. Safe against a dropped future as [`Target::mint`] is.
     async fn set_password(&self, username: &str, password: &Secret, statements: &Script) -> Outcome<()>;

@@ -6,7 +6,7 @@ use super::error::Error;
 use super::intent::{self, Intent};
 use super::request::{Fields, Request};
 use super::{Mount, end};
-use crate::target::{Driver, EndPlan, Login, MintPlan, Outcome, Script, Target, TargetError};
+use crate::target::{Driver, EndOptions, EndPlan, Login, MintPlan, Outcome, Script, Target, TargetError};
 
 /// Leave to mint one credential for one caller until a certain time. Only [`authorize`] makes one, and nothing is
 /// minted without one.
@@ -109,6 +109,7 @@ pub async fn mint(
         let ending = EndPlan {
             username: plan.username.clone(),
             revocation: Script::parse(site.revocation, site.driver.dialect()),
+            options: EndOptions::default(),
         };
         match end::end(site.target, &ending, &note.role).await {
             Ok(_) => intent::forget(mount, &key).await,

@@ -18,7 +18,8 @@ use super::request::{Caller, Datum, Existence, Fields, LeaseRef, Operation, Repl
 use super::{Kind, Mount, Ports};
 use crate::secret::Secret;
 use crate::target::{
-    Connector, EndPlan, Ended, Login, LoginError, MintPlan, Outcome, RenewPlan, Script, Settings, Target, TargetError,
+    Capability, Connector, EndPlan, Ended, Login, LoginError, Marked, MintPlan, Outcome, RenewPlan, Script, Settings,
+    Target, TargetError,
 };
 use rotation::Faults;
 
@@ -174,7 +175,18 @@ impl Target for Database {
             return Err(TargetError::Lost("gone".into()));
         }
         let existed = self.world.users.lock().unwrap().remove(&plan.username).is_some();
-        Ok(Ended { existed, sessions: 0, took: Duration::ZERO })
+        Ok(Ended { existed, ..Ended::default() })
+    }
+    async fn marked(&self, _mount: &str) -> Result<Vec<Marked>, TargetError> {
+        self.reach().map(|()| Vec::new())
+    }
+    async fn present(&self, usernames: &[String]) -> Result<Vec<String>, TargetError> {
+        self.reach()?;
+        let users = self.world.users.lock().unwrap();
+        Ok(usernames.iter().filter(|name| users.contains_key(*name)).cloned().collect())
+    }
+    async fn check(&self) -> Result<Vec<Capability>, TargetError> {
+        self.reach().map(|()| Vec::new())
     }
     async fn set_password(&self, username: &str, password: &Secret, _statements: &Script) -> Outcome<()> {
         if let Err(e) = self.reach() {

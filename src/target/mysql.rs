@@ -23,7 +23,9 @@ use jiff::Timestamp;
 
 use super::pool::{Checkout, Pool, Session as _};
 use super::statement::Vars;
-use super::{EndPlan, Ended, Login, LoginError, MintPlan, Outcome, RenewPlan, Script, Target, TargetError};
+use super::{
+    Capability, EndPlan, Ended, Login, LoginError, Marked, MintPlan, Outcome, RenewPlan, Script, Target, TargetError,
+};
 use crate::secret::Secret;
 use end::Ending;
 use mint::Creation;
@@ -203,6 +205,26 @@ impl Target for MySql {
         }
         session.give_back();
         Ok(())
+    }
+
+    async fn marked(&self, _mount: &str) -> Result<Vec<Marked>, TargetError> {
+        Ok(Vec::new())
+    }
+
+    async fn present(&self, usernames: &[String]) -> Result<Vec<String>, TargetError> {
+        let mut session = self.core.session().await?;
+        let mut found = Vec::new();
+        for username in usernames {
+            if !session.accounts(username, "").await?.list.is_empty() {
+                found.push(username.clone());
+            }
+        }
+        session.give_back();
+        Ok(found)
+    }
+
+    async fn check(&self) -> Result<Vec<Capability>, TargetError> {
+        Ok(Vec::new())
     }
 
     async fn end(&self, plan: &EndPlan) -> Result<Ended, TargetError> {

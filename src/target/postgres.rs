@@ -2,6 +2,7 @@
 //! prepared, so a pooler in front does no harm, and no statement text stays in a cache).
 
 mod end;
+mod marker;
 mod mint;
 mod password;
 mod session;
@@ -15,7 +16,9 @@ use jiff::Timestamp;
 
 use super::dsn::PgEndpoint;
 use super::pool::{Checkout, Limits, Pool};
-use super::{EndPlan, Ended, Login, LoginError, MintPlan, Outcome, RenewPlan, Script, Target, TargetError};
+use super::{
+    Capability, EndPlan, Ended, Login, LoginError, Marked, MintPlan, Outcome, RenewPlan, Script, Target, TargetError,
+};
 use crate::secret::Secret;
 use session::{PgSession, Problem};
 
@@ -114,6 +117,18 @@ impl Target for Postgres {
 
     async fn end(&self, plan: &EndPlan) -> Result<Ended, TargetError> {
         end::end(self, plan).await
+    }
+
+    async fn marked(&self, mount: &str) -> Result<Vec<Marked>, TargetError> {
+        marker::marked(self, mount).await
+    }
+
+    async fn present(&self, usernames: &[String]) -> Result<Vec<String>, TargetError> {
+        marker::present(self, usernames).await
+    }
+
+    async fn check(&self) -> Result<Vec<Capability>, TargetError> {
+        Ok(Vec::new())
     }
 
     async fn set_password(&self, username: &str, password: &Secret, statements: &Script) -> Outcome<()> {

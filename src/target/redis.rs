@@ -14,7 +14,9 @@ use std::time::Instant;
 use async_trait::async_trait;
 
 use super::pool::{Checkout, Pool, Session as _};
-use super::{EndPlan, Ended, Login, LoginError, MintPlan, Outcome, RenewPlan, Script, Target, TargetError};
+use super::{
+    Capability, EndPlan, Ended, Login, LoginError, Marked, MintPlan, Outcome, RenewPlan, Script, Target, TargetError,
+};
 use crate::secret::Secret;
 use crate::secret::verifier::redis::acl_rule;
 use node::Node;
@@ -125,7 +127,7 @@ impl Core {
             return Err(TargetError::Plan(format!("the user {username:?} came back")));
         }
         session.give_back();
-        Ok(Ended { existed, sessions, took: begun.elapsed() })
+        Ok(Ended { existed, sessions, took: begun.elapsed(), left: Vec::new() })
     }
 
     /// Changes a user that must be there.
@@ -256,6 +258,26 @@ impl Target for Redis {
     /// Users have no end of their own here: nothing to move.
     async fn renew(&self, _plan: &RenewPlan) -> Result<(), TargetError> {
         Ok(())
+    }
+
+    async fn marked(&self, _mount: &str) -> Result<Vec<Marked>, TargetError> {
+        Ok(Vec::new())
+    }
+
+    async fn present(&self, usernames: &[String]) -> Result<Vec<String>, TargetError> {
+        let mut session = self.core.fresh().await?;
+        let mut found = Vec::new();
+        for username in usernames {
+            if session.knows(username).await? {
+                found.push(username.clone());
+            }
+        }
+        session.give_back();
+        Ok(found)
+    }
+
+    async fn check(&self) -> Result<Vec<Capability>, TargetError> {
+        Ok(Vec::new())
     }
 
     /// Revocation statements mean nothing here, as in the built-in engine.

@@ -10,7 +10,9 @@ use std::time::{Duration, SystemTime};
 
 use leasehold::secret::{Secret, password};
 use leasehold::target::mysql::{MySql, Settings, Source};
-use leasehold::target::{Dialect, EndPlan, Ended, Login, Marker, MintPlan, Outcome, Script, Target, TargetError};
+use leasehold::target::{
+    Dialect, EndOptions, EndPlan, Ended, Login, Marker, MintPlan, Outcome, Script, Target, TargetError,
+};
 
 use crate::support::mariadb::{ADMIN, ADMIN_PASSWORD, MariaDb};
 
@@ -107,7 +109,14 @@ fn script(statements: &[&str]) -> Script {
 }
 
 fn mint_plan(user: &str, creation: &[&str], rollback: &[&str]) -> MintPlan {
-    let marker = Marker { mount: "m".into(), role: "r".into(), request: "q".into(), entity: String::new(), expires: 0 };
+    let marker = Marker {
+        mount: "m".into(),
+        role: "r".into(),
+        request: "q".into(),
+        entity: String::new(),
+        begun: 0,
+        expires: 0,
+    };
     MintPlan {
         username: user.to_owned(),
         creation: script(creation),
@@ -118,7 +127,7 @@ fn mint_plan(user: &str, creation: &[&str], rollback: &[&str]) -> MintPlan {
 }
 
 fn end_plan(user: &str, revocation: &[&str]) -> EndPlan {
-    EndPlan { username: user.to_owned(), revocation: script(revocation) }
+    EndPlan { username: user.to_owned(), revocation: script(revocation), options: EndOptions::default() }
 }
 
 /// A port that nobody listens on.

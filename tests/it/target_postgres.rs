@@ -12,7 +12,7 @@ use leasehold::target::dsn::{PgEndpoint, Source};
 use leasehold::target::pool::Limits;
 use leasehold::target::postgres::{PasswordForm, Postgres, Settings};
 use leasehold::target::{
-    Dialect, EndPlan, Ended, Login, Marker, MintPlan, Outcome, RenewPlan, Script, Target, TargetError,
+    Dialect, EndOptions, EndPlan, Ended, Login, Marker, MintPlan, Outcome, RenewPlan, Script, Target, TargetError,
 };
 
 use crate::support::postgres::{ADMIN, ADMIN_PASSWORD, Postgres as Server, Session};
@@ -111,11 +111,12 @@ fn mint_plan(user: &str, creation: &[&str]) -> MintPlan {
             role: "role".into(),
             request: "request".into(),
             entity: String::new(),
+            begun: 0,
             expires: FAR,
         },
     }
 }
 
 fn end_plan(user: &str, revocation: &[&str]) -> EndPlan {
-    EndPlan { username: user.to_owned(), revocation: script(revocation) }
+    EndPlan { username: user.to_owned(), revocation: script(revocation), options: EndOptions::default() }
 }

@@ -6,7 +6,7 @@ use leasehold::secret::verifier::redis::acl_rule;
 use leasehold::secret::{Secret, password};
 use leasehold::target::redis::{Redis, Settings, Source};
 use leasehold::target::{
-    Dialect, EndPlan, Login, LoginError, Marker, MintPlan, Outcome, RenewPlan, Script, Target, TargetError,
+    Dialect, EndOptions, EndPlan, Login, LoginError, Marker, MintPlan, Outcome, RenewPlan, Script, Target, TargetError,
 };
 
 use crate::support::redis::{ADMIN, ADMIN_PASSWORD, Redis as Server};
@@ -74,7 +74,14 @@ fn script(statements: &[&str]) -> Script {
 }
 
 fn mint_plan(user: &str, creation: &[&str]) -> MintPlan {
-    let marker = Marker { mount: "m".into(), role: "r".into(), request: "q".into(), entity: String::new(), expires: 0 };
+    let marker = Marker {
+        mount: "m".into(),
+        role: "r".into(),
+        request: "q".into(),
+        entity: String::new(),
+        begun: 0,
+        expires: 0,
+    };
     MintPlan {
         username: user.to_owned(),
         creation: script(creation),
@@ -85,7 +92,7 @@ fn mint_plan(user: &str, creation: &[&str]) -> MintPlan {
 }
 
 fn end_plan(user: &str) -> EndPlan {
-    EndPlan { username: user.to_owned(), revocation: Script::default() }
+    EndPlan { username: user.to_owned(), revocation: Script::default(), options: EndOptions::default() }
 }
 
 #[tokio::test]

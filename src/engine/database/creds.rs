@@ -17,7 +17,7 @@ use crate::engine::template::{Names, OsEntropy};
 use crate::engine::{Mount, end};
 use crate::secret::Secret;
 use crate::secret::password;
-use crate::target::{EndPlan, Marker, MintPlan, RenewPlan, Script};
+use crate::target::{EndOptions, EndPlan, Marker, MintPlan, RenewPlan, Script};
 
 /// The server refuses the login this long after the lease's end: its clock and the host's may differ, and the host
 /// needs a moment to renew. The built-in engine's own figure.
@@ -136,6 +136,7 @@ fn plan(mount: &Mount, name: &str, role: &Role, connection: &Connection, permit:
             role: name.to_owned(),
             request: permit.request_id().to_owned(),
             entity: permit.entity_id().to_owned(),
+            begun: unix_seconds(mount.ports.clock.now()),
             expires: unix_seconds(permit.until()),
         },
         username,
@@ -240,8 +241,11 @@ pub async fn revoke(mount: &Mount, internal: &Fields) -> Reply {
         None => (leased.db_name, leased.revocation),
     };
     let connection = mount.connections.get(mount, &db_name).await?;
-    let plan =
-        EndPlan { username: leased.username, revocation: Script::parse(&revocation, connection.driver.dialect()) };
+    let plan = EndPlan {
+        username: leased.username,
+        revocation: Script::parse(&revocation, connection.driver.dialect()),
+        options: EndOptions::default(),
+    };
     end::end(connection.target.as_ref(), &plan, &leased.role).await?;
     if let Some(key) = &leased.note {
         intent::forget(mount, key).await;

@@ -32,7 +32,7 @@ impl Ending {
             other => other,
         };
         let (existed, sessions) = ended?;
-        Ok(Ended { existed, sessions, took: begun.elapsed() })
+        Ok(Ended { existed, sessions, took: begun.elapsed(), left: Vec::new() })
     }
 
     async fn once(&self) -> Result<(bool, u64), TargetError> {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use sqlx::Row;
 
+use super::marker::{self, comment};
 use super::session::{PgSession, Problem};
 use super::{PasswordForm, Postgres, check_name, quoted_name, quoted_text, timestamp};
 use crate::secret::{Secret, verifier};
@@ -16,9 +17,6 @@ use crate::target::{Login, Marker, MintPlan, Outcome, RenewPlan, TargetError};
 /// in one database. Nothing but chance would keep them apart otherwise, and PostgreSQL fails the loser. The key is the
 /// text `leasehol` as a number.
 pub const SHARED_ROWS_LOCK: &str = "SELECT pg_advisory_xact_lock(7810756276994469740)";
-
-/// What stands before a marker in a role's comment.
-const MARKER: &str = "leasehold:";
 
 /// What stands between two statements of a message. The first may end in a comment, which ends with its line.
 const BETWEEN: &str = "\n;\n";
@@ -222,11 +220,6 @@ pub fn joined(target: &Postgres, script: &Script, filled: &[Secret]) -> Result<V
     Ok(messages)
 }
 
-fn comment(username: &str, marker: &Marker) -> Result<String, TargetError> {
-    let json = serde_json::to_string(marker).map_err(|_| TargetError::Plan("the marker cannot be written".into()))?;
-    Ok(format!("COMMENT ON ROLE {} IS {}", quoted_name(username), quoted_text(&format!("{MARKER}{json}"))))
-}
-
 /// A server quotes what it cannot read, and statements may put a password anywhere: a message that shows a part of it is
 /// not passed on.
 fn withheld(problem: Problem, password: &Secret) -> Problem {
@@ -345,7 +338,7 @@ async fn prolong(session: &mut Checkout<PgSession>, plan: &RenewPlan, messages: 
         session.run_secret(message).await?;
     }
     let moved = comment_now
-        .and_then(|text| serde_json::from_str::<Marker>(text.strip_prefix(MARKER)?).ok())
+        .and_then(|text| marker::read(&text))
         .and_then(|marker| comment(&plan.username, &Marker { expires: plan.expires, ..marker }).ok());
     let commit = moved.map_or_else(|| "COMMIT".to_owned(), |comment| format!("{comment};\nCOMMIT"));
     session.run(&commit).await.map(drop)

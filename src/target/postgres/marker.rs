@@ -1,0 +1,68 @@
+//! The note of whose a user is, in the comment of its role.
+
+use sqlx::Row;
+
+use super::session::PgSession;
+use super::{Postgres, quoted_name, quoted_text};
+use crate::target::{Marked, Marker, TargetError};
+
+/// What stands before a marker in a role's comment.
+const PREFIX: &str = "leasehold:";
+
+/// Names of so many roles are asked after in one question.
+const AT_ONCE: usize = 500;
+
+/// The statement that writes the note.
+pub fn comment(username: &str, marker: &Marker) -> Result<String, TargetError> {
+    let json = serde_json::to_string(marker).map_err(|_| TargetError::Plan("the marker cannot be written".into()))?;
+    Ok(format!("COMMENT ON ROLE {} IS {}", quoted_name(username), quoted_text(&format!("{PREFIX}{json}"))))
+}
+
+/// The note in a comment, if it is one.
+pub fn read(comment: &str) -> Option<Marker> {
+    serde_json::from_str(comment.strip_prefix(PREFIX)?).ok()
+}
+
+/// The users of a mount. A comment that only looks like a note of it is nobody's.
+pub async fn marked(target: &Postgres, mount: &str) -> Result<Vec<Marked>, TargetError> {
+    // The server compares a prefix and a piece; whose the note is, its own text says.
+    let ask = format!(
+        "SELECT coalesce(json_agg(json_build_array(r.rolname, r.rolcanlogin, d.description))::text, '[]') \
+         FROM pg_roles r JOIN pg_shdescription d ON d.objoid = r.oid AND d.classoid = 'pg_authid'::regclass \
+         WHERE d.description LIKE {} AND position({} in d.description) > 0",
+        quoted_text(&format!("{PREFIX}%")),
+        quoted_text(&serde_json::json!(mount).to_string()),
+    );
+    let mut session = target.session().await?;
+    let rows: Vec<(String, bool, String)> = json_of(&mut session, &ask).await?;
+    session.give_back();
+    let of_mount = rows.into_iter().filter_map(|(username, can_log_in, comment)| {
+        let marker = read(&comment).filter(|marker| marker.mount == mount)?;
+        Some(Marked { username, marker, barred: !can_log_in })
+    });
+    Ok(of_mount.collect())
+}
+
+/// Which of these roles there are.
+pub async fn present(target: &Postgres, usernames: &[String]) -> Result<Vec<String>, TargetError> {
+    let mut session = target.session().await?;
+    let mut found = Vec::new();
+    for names in usernames.chunks(AT_ONCE) {
+        let list: Vec<String> = names.iter().map(|name| quoted_text(name)).collect();
+        let ask = format!(
+            "SELECT coalesce(json_agg(rolname)::text, '[]') FROM pg_roles WHERE rolname IN ({})",
+            list.join(", ")
+        );
+        found.extend(json_of::<Vec<String>>(&mut session, &ask).await?);
+    }
+    session.give_back();
+    Ok(found)
+}
+
+/// The answer to a question for one JSON text.
+async fn json_of<T: serde::de::DeserializeOwned>(session: &mut PgSession, ask: &str) -> Result<T, TargetError> {
+    let row = session.run(ask).await?;
+    row.and_then(|row| row.try_get::<String, _>(0).ok())
+        .and_then(|json| serde_json::from_str(&json).ok())
+        .ok_or_else(|| TargetError::Lost("the server's answer about roles made no sense".into()))
+}
