@@ -1,5 +1,6 @@
 //! Static roles and rotation through the real host: what happens by itself, and what is left when the plugin is killed.
 
+mod alone;
 mod faults;
 mod overlap;
 

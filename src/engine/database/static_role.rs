@@ -17,6 +17,7 @@ use crate::engine::error::Error;
 use crate::engine::field::Input;
 use crate::engine::request::{Datum, Reply, Response};
 use crate::engine::rotation::{self, Failure};
+use crate::secret::Secret;
 pub use due::{scheduled, when_due};
 use held::Held;
 pub use stored::key;
@@ -152,11 +153,12 @@ pub async fn write(mount: &Mount, name: &str, input: &Input) -> Reply {
     fields::lay_over(&mut role, input, creating, now)?;
 
     if !creating {
-        if let Some(password) = input.secret("password") {
-            if role.static_account.last_vault_rotation.is_some() {
+        if let Some(password) = given_password(input) {
+            let rotated = role.static_account.last_vault_rotation.is_some();
+            let mut held = Held::new(mount, name, role, false).await?;
+            if rotated && !held.is_self_managed() {
                 return Err(Error::Refused("password can only be given until the first rotation".into()));
             }
-            let mut held = Held::new(mount, name, role, false).await?;
             held.import(password).await?;
             role = held.role;
         }
@@ -173,8 +175,15 @@ pub async fn write(mount: &Mount, name: &str, input: &Input) -> Reply {
     }
     let mut held = Held::new(mount, name, role, true).await?;
     held.check_mode().await?;
-    if let Some(password) = input.secret("password") {
-        held.import(password).await?;
+    match given_password(input) {
+        Some(password) => held.import(password).await?,
+        None if held.is_self_managed() => {
+            return Err(Error::Refused(
+                "password is required: at a self-managed connection the account logs in to change its own password"
+                    .into(),
+            ));
+        }
+        None => {}
     }
     if skips_import(mount, &held.role.db_name, input).await? {
         held.role.static_account.reschedule(now);
@@ -188,6 +197,11 @@ pub async fn write(mount: &Mount, name: &str, input: &Input) -> Reply {
     }
     changed.map_err(|failure| held.failed(failure))?;
     Ok(None)
+}
+
+fn given_password(input: &Input) -> Option<&Secret> {
+    let given = ["password", "self_managed_password"].into_iter().filter_map(|field| input.secret(field));
+    given.into_iter().find(|password| !password.is_empty())
 }
 
 /// The request's, else the connection's (Vault's `skip_static_role_import_rotation`).

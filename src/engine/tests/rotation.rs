@@ -178,6 +178,37 @@ async fn a_root_rotation_survives_a_fault_at_every_point() {
     }
 }
 
+/// The account itself logs in to change its password: nobody else could mend what is lost.
+#[tokio::test]
+async fn an_account_on_its_own_survives_a_fault_at_every_point() {
+    let body = json!({ "db_name": "own", "username": USER, "rotation_period": 3600, "password": INITIAL });
+    let without_role = async || {
+        let world: Arc<World> = Arc::default();
+        for (user, password) in [(USER, INITIAL), ("root", ROOT)] {
+            world.accounts.lock().unwrap().insert(user.into(), password.into());
+        }
+        let mount = prepared(&world).await;
+        let config = json!({
+            "plugin_name": "postgresql-database-plugin", "allowed_roles": "*", "self_managed": true,
+            "connection_url": "postgresql://{{username}}:{{password}}@localhost/db",
+        });
+        ask(&mount, Operation::Create, "config/own", config).await.unwrap();
+        (world, mount)
+    };
+    let with_role = async || {
+        let (world, mount) = without_role().await;
+        ask(&mount, Operation::Create, "static-roles/st", body.clone()).await.unwrap();
+        assert_ne!(account(&world, USER), INITIAL, "the creation changes it");
+        (world, mount)
+    };
+    for kind in [Fault::Death, Fault::Error] {
+        let points = survives("static-roles/st", body.clone(), kind, without_role).await;
+        assert!(points > 8, "only {points} points");
+        let points = survives("rotate-role/st", json!({}), kind, with_role).await;
+        assert!(points > 8, "only {points} points");
+    }
+}
+
 /// Who asks for the password first is answered with the one that opens the account, before the queue has been there.
 #[tokio::test]
 async fn what_is_asked_for_is_settled_at_once() {
