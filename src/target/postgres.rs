@@ -17,7 +17,8 @@ use jiff::Timestamp;
 use super::dsn::PgEndpoint;
 use super::pool::{Checkout, Limits, Pool};
 use super::{
-    Capability, EndPlan, Ended, Login, LoginError, Marked, MintPlan, Outcome, RenewPlan, Script, Target, TargetError,
+    Capability, EndOptions, EndPlan, Ended, Login, LoginError, Marked, MintPlan, Outcome, RenewPlan, Script, Target,
+    TargetError,
 };
 use crate::secret::Secret;
 use session::{PgSession, Problem};
@@ -127,7 +128,7 @@ impl Target for Postgres {
         marker::present(self, usernames).await
     }
 
-    async fn check(&self) -> Result<Vec<Capability>, TargetError> {
+    async fn check(&self, _options: &EndOptions) -> Result<Vec<Capability>, TargetError> {
         Ok(Vec::new())
     }
 

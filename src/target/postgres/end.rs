@@ -30,7 +30,7 @@ fn owned(oid: i64) -> String {
 /// Ends a user. Whatever is already done is left as it is, so this may run again after any interruption.
 pub async fn end(target: &Postgres, plan: &EndPlan) -> Result<Ended, TargetError> {
     let started = Instant::now();
-    let ended = |existed, sessions| Ended { existed, sessions, took: started.elapsed(), left: Vec::new() };
+    let ended = |existed, sessions| Ended { existed, sessions, took: started.elapsed(), left: Vec::new(), again: None };
     let (mut session, found) = look(target, &plan.username).await?;
     let Some(oid) = found else {
         session.give_back();
