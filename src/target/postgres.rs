@@ -77,6 +77,11 @@ impl Postgres {
         session::open(endpoint, Some(database), *statement_timeout, limits.connect_timeout).await
     }
 
+    /// The account of the connection, as statements name it.
+    fn account(&self) -> String {
+        quoted_name(&self.settings.endpoint.user)
+    }
+
     /// Runs `attempt` again while the server reports a conflict with somebody else's transaction, with a growing,
     /// jittered pause, until `statement_timeout` is used up.
     async fn retrying<T, F>(&self, mut attempt: impl FnMut() -> F) -> Result<T, Problem>
