@@ -93,14 +93,17 @@ impl From<Trouble> for Error {
 
 type Landed = Result<Report, Trouble>;
 
+/// Connection and user.
+type Whom = (String, String);
+
 /// Attempts that are under way, by connection and user.
 #[derive(Default)]
-pub struct Flights(Mutex<HashMap<(String, String), watch::Receiver<Option<Landed>>>>);
+struct Flights(Mutex<HashMap<Whom, watch::Receiver<Option<Landed>>>>);
 
 /// An entry among the flights, until the attempt is over, however that comes about.
 struct Flight {
     mount: Mount,
-    key: (String, String),
+    key: Whom,
 }
 
 impl Drop for Flight {
