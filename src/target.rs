@@ -84,6 +84,27 @@ pub enum TargetError {
 pub use capability::{Capability, Need};
 /// What to end, how, and what it came to.
 pub use ending::{EndOptions, EndPlan, Ended, Left, Owned, Sessions, Verify};
+impl TargetError {
+    /// True if the target could not be reached, or works on nothing at the moment: what failed may be tried again as
+    /// soon as it answers. False if it answered, and said no.
+    pub fn is_outage(&self) -> bool {
+        match self {
+            Self::Connect(_) | Self::Timeout(_) | Self::Lost(_) => true,
+            Self::Begin(inner) | Self::Account(inner) | Self::Statement(inner) => inner.is_outage(),
+            // Shutting down or starting, out of sessions or memory, read-only.
+            Self::Server { code, .. } => {
+                ["57P", "53"].iter().any(|class| code.starts_with(class)) || code.as_str() == "25006"
+            }
+            // Out of sessions, shutting down, read-only; and Redis's.
+            Self::Answer { code, .. } => matches!(
+                code.as_str(),
+                "1040" | "1053" | "1290" | "1792" | "1836" | "BUSY" | "LOADING" | "MASTERDOWN" | "READONLY"
+            ),
+            Self::Config(_) | Self::Plan(_) => false,
+        }
+    }
+}
+
 /// A role statement list, ready to be filled, and whose SQL it is in: see [`statement`].
 pub use statement::{Dialect, Script};
 
