@@ -1,6 +1,7 @@
 //! The engine on simulated ports: storage, host and target in memory.
 
 mod mint;
+mod root;
 mod rotation;
 
 use std::collections::BTreeMap;
