@@ -7,6 +7,7 @@ pub mod paths;
 pub mod role;
 pub mod root;
 pub mod static_role;
+mod timing;
 
 use std::time::{Duration, SystemTime};
 
@@ -61,6 +62,7 @@ pub async fn scheduled(mount: &Mount) -> Result<Vec<(String, String, SystemTime)
         let connection = connection.map(|(_, connection, _)| connection.clone()).unwrap_or_default();
         found.push((static_role::record_key(&name), connection, SystemTime::UNIX_EPOCH));
     }
+    found.extend(root::scheduled(mount).await?);
     for name in storage.list(root::RECORDS, "", -1).await? {
         found.push((root::record_key(&name), name, SystemTime::UNIX_EPOCH));
     }

@@ -2,6 +2,7 @@
 
 mod ending;
 mod mint;
+mod root;
 mod rotation;
 
 use std::collections::BTreeMap;

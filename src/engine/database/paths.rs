@@ -245,6 +245,34 @@ pub const ROUTES: &[Route<Path>] = &[
             Field::new("owned_objects", FieldType::String, OWNED_OBJECTS),
             Field::new("sessions", FieldType::String, SESSIONS),
             Field::new("verify", FieldType::String, VERIFY),
+            Field::new(
+                "rotation_period",
+                FieldType::DurationSecond,
+                "The password of the account used here changes within this many seconds, or this duration, of its last \
+                 change; at least 10 seconds; 0 for never. Either this or rotation_schedule.",
+            ),
+            Field::new(
+                "rotation_schedule",
+                FieldType::String,
+                "The password of the account used here changes after these times: a cron expression of five fields (\"0 3 \
+                 * * SUN\"). Empty for never.",
+            ),
+            Field::new(
+                "rotation_window",
+                FieldType::DurationSecond,
+                "With rotation_schedule: for how many seconds a missed time is made up for, at least 3600; then the \
+                 next time is waited for. Without it there is no limit.",
+            ),
+            Field::new(
+                "rotation_timezone",
+                FieldType::String,
+                "With rotation_schedule: whose clock it means, such as Europe/Berlin. Empty means UTC.",
+            ),
+            Field::new(
+                "disable_automated_rotation",
+                FieldType::Bool,
+                "Keep rotation_period or rotation_schedule, and do not follow it; counted anew when this ends.",
+            ),
         ],
         details: Some(CONNECTION_DETAILS),
         synopsis: "Configure connection details of a database.",
