@@ -329,6 +329,11 @@ impl LoginError {
     }
 }
 
+/// What a server says that keeps one password a user, and is called `server`.
+fn one_password(server: &str) -> TargetError {
+    TargetError::Plan(format!("{server} keeps one password a user; MySQL 8.0.14 or later, Valkey and Redis keep two"))
+}
+
 /// One connected target. Calls may run concurrently; each has its own deadline.
 #[async_trait]
 pub trait Target: Send + Sync {
@@ -355,6 +360,24 @@ pub trait Target: Send + Sync {
     /// Changes the password of an account that we did not make. `{{name}}`, `{{username}}`, `{{password}}` are filled; an
     /// empty script means the target's default. Safe against a dropped future as [`Target::mint`] is.
     async fn set_password(&self, username: &str, password: &Secret, statements: &Script) -> Outcome<()>;
+    /// Whether a user can have two passwords at a time here.
+    ///
+    /// # Errors
+    /// [`TargetError::Plan`] if not: it names the servers that can.
+    async fn keeps_two_passwords(&self) -> Result<(), TargetError> {
+        Err(one_password("this server"))
+    }
+    /// As [`Target::set_password`] without statements, but `old`, if it opens the account, goes on doing so.
+    async fn add_password(&self, username: &str, password: &Secret, old: &Secret) -> Outcome<()> {
+        let _ = (username, password, old);
+        Outcome::Failed(one_password("this server"))
+    }
+    /// Ends `old`, which [`Target::add_password`] has kept. One that is gone already is no error: what failed can be done
+    /// again.
+    async fn remove_password(&self, username: &str, old: &Secret) -> Result<(), TargetError> {
+        let _ = (username, old);
+        Err(one_password("this server"))
+    }
     /// Logs in as `username`, on a session of its own, to learn whether `password` opens the account. A server that
     /// refuses for another reason after it has accepted the password counts as `Ok`.
     async fn login(&self, username: &str, password: &Secret) -> Result<(), LoginError>;

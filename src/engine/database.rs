@@ -57,7 +57,9 @@ pub async fn handle(mount: &Mount, path: Path, name: &str, input: &Input, reques
 pub async fn scheduled(mount: &Mount) -> Result<Vec<(String, String, SystemTime)>, Error> {
     let storage = &mount.ports.storage;
     let mut found = static_role::scheduled(mount).await?;
-    for name in storage.list(static_role::RECORDS, "", -1).await? {
+    let mut open = storage.list(static_role::RECORDS, "", -1).await?;
+    open.extend(storage.list(static_role::SECOND_RECORDS, "", -1).await?);
+    for name in open {
         let connection = found.iter().find(|(key, ..)| *key == static_role::record_key(&name));
         let connection = connection.map(|(_, connection, _)| connection.clone()).unwrap_or_default();
         found.push((static_role::record_key(&name), connection, SystemTime::UNIX_EPOCH));

@@ -131,6 +131,14 @@ impl Core {
         Ok(Ended { existed, sessions, took: begun.elapsed(), left: Vec::new(), again: None })
     }
 
+    /// The hashes of a user's passwords; none of a user that is not there.
+    async fn passwords(&self, username: &str) -> Result<Vec<String>, TargetError> {
+        let mut session = self.fresh().await?;
+        let found = session.passwords(username).await?;
+        session.give_back();
+        Ok(found)
+    }
+
     /// Changes a user that must be there.
     async fn change(&self, username: &str, rules: &[&str]) -> Outcome<()> {
         let begun = async {
@@ -169,16 +177,6 @@ impl Redis {
     pub fn new(settings: Settings) -> Self {
         let pool = Pool::new(settings.limits);
         Self { core: Arc::new(Core { settings, pool }) }
-    }
-
-    /// Gives an existing user this password beside those that it has.
-    pub async fn add_password(&self, username: &str, password: &Secret) -> Outcome<()> {
-        self.change(username, vec![acl_rule(password).expose().to_owned()]).await
-    }
-
-    /// Takes one password from an existing user. One that it has not is an error of the server's.
-    pub async fn remove_password(&self, username: &str, password: &Secret) -> Outcome<()> {
-        self.change(username, vec![acl_rule(password).expose().replacen('#', "!", 1)]).await
     }
 
     async fn change(&self, username: &str, rules: Vec<String>) -> Outcome<()> {
@@ -248,6 +246,37 @@ impl Target for Redis {
     /// Statements mean nothing here, as in the built-in engine.
     async fn set_password(&self, username: &str, password: &Secret, _statements: &Script) -> Outcome<()> {
         self.change(username, vec!["resetpass".to_owned(), acl_rule(password).expose().to_owned()]).await
+    }
+
+    async fn keeps_two_passwords(&self) -> Result<(), TargetError> {
+        Ok(())
+    }
+
+    /// All other passwords end: this is the one time that those are seen to which an unfinished change has left behind.
+    async fn add_password(&self, username: &str, password: &Secret, old: &Secret) -> Outcome<()> {
+        let known = match self.core.passwords(username).await {
+            Ok(known) => known,
+            Err(e) => return Outcome::Failed(e),
+        };
+        let old = acl_rule(old);
+        let mut rules = vec!["resetpass".to_owned()];
+        if known.iter().any(|known| old.expose().strip_prefix('#') == Some(known)) {
+            rules.push(old.expose().to_owned());
+        }
+        rules.push(acl_rule(password).expose().to_owned());
+        self.change(username, rules).await
+    }
+
+    async fn remove_password(&self, username: &str, old: &Secret) -> Result<(), TargetError> {
+        let rule = acl_rule(old).expose().replacen('#', "!", 1);
+        let known = self.core.passwords(username).await?;
+        // Also without the password: who removed it may have been stopped before the users were kept.
+        let rules =
+            if known.iter().any(|known| rule.strip_prefix('!') == Some(known)) { vec![rule] } else { Vec::new() };
+        match self.change(username, rules).await {
+            Outcome::Done(()) => Ok(()),
+            Outcome::Failed(e) | Outcome::Unknown(e) => Err(e),
+        }
     }
 
     async fn login(&self, username: &str, password: &Secret) -> Result<(), LoginError> {

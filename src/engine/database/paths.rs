@@ -428,6 +428,26 @@ Makes a user at the role's connection and answers with its name and password. Th
                 "With rotation_schedule: whose clock it means, such as Europe/Berlin. Empty means UTC.",
             ),
             Field::new(
+                "rotation_mode",
+                FieldType::String,
+                "What becomes of the password before. single: it ends. dual_account: each change is one of the other of \
+                 two users, which is handed out from then on. dual_password: the user has both for a while; MySQL 8.0.14 \
+                 or later, Valkey and Redis only.",
+            )
+            .preset(Preset::Text("single")),
+            Field::new(
+                "secondary_username",
+                FieldType::String,
+                "With rotation_mode=dual_account: the other user, which must be there. Required, and never changed.",
+            ),
+            Field::new(
+                "grace_period",
+                FieldType::DurationSecond,
+                "With rotation_mode=dual_account or dual_password: for how many seconds, or how long, the password before \
+                 goes on working at least. Required; no longer than rotation_period. A shorter one cuts a grace short \
+                 that has begun.",
+            ),
+            Field::new(
                 "rotation_statements",
                 FieldType::StringSlice,
                 "Statements that change the password; {{name}} and {{password}} are filled in. Empty means the default: \
@@ -466,7 +486,11 @@ A write lays the given fields over those that are stored. Deleting the role leav
         fields: &[Field::new("name", FieldType::String, "Name of the static role.")],
         details: None,
         synopsis: "Request database credentials for a certain static role. These credentials are rotated periodically.",
-        description: "Answers with user name, password, and the seconds until the password changes. There is no lease.",
+        description: "\
+Answers with user name, password, and the seconds until the password changes (ttl). There is no lease.
+
+With rotation_mode=dual_account or dual_password, previous_valid_until says until when the password before goes on working,
+and previous_username whose it is if it is the other user's. Without them only the answered one is sure to be valid.",
     },
     Route {
         id: Path::RotateRole,
@@ -475,7 +499,9 @@ A write lays the given fields over those that are stored. Deleting the role leav
         fields: &[Field::new("name", FieldType::String, "Name of the static role.")],
         details: None,
         synopsis: "Change the password of a static role's user now.",
-        description: "A rotation_period begins anew; a rotation_schedule is not moved.",
+        description: "\
+A rotation_period begins anew; a rotation_schedule is not moved. Refused while somebody may still use the password before
+(grace_period).",
     },
     Route {
         id: Path::RotateRoot,
