@@ -27,6 +27,7 @@ use std::ops::Deref;
 use std::sync::{Arc, Weak};
 
 use database::connection::Connections;
+use database::credential::Ahead;
 use database::paths;
 use error::Error;
 use field::Input;
@@ -83,6 +84,7 @@ pub struct Inner {
     id: String,
     ports: Ports,
     connections: Connections,
+    ahead: Ahead,
     rotation: Rotation,
 }
 
@@ -100,8 +102,8 @@ pub const SEAL_WRAPPED: &[&str] = &["config/*", "static-role/*", "rotation/*"];
 impl Mount {
     /// A mount with the host's stable id for it. Touches nothing yet: storage may not be writable.
     pub fn new(kind: Kind, id: String, ports: Ports) -> Self {
-        let (connections, rotation) = (Connections::default(), Rotation::default());
-        Self(Arc::new(Inner { kind, id, ports, connections, rotation }))
+        let (connections, ahead, rotation) = (Connections::default(), Ahead::default(), Rotation::default());
+        Self(Arc::new(Inner { kind, id, ports, connections, ahead, rotation }))
     }
 
     /// Storage works from now on: the mount may begin what it does without being asked. Any request says the same.

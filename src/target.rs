@@ -17,6 +17,7 @@ use std::time::SystemTime;
 use async_trait::async_trait;
 
 use crate::secret::Secret;
+use crate::secret::verifier::Prepared;
 
 /// How an action at a target ended.
 ///
@@ -219,10 +220,23 @@ pub enum LoginKind {
 pub enum Login<'a> {
     /// The password.
     Password(&'a Secret),
+    /// The password, with a verifier that was made before.
+    Prepared(&'a Prepared),
     /// The public key: PKIX, PEM.
     PublicKey(&'a str),
     /// Nothing: the server has only to trust the authority.
     Certificate,
+}
+
+impl<'a> Login<'a> {
+    /// The password, if there is one.
+    pub fn password(self) -> Option<&'a Secret> {
+        match self {
+            Self::Password(password) => Some(password),
+            Self::Prepared(prepared) => Some(&prepared.password),
+            Self::PublicKey(_) | Self::Certificate => None,
+        }
+    }
 }
 
 /// Whose a minted user is, and until when: written beside it at the target, in the same transaction.
@@ -255,6 +269,8 @@ pub struct MintPlan {
     pub rollback: Script,
     /// When the server itself should refuse the login.
     pub expiration: SystemTime,
+    /// Rounds of the SCRAM verifier where one is made; `None` for the connection's.
+    pub scram_iterations: Option<u32>,
     /// The note left at the target.
     pub marker: Marker,
 }

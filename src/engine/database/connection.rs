@@ -162,6 +162,7 @@ impl Config {
             allowed_roles: self.allowed_roles.clone(),
             password_policy: self.password_policy.clone(),
             username,
+            scram_iterations: settings.scram_iterations,
             target: mount.ports.targets.open(settings.target),
         })
     }
@@ -212,6 +213,8 @@ pub struct Connection {
     pub password_policy: String,
     /// How users are named.
     pub username: Template,
+    /// Rounds of the SCRAM verifiers that the server is sent, if it is sent any.
+    pub scram_iterations: Option<u32>,
     /// The target itself.
     pub target: Arc<dyn Target>,
 }
