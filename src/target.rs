@@ -17,6 +17,7 @@ use std::time::SystemTime;
 use async_trait::async_trait;
 
 use crate::secret::Secret;
+use crate::secret::verifier::Prepared;
 
 /// How an action at a target ended.
 ///
@@ -80,10 +81,6 @@ pub enum TargetError {
     Plan(String),
 }
 
-/// What is asked of the account of a connection.
-pub use capability::{Capability, Need};
-/// What to end, how, and what it came to.
-pub use ending::{EndOptions, EndPlan, Ended, Left, Owned, Sessions, Verify};
 impl TargetError {
     /// True if the target could not be reached, or works on nothing at the moment: what failed may be tried again as
     /// soon as it answers. False if it answered, and said no.
@@ -105,6 +102,10 @@ impl TargetError {
     }
 }
 
+/// What is asked of the account of a connection.
+pub use capability::{Capability, Need};
+/// What to end, how, and what it came to.
+pub use ending::{EndOptions, EndPlan, Ended, Left, Owned, Sessions, Verify};
 /// A role statement list, ready to be filled, and whose SQL it is in: see [`statement`].
 pub use statement::{Dialect, Script};
 
@@ -240,10 +241,23 @@ pub enum LoginKind {
 pub enum Login<'a> {
     /// The password.
     Password(&'a Secret),
+    /// The password, with a verifier that was made before.
+    Prepared(&'a Prepared),
     /// The public key: PKIX, PEM.
     PublicKey(&'a str),
     /// Nothing: the server has only to trust the authority.
     Certificate,
+}
+
+impl<'a> Login<'a> {
+    /// The password, if there is one.
+    pub fn password(self) -> Option<&'a Secret> {
+        match self {
+            Self::Password(password) => Some(password),
+            Self::Prepared(prepared) => Some(&prepared.password),
+            Self::PublicKey(_) | Self::Certificate => None,
+        }
+    }
 }
 
 /// Whose a minted user is, and until when: written beside it at the target, in the same transaction.
@@ -276,6 +290,8 @@ pub struct MintPlan {
     pub rollback: Script,
     /// When the server itself should refuse the login.
     pub expiration: SystemTime,
+    /// Rounds of the SCRAM verifier where one is made; `None` for the connection's.
+    pub scram_iterations: Option<u32>,
     /// The note left at the target.
     pub marker: Marker,
 }

@@ -119,7 +119,7 @@ impl Target for MySql {
     }
 
     async fn mint(&self, plan: &MintPlan, login: Login<'_>) -> Outcome<()> {
-        let Login::Password(password) = login else {
+        let Some(password) = login.password() else {
             return Outcome::Failed(TargetError::Plan("a user of MySQL and MariaDB logs in by a password here".into()));
         };
         let filled = timestamp(plan.expiration).and_then(|expiration| {

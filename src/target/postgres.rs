@@ -49,6 +49,8 @@ pub struct Settings {
     pub statement_timeout: Duration,
     /// What the server gets to see of a password.
     pub password_form: PasswordForm,
+    /// Rounds of the verifiers that are made for it.
+    pub scram_iterations: u32,
 }
 
 /// One PostgreSQL server (or several hosts of which the first that answers is used).

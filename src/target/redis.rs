@@ -217,7 +217,7 @@ impl Target for Redis {
     }
 
     async fn mint(&self, plan: &MintPlan, login: Login<'_>) -> Outcome<()> {
-        let Login::Password(password) = login else {
+        let Some(password) = login.password() else {
             return Outcome::Failed(TargetError::Plan("a user of Redis and Valkey logs in by a password here".into()));
         };
         let rules = check_name(&plan.username).and_then(|()| rules::rules(&plan.creation, &plan.username));

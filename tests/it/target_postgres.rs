@@ -129,6 +129,7 @@ fn settings(endpoint: PgEndpoint) -> Settings {
         limits: Limits::new(8, 0, Duration::ZERO, Duration::from_secs(30)),
         statement_timeout: Duration::from_secs(20),
         password_form: PasswordForm::Where,
+        scram_iterations: 4096,
     }
 }
 
@@ -147,6 +148,7 @@ fn mint_plan(user: &str, creation: &[&str]) -> MintPlan {
         creation: script(creation),
         rollback: Script::default(),
         expiration: SystemTime::UNIX_EPOCH + Duration::from_secs(FAR),
+        scram_iterations: None,
         marker: Marker {
             mount: "mount'\\\"".into(),
             role: "role".into(),

@@ -172,6 +172,7 @@ impl Config {
             password_policy: self.password_policy.clone(),
             username,
             wishes: Wishes::of(&self.other),
+            scram_iterations: settings.scram_iterations,
             target: mount.ports.targets.open(settings.target),
         })
     }
@@ -224,6 +225,8 @@ pub struct Connection {
     pub username: Template,
     /// How users end of roles that do not say.
     pub wishes: Wishes,
+    /// Rounds of the SCRAM verifiers that the server is sent, if it is sent any.
+    pub scram_iterations: Option<u32>,
     /// The target itself.
     pub target: Arc<dyn Target>,
 }

@@ -175,6 +175,13 @@ pub const CONNECTION_DETAILS: &[Field] = &[
          Without it: a verifier where PASSWORD stands before it, the text elsewhere.",
     ),
     Field::new(
+        "scram_iterations",
+        FieldType::Int,
+        "PostgreSQL: rounds of the verifiers that passwords are turned into, 1 to 100000; 0 or nothing for 4096. Generated \
+         passwords are too long to be guessed with any: fewer rounds make mints and logins cheaper. Some clients (Java's) \
+         refuse fewer than 4096.",
+    ),
+    Field::new(
         "user_host",
         FieldType::String,
         "MySQL: what {{host}} stands for in statements: where users log in from. Empty means %, anywhere.",
@@ -350,6 +357,11 @@ the database has answered.",
                 "max_ttl",
                 FieldType::DurationSecond,
                 "How long a lease may be renewed to last, in seconds or as a duration; 0 for the mount's maximum.",
+            ),
+            Field::new(
+                "scram_iterations",
+                FieldType::Int,
+                "PostgreSQL: rounds of the verifiers of the role's users, 1 to 100000; 0 for the connection's.",
             ),
             Field::new(
                 "credential_type",
