@@ -105,6 +105,11 @@ impl Settled {
     pub fn is_open(&self) -> bool {
         matches!(self, Self::Unknown(_))
     }
+
+    /// True if nothing is left to be settled.
+    pub fn is_over(&self) -> bool {
+        matches!(self, Self::Nothing | Self::Adopted | Self::Kept)
+    }
 }
 
 /// When to look again for a change that may still be on its way. Most that arrive do so soon. A record from the future is

@@ -24,7 +24,8 @@ use jiff::Timestamp;
 use super::pool::{Checkout, Pool, Session as _};
 use super::statement::Vars;
 use super::{
-    Capability, EndPlan, Ended, Login, LoginError, Marked, MintPlan, Outcome, RenewPlan, Script, Target, TargetError,
+    Capability, EndOptions, EndPlan, Ended, Login, LoginError, Marked, MintPlan, Outcome, RenewPlan, Script, Target,
+    TargetError,
 };
 use crate::secret::Secret;
 use end::Ending;
@@ -118,7 +119,7 @@ impl Target for MySql {
     }
 
     async fn mint(&self, plan: &MintPlan, login: Login<'_>) -> Outcome<()> {
-        let Login::Password(password) = login else {
+        let Some(password) = login.password() else {
             return Outcome::Failed(TargetError::Plan("a user of MySQL and MariaDB logs in by a password here".into()));
         };
         let filled = timestamp(plan.expiration).and_then(|expiration| {
@@ -229,7 +230,7 @@ impl Target for MySql {
         Ok(found)
     }
 
-    async fn check(&self) -> Result<Vec<Capability>, TargetError> {
+    async fn check(&self, _options: &EndOptions) -> Result<Vec<Capability>, TargetError> {
         Ok(Vec::new())
     }
 

@@ -15,7 +15,8 @@ use async_trait::async_trait;
 
 use super::pool::{Checkout, Pool, Session as _};
 use super::{
-    Capability, EndPlan, Ended, Login, LoginError, Marked, MintPlan, Outcome, RenewPlan, Script, Target, TargetError,
+    Capability, EndOptions, EndPlan, Ended, Login, LoginError, Marked, MintPlan, Outcome, RenewPlan, Script, Target,
+    TargetError,
 };
 use crate::secret::Secret;
 use crate::secret::verifier::redis::acl_rule;
@@ -127,7 +128,7 @@ impl Core {
             return Err(TargetError::Plan(format!("the user {username:?} came back")));
         }
         session.give_back();
-        Ok(Ended { existed, sessions, took: begun.elapsed(), left: Vec::new() })
+        Ok(Ended { existed, sessions, took: begun.elapsed(), left: Vec::new(), again: None })
     }
 
     /// The hashes of a user's passwords; none of a user that is not there.
@@ -216,7 +217,7 @@ impl Target for Redis {
     }
 
     async fn mint(&self, plan: &MintPlan, login: Login<'_>) -> Outcome<()> {
-        let Login::Password(password) = login else {
+        let Some(password) = login.password() else {
             return Outcome::Failed(TargetError::Plan("a user of Redis and Valkey logs in by a password here".into()));
         };
         let rules = check_name(&plan.username).and_then(|()| rules::rules(&plan.creation, &plan.username));
@@ -305,7 +306,7 @@ impl Target for Redis {
         Ok(found)
     }
 
-    async fn check(&self) -> Result<Vec<Capability>, TargetError> {
+    async fn check(&self, _options: &EndOptions) -> Result<Vec<Capability>, TargetError> {
         Ok(Vec::new())
     }
 

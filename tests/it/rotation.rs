@@ -3,6 +3,7 @@
 mod alone;
 mod faults;
 mod overlap;
+mod root;
 
 use std::time::{Duration, Instant, SystemTime};
 

@@ -87,6 +87,7 @@ fn mint_plan(user: &str, creation: &[&str]) -> MintPlan {
         creation: script(creation),
         rollback: Script::default(),
         expiration: SystemTime::UNIX_EPOCH,
+        scram_iterations: None,
         marker,
     }
 }

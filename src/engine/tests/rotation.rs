@@ -75,11 +75,11 @@ fn role() -> Value {
     json!({ "db_name": "pg", "username": USER, "rotation_period": 3600 })
 }
 
-fn account(world: &World, user: &str) -> String {
+pub fn account(world: &World, user: &str) -> String {
     world.accounts.lock().unwrap()[user].clone()
 }
 
-fn stored(world: &World, key: &str) -> Value {
+pub fn stored(world: &World, key: &str) -> Value {
     world.entries.lock().unwrap().get(key).map_or(Value::Null, |text| serde_json::from_str(text).unwrap())
 }
 
@@ -104,7 +104,7 @@ pub async fn tick(mount: &Mount) {
 }
 
 /// Every password in storage.
-fn known(world: &World) -> String {
+pub fn known(world: &World) -> String {
     format!("{:?}", *world.entries.lock().unwrap())
 }
 

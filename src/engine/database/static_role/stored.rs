@@ -2,13 +2,13 @@
 
 use std::time::{Duration, SystemTime};
 
-use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::Mount;
 use crate::engine::database::credential::{CredentialType, Settings};
 use crate::engine::database::role::{Statements, nanoseconds};
 use crate::engine::error::Error;
+use crate::engine::go::instant;
 use crate::engine::journal::text;
 use crate::engine::request::Fields;
 use crate::engine::schedule::{self, Schedule};
@@ -290,29 +290,9 @@ impl StaticRole {
     }
 }
 
-/// A Go `time.Time`: RFC 3339; its zero is the year 1.
-mod instant {
-    use super::{SystemTime, Timestamp};
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    const ZERO: &str = "0001-01-01T00:00:00Z";
-
-    pub fn serialize<S: Serializer>(time: &Option<SystemTime>, to: S) -> Result<S::Ok, S::Error> {
-        match time.and_then(|time| Timestamp::try_from(time).ok()) {
-            Some(time) => to.collect_str(&time),
-            None => to.serialize_str(ZERO),
-        }
-    }
-
-    pub fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<Option<SystemTime>, D::Error> {
-        let Some(text) = Option::<String>::deserialize(from)? else { return Ok(None) };
-        let time: Timestamp = text.parse().map_err(|_| serde::de::Error::custom("not a time"))?;
-        Ok((time > Timestamp::UNIX_EPOCH).then(|| time.into()))
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
     use serde_json::{Value, json};
 
     use super::*;
