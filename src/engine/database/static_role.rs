@@ -64,7 +64,7 @@ pub async fn read(mount: &Mount, name: &str) -> Reply {
     }
     let state = mount.rotation.queue.state(&record_key(name));
     let failed = state.as_ref().filter(|state| state.error.is_some());
-    let due = failed.map_or_else(|| account.rotates(mount.ports.clock.now()), |state| state.due);
+    let due = failed.map_or_else(|| account.rotates(name, mount.ports.clock.now()), |state| state.due);
     data.extend(instant(due).map(|due| ("next_vault_rotation", due)));
     if let Some(error) = state.and_then(|state| state.error) {
         data.push(("last_rotation_error", json!(error)));
@@ -116,7 +116,7 @@ pub async fn creds(mount: &Mount, name: &str) -> Reply {
     }
     let now = mount.ports.clock.now();
     let account = &role.static_account;
-    let left = account.rotates(now).duration_since(now).unwrap_or_default();
+    let left = account.rotates(name, now).duration_since(now).unwrap_or_default();
     let (username, password) = account.user(account.second_active);
     let mut data: Vec<(String, Datum)> =
         timing(&role).into_iter().map(|(key, value)| (key.to_owned(), Datum::Plain(value))).collect();
@@ -170,7 +170,7 @@ pub async fn write(mount: &Mount, name: &str, input: &Input) -> Reply {
             role = held.role;
         }
         role.store(mount, name).await?;
-        mount.rotation.queue.plan(&record, &role.db_name, role.static_account.next(now));
+        mount.rotation.queue.plan(&record, &role.db_name, role.static_account.next(name, now));
         return Ok(None);
     }
     let mut held = Held::new(mount, name, role, true).await?;

@@ -199,7 +199,7 @@ impl Held {
 
     /// Puts what is to be done next into the queue.
     pub fn plan(&self, mount: &Mount, now: SystemTime) {
-        let due = self.role.static_account.next(now);
+        let due = self.role.static_account.next(&self.name, now);
         mount.rotation.queue.plan(&record_key(&self.name), &self.role.db_name, due);
     }
 
