@@ -180,14 +180,9 @@ pub async fn change(mount: &Mount, account: &mut dyn Account) -> Result<(), Fail
         },
         Settled::Waiting(record) | Settled::Unknown(record) => record,
     };
-    if record.candidates.len() >= MOST_CANDIDATES {
-        return Err(Failure::Before(Error::Failed(format!(
-            "{MOST_CANDIDATES} changes of the password of {:?} did not come to an end: see to it that the account can \
-             log in from here, then try again",
-            record.username
-        ))));
-    }
-    let fresh = account.draw(mount).await?;
+    // A further password is one more that the account may have. So many without an answer, and it is one of these again.
+    let again = record.candidates.len() >= MOST_CANDIDATES;
+    let fresh = if again { record.candidates.remove(0) } else { account.draw(mount).await? };
     let at = mount.ports.clock.now();
     let earlier = Record {
         username: record.username.clone(),
@@ -200,18 +195,34 @@ pub async fn change(mount: &Mount, account: &mut dyn Account) -> Result<(), Fail
     record.store(storage, &key).await?;
 
     let target = account.target();
-    match account.set(mount, &fresh).await {
-        Outcome::Done(()) => {}
+    let certain = match account.set(mount, &fresh).await {
+        Outcome::Done(()) => true,
         Outcome::Failed(e) => {
-            withdraw(mount, &key, record).await;
+            // One that is tried again may have been taken the first time.
+            if !again {
+                withdraw(mount, &key, record).await;
+            }
             return Err(Failure::Refused(e));
         }
         Outcome::Unknown(e) => match target.login(account.username(), &fresh).await {
-            Ok(()) => {}
-            Err(_) => return Err(Failure::Open(format!("the password may have been changed: {e}"))),
+            Ok(()) if !proves_nothing(target.as_ref(), account.username()).await? => false,
+            _ => return Err(Failure::Open(format!("the password may have been changed: {e}"))),
         },
+    };
+    if let Err(failure) = prove(account, target.as_ref(), &fresh).await {
+        match failure {
+            Failure::Refused(_) if !again => withdraw(mount, &key, record).await,
+            // The server's own word that it is none of the others, unless one is still on its way.
+            Failure::Open(_) if certain && account.statements().is_empty() && !in_flight(mount, &earlier) => {
+                record.candidates = vec![fresh];
+                if let Err(e) = record.store(storage, &key).await {
+                    tracing::warn!(record = key, "passwords that are not valid any more stay recorded: {e}");
+                }
+            }
+            _ => {}
+        }
+        return Err(failure);
     }
-    prove(mount, account, target.as_ref(), &fresh, record).await?;
     finish(mount, account, &fresh, at, earlier).await
 }
 
@@ -231,14 +242,8 @@ async fn withdraw(mount: &Mount, key: &str, mut record: Record) {
     }
 }
 
-/// Logs in with the new password.
-async fn prove(
-    mount: &Mount,
-    account: &dyn Account,
-    target: &dyn Target,
-    fresh: &Secret,
-    record: Record,
-) -> Result<(), Failure> {
+/// Logs in with the new password. [`Failure::Refused`] if the account still has the old one.
+async fn prove(account: &dyn Account, target: &dyn Target, fresh: &Secret) -> Result<(), Failure> {
     let mut tried = 1;
     loop {
         match target.login(account.username(), fresh).await {
@@ -264,7 +269,6 @@ async fn prove(
                 if !unchanged {
                     return Err(Failure::Open(format!("the account does not open with its new password: {e}")));
                 }
-                withdraw(mount, account.key(), record).await;
                 return Err(Failure::Refused(TargetError::Plan(
                     "the statements ran, but the account still has its old password: let them set '{{password}}'"
                         .into(),

@@ -25,6 +25,17 @@ use crate::target::{
 };
 use rotation::Faults;
 
+/// What a login says of a password.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Door {
+    /// It is right, whatever it is.
+    Open,
+    /// It is wrong, whatever it is.
+    Shut,
+    /// Nothing.
+    Barred,
+}
+
 /// A host, its storage, and a target that only remembers names.
 #[derive(Default)]
 struct World {
@@ -39,6 +50,12 @@ struct World {
     beside: Mutex<BTreeMap<String, String>>,
     /// The target's policy takes no password.
     picky: AtomicBool,
+    /// What it did not take.
+    refused: Mutex<Vec<String>>,
+    /// The target never says what became of a new password; takes it or not.
+    mute: Mutex<Option<bool>>,
+    /// What every login but the administrator's comes to.
+    logging_in: Mutex<Option<Door>>,
     /// Attempts to log in.
     logins: AtomicU64,
     /// Seconds that have passed.
@@ -163,14 +180,22 @@ impl Database {
             return Outcome::Failed(TargetError::Account(Box::new(e)));
         }
         if self.world.picky.load(Ordering::SeqCst) {
+            self.world.refused.lock().unwrap().push(password.expose().to_owned());
             return Outcome::Failed(TargetError::Server { message: "too weak".into(), code: "22023".into() });
         }
         if self.world.faults.point().await {
             return Outcome::Unknown(TargetError::Lost("gone".into()));
         }
+        let mute = *self.world.mute.lock().unwrap();
+        if mute == Some(false) {
+            return Outcome::Unknown(TargetError::Lost("gone".into()));
+        }
         let before = self.world.accounts.lock().unwrap().insert(username.into(), password.expose().into());
         if let Some(before) = before.filter(|_| retain) {
             self.world.beside.lock().unwrap().insert(username.into(), before);
+        }
+        if mute.is_some() {
+            return Outcome::Unknown(TargetError::Lost("gone".into()));
         }
         if self.world.faults.point().await {
             return Outcome::Unknown(TargetError::Lost("gone".into()));
@@ -264,6 +289,13 @@ impl Target for Database {
         self.world.logins.fetch_add(1, Ordering::SeqCst);
         if self.world.faults.point().await || self.world.down.load(Ordering::SeqCst) {
             return Err(LoginError::Unreachable(TargetError::Connect("down".into())));
+        }
+        let door = *self.world.logging_in.lock().unwrap();
+        match door.filter(|_| username != "root") {
+            Some(Door::Open) => return Ok(()),
+            Some(Door::Shut) => return Err(LoginError::Refused(TargetError::Connect("wrong password".into()))),
+            Some(Door::Barred) => return Err(LoginError::Barred(TargetError::Connect("not from here".into()))),
+            None => {}
         }
         if self.world.takes(username, Some(password.expose())) {
             Ok(())

@@ -183,11 +183,18 @@ impl Target for MySql {
         }
     }
 
-    /// An account whose plugin the driver does not speak is compared by its hash instead.
+    /// An account whose plugin the driver does not speak is compared by its hash instead, and so is one that does not open:
+    /// the server says the same of the right password from a host that the account is not for.
     async fn login(&self, username: &str, password: &Secret) -> Result<(), LoginError> {
         let proven = match session::login(&self.core.settings, username, password).await {
             Err(e) if session::is_unspoken(&e) => {
                 rotate::compare(&self.core, username, password).await.unwrap_or(Err(e))
+            }
+            Err(TargetError::Answer { text, code }) if code == "1045" => {
+                match rotate::compare(&self.core, username, password).await {
+                    Some(Ok(())) => Ok(()),
+                    Some(Err(_)) | None => Err(TargetError::Answer { text, code }),
+                }
             }
             proven => proven,
         };

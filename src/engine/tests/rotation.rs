@@ -431,33 +431,56 @@ async fn who_asks_while_the_database_is_down_does_not_put_the_retry_off() {
     assert_ne!(account(&world, USER), first);
 }
 
+/// However logins and changes of an account come to nothing: the passwords that it may have stay few, no attempt is
+/// refused for that, and once the target answers again the account has the one that is stored.
 #[tokio::test]
-async fn candidates_pile_up_only_so_far() {
-    let (world, mount) = world_with_role().await;
-    let mut refused = String::new();
-    for _ in 0..9 {
-        // Neither answer nor effect, and nobody to ask afterwards.
-        world.accounts.lock().unwrap().insert(USER.into(), "somebody else's".into());
-        let points = 6;
-        world.faults.arm(points, Fault::Error);
-        for at in 1.. {
-            let before = stored(&world, "rotation/static/st")["candidates"].as_array().map_or(0, Vec::len);
-            world.faults.arm(at, Fault::Error);
-            let reply = ask(&mount, Operation::Update, "rotate-role/st", json!({})).await;
-            let reached = world.faults.disarm();
-            let now = stored(&world, "rotation/static/st")["candidates"].as_array().map_or(0, Vec::len);
-            world.accounts.lock().unwrap().insert(USER.into(), "somebody else's".into());
-            if now >= 8 {
-                refused = ask(&mount, Operation::Update, "rotate-role/st", json!({})).await.unwrap_err().to_string();
-            }
-            if now > before || !reached || reply.is_ok() {
-                break;
+async fn no_account_comes_to_a_dead_end() {
+    for door in [None, Some(Door::Open), Some(Door::Shut), Some(Door::Barred)] {
+        for mute in [None, Some(true), Some(false)] {
+            for pause in [0, 30, 700] {
+                let (world, mount) = world_with_role().await;
+                *world.logging_in.lock().unwrap() = door;
+                *world.mute.lock().unwrap() = mute;
+                let what = format!("{door:?}, {mute:?}, every {pause} s");
+                for _ in 0..20 {
+                    let answer = ask(&mount, Operation::Update, "rotate-role/st", json!({})).await;
+                    if let Err(e) = answer {
+                        assert!(e.to_string().contains("nothing is lost"), "{what}: {e}");
+                    }
+                    assert!(known(&world).contains(&account(&world, USER)), "{what}: nobody knows the password");
+                    let candidates = stored(&world, "rotation/static/st")["candidates"].as_array().map_or(0, Vec::len);
+                    let most = if mute.is_none() && pause > 60 { 1 } else { 8 };
+                    assert!(candidates <= most, "{what}: {candidates} candidates");
+                    later(&world, pause);
+                }
+                *world.mute.lock().unwrap() = None;
+                if door == Some(Door::Shut) {
+                    *world.logging_in.lock().unwrap() = None;
+                }
+                ask(&mount, Operation::Update, "rotate-role/st", json!({})).await.unwrap();
+                assert_eq!(served(&mount, "st").await, Some(account(&world, USER)), "{what}");
+                *world.logging_in.lock().unwrap() = None;
+                later(&world, 700);
+                tick(&mount).await;
+                assert_eq!(stored(&world, "rotation/static/st"), Value::Null, "{what}");
+                assert_eq!(served(&mount, "st").await, Some(account(&world, USER)), "{what}");
             }
         }
     }
-    let most = stored(&world, "rotation/static/st")["candidates"].as_array().map_or(0, Vec::len);
-    assert!(most <= 8, "{most}");
-    assert!(most < 8 || refused.contains("did not come to an end"), "{refused}");
+}
+
+/// A policy that refuses does so with a password that nobody sees again, and leaves nothing behind.
+#[tokio::test]
+async fn a_refused_password_is_forgotten_at_once() {
+    let (world, mount) = world_with_role().await;
+    world.picky.store(true, Ordering::SeqCst);
+    let before = known(&world);
+    for _ in 0..20 {
+        ask(&mount, Operation::Update, "rotate-role/st", json!({})).await.unwrap_err();
+        assert_eq!(known(&world), before);
+    }
+    let refused = world.refused.lock().unwrap().clone();
+    assert_eq!(refused.iter().collect::<std::collections::BTreeSet<_>>().len(), 20, "each was a fresh one");
 }
 
 #[tokio::test]

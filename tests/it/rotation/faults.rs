@@ -8,6 +8,8 @@ use serde_json::{Value, json};
 
 use super::World;
 use crate::support::client::Answer;
+use crate::support::mariadb::{self, MariaDb};
+use crate::support::redis::{self, Redis};
 use crate::support::wait_for;
 
 const SET: &str = "ALTER ROLE \"{{username}}\" PASSWORD '{{password}}'";
@@ -265,4 +267,52 @@ fn a_role_deleted_while_it_rotates_is_gone_and_can_come_back() {
     });
     world.client.get("database/config/rr").expect(404);
     world.still_opens();
+}
+
+/// An account that does not open, whatever its password: its time is over, it is locked, anybody may come in, or it is for
+/// other hosts. The server's own word counts then, and no attempt is the last one.
+#[test]
+fn accounts_that_nobody_can_log_in_to_are_changed_all_the_same() {
+    let world = World::start();
+    world.postgres.sql("ALTER ROLE st VALID UNTIL '2001-01-01'");
+    world.role("st", json!({ "rotation_period": 3600 }));
+    for _ in 0..12 {
+        world.rotate().expect(204);
+    }
+    assert!(!world.opens("st", &world.served("st")));
+    world.postgres.sql("ALTER ROLE st VALID UNTIL 'infinity' NOLOGIN");
+    world.rotate().expect(204);
+    world.postgres.sql("ALTER ROLE st LOGIN");
+    world.still_opens();
+
+    let server = MariaDb::start();
+    server.sql("CREATE USER st@'10.1.2.3' IDENTIFIED BY 'initial'");
+    let config = json!({ "plugin_name": "mysql-database-plugin", "connection_url": server.url(), "allowed_roles": "*",
+                         "username": mariadb::ADMIN, "password": mariadb::ADMIN_PASSWORD });
+    world.client.post("database/config/my", config).expect(204);
+    let elsewhere = json!({ "db_name": "my", "username": "st", "rotation_period": 3600 });
+    world.client.post("database/static-roles/elsewhere", elsewhere).expect(204);
+    for _ in 0..12 {
+        world.client.post("database/rotate-role/elsewhere", json!({})).expect(204);
+    }
+    server.sql("RENAME USER st@'10.1.2.3' TO st@'%'");
+    let password = world.served("elsewhere");
+    assert!(server.login("st", &password, "SELECT 1").is_ok());
+    server.sql("ALTER USER st@'%' ACCOUNT LOCK");
+    world.client.post("database/rotate-role/elsewhere", json!({})).expect(204);
+    server.sql("ALTER USER st@'%' ACCOUNT UNLOCK");
+    assert!(server.login("st", &world.served("elsewhere"), "SELECT 1").is_ok());
+
+    let server = Redis::start();
+    server.command(&["ACL", "SETUSER", "st", "off", ">initial", "+ping"]);
+    let config = json!({ "plugin_name": "redis-database-plugin", "host": "127.0.0.1", "port": server.port(),
+                         "allowed_roles": "*", "username": redis::ADMIN, "password": redis::ADMIN_PASSWORD });
+    world.client.post("database/config/rd", config).expect(204);
+    let off = json!({ "db_name": "rd", "username": "st", "rotation_period": 3600 });
+    world.client.post("database/static-roles/off", off).expect(204);
+    for _ in 0..12 {
+        world.client.post("database/rotate-role/off", json!({})).expect(204);
+    }
+    server.command(&["ACL", "SETUSER", "st", "on"]);
+    assert!(server.login("st", &world.served("off"), &["PING"]).is_ok());
 }
