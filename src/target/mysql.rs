@@ -4,6 +4,8 @@
 //! by dropping the user. Passwords go to the server as hashes wherever it takes one.
 
 mod account;
+mod check;
+mod define;
 mod dsn;
 mod end;
 mod hash;
@@ -230,13 +232,14 @@ impl Target for MySql {
         Ok(found)
     }
 
-    async fn check(&self, _options: &EndOptions) -> Result<Vec<Capability>, TargetError> {
-        Ok(Vec::new())
+    async fn check(&self, options: &EndOptions) -> Result<Vec<Capability>, TargetError> {
+        check::check(&self.core, options).await
     }
 
     async fn end(&self, plan: &EndPlan) -> Result<Ended, TargetError> {
         let statements = self.core.fill(&plan.revocation, &Vars::name(&plan.username))?;
-        let ending = Ending { core: self.core.clone(), username: plan.username.clone(), statements };
+        let (core, username, options) = (self.core.clone(), plan.username.clone(), plan.options.clone());
+        let ending = Ending { core, username, statements, options };
         match tokio::spawn(ending.run()).await {
             Ok(ended) => ended,
             Err(_) => Err(TargetError::Lost("the task that ends the user died".into())),

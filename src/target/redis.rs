@@ -4,12 +4,13 @@
 //! The servers keep their lists each for itself: what is done here is done at one server, not at its replicas and not at
 //! the other nodes of a cluster.
 
+mod check;
+mod end;
 mod node;
 mod rules;
 mod settings;
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use async_trait::async_trait;
 
@@ -110,25 +111,6 @@ impl Core {
         }
         session.give_back();
         if there { Err(TargetError::Plan(format!("the user {username:?} came back"))) } else { Ok(()) }
-    }
-
-    async fn end(&self, username: &str) -> Result<Ended, TargetError> {
-        let begun = Instant::now();
-        let mut session = self.fresh().await?;
-        let existed = session.knows(username).await?;
-        let mut sessions = 0;
-        if existed {
-            session.set_user(username, &["off"]).await?;
-            sessions = session.end_sessions(username).await?;
-            session.delete_user(username).await?;
-        }
-        // Also without a user: the one that removed it may have been stopped before this.
-        session.persist(self.settings.persistence).await?;
-        if session.knows(username).await? {
-            return Err(TargetError::Plan(format!("the user {username:?} came back")));
-        }
-        session.give_back();
-        Ok(Ended { existed, sessions, took: begun.elapsed(), left: Vec::new(), again: None })
     }
 
     /// The hashes of a user's passwords; none of a user that is not there.
@@ -306,14 +288,14 @@ impl Target for Redis {
         Ok(found)
     }
 
-    async fn check(&self, _options: &EndOptions) -> Result<Vec<Capability>, TargetError> {
-        Ok(Vec::new())
+    async fn check(&self, options: &EndOptions) -> Result<Vec<Capability>, TargetError> {
+        check::check(&self.core, options).await
     }
 
     /// Revocation statements mean nothing here, as in the built-in engine.
     async fn end(&self, plan: &EndPlan) -> Result<Ended, TargetError> {
-        let (core, username) = (self.core.clone(), plan.username.clone());
-        match tokio::spawn(async move { core.end(&username).await }).await {
+        let (core, username, options) = (self.core.clone(), plan.username.clone(), plan.options.clone());
+        match tokio::spawn(async move { end::end(&core, &username, &options).await }).await {
             Ok(ended) => ended,
             Err(_) => Err(TargetError::Lost("the task that ends the user died".into())),
         }
