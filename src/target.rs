@@ -70,12 +70,26 @@ pub enum TargetError {
     /// The deadline passed; the text names the setting that would change it.
     #[error("{0}")]
     Timeout(String),
+    /// Nothing was tried: the target gives no sessions at the moment, or too many requests wait for one.
+    #[error("{0}")]
+    Unavailable(String),
     /// The session broke while in use.
     #[error("{0}")]
     Lost(String),
     /// The plan cannot be carried out as written (for example: it does not create the user it should).
     #[error("{0}")]
     Plan(String),
+}
+
+impl TargetError {
+    /// True if nobody at the target has judged what was asked: it may work as soon as the target can be reached again.
+    pub fn is_outage(&self) -> bool {
+        match self {
+            Self::Connect(_) | Self::Timeout(_) | Self::Unavailable(_) | Self::Lost(_) => true,
+            Self::Begin(why) | Self::Account(why) | Self::Statement(why) => why.is_outage(),
+            Self::Config(_) | Self::Server { .. } | Self::Answer { .. } | Self::Plan(_) => false,
+        }
+    }
 }
 
 /// A role statement list, ready to be filled, and whose SQL it is in: see [`statement`].

@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 
 use super::dsn::PgEndpoint;
-use super::pool::{Checkout, Limits, Pool};
+use super::pool::{Checkout, Lane, Limits, NotOpened, Pool, Trust, jitter};
 use super::{
     Capability, EndPlan, Ended, Login, LoginError, Marked, MintPlan, Outcome, RenewPlan, Script, Target, TargetError,
 };
@@ -65,15 +65,17 @@ impl Postgres {
         Self { settings, pool, cautious: AtomicBool::new(false) }
     }
 
-    async fn session(&self) -> Result<Checkout<PgSession>, TargetError> {
+    async fn session(&self, lane: Lane) -> Result<Checkout<PgSession>, TargetError> {
         let Settings { endpoint, statement_timeout, .. } = &self.settings;
-        self.pool.checkout(|patience| session::open(endpoint, None, *statement_timeout, patience)).await
+        let open = |patience| session::open(endpoint, None, *statement_timeout, patience);
+        self.pool.checkout(lane, Trust::Recent, open).await
     }
 
     /// A session of its own in another database of the same server, for the clean-up there.
     async fn session_in(&self, database: &str) -> Result<PgSession, TargetError> {
         let Settings { endpoint, statement_timeout, limits, .. } = &self.settings;
-        session::open(endpoint, Some(database), *statement_timeout, limits.connect_timeout).await
+        let opened = session::open(endpoint, Some(database), *statement_timeout, limits.connect_timeout).await;
+        opened.map_err(NotOpened::into)
     }
 
     /// Runs `attempt` again while the server reports a conflict with somebody else's transaction, with a growing,
@@ -88,8 +90,7 @@ impl Postgres {
             match attempt().await {
                 Err(problem) if problem.is_conflict() && tokio::time::Instant::now() + pause < deadline => {
                     self.cautious.store(true, Ordering::Relaxed);
-                    let jitter = f64::from(rand::random::<u8>()) / 255.0;
-                    tokio::time::sleep(pause.mul_f64(0.5 + jitter)).await;
+                    tokio::time::sleep(pause.mul_f64(0.5 + jitter())).await;
                     pause = (pause * 2).min(Duration::from_millis(250));
                 }
                 settled => return settled,
@@ -101,7 +102,7 @@ impl Postgres {
 #[async_trait]
 impl Target for Postgres {
     async fn verify(&self) -> Result<(), TargetError> {
-        let mut session = self.session().await?;
+        let mut session = self.session(Lane::Issue).await?;
         session.run("SELECT 1").await?;
         session.give_back();
         Ok(())

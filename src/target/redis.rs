@@ -9,11 +9,11 @@ mod rules;
 mod settings;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 
-use super::pool::{Checkout, Pool, Session as _};
+use super::pool::{Checkout, Lane, NotOpened, Pool, Trust};
 use super::{
     Capability, EndPlan, Ended, Login, LoginError, Marked, MintPlan, Outcome, RenewPlan, Script, Target, TargetError,
 };
@@ -38,25 +38,21 @@ struct Core {
 }
 
 impl Core {
-    async fn session(&self) -> Result<Checkout<Node>, TargetError> {
-        self.pool.checkout(|patience| Node::open(&self.settings, patience)).await
+    /// A session that has just shown that it lives.
+    async fn session(&self, lane: Lane) -> Result<Checkout<Node>, TargetError> {
+        self.pool.checkout(lane, Trust::Nobody, |patience| self.open(patience)).await
     }
 
-    /// A session that has just shown that it lives.
-    async fn fresh(&self) -> Result<Checkout<Node>, TargetError> {
-        let mut session = self.session().await?;
-        if session.ping().await {
-            return Ok(session);
-        }
-        drop(session);
-        self.pool.drop_idle();
-        self.session().await
+    async fn open(&self, patience: Duration) -> Result<Node, NotOpened> {
+        let opened = Node::open(&self.settings, patience).await;
+        let full = "max number of clients";
+        opened.map_err(|e| NotOpened::by_answer(e, |code, text| code == "LOADING" || text.contains(full)))
     }
 
     /// Makes the user, or leaves nothing.
     async fn create(&self, username: &str, rules: &[&str]) -> Outcome<()> {
         let begun = async {
-            let mut session = self.fresh().await?;
+            let mut session = self.session(Lane::Issue).await?;
             let taken = session.knows(username).await?;
             Ok((session, taken))
         };
@@ -97,7 +93,7 @@ impl Core {
 
     /// Removes a user for good; `silent` is a session that may still be about to make it.
     async fn remove(&self, username: &str, silent: Option<i64>) -> Result<(), TargetError> {
-        let mut session = self.fresh().await?;
+        let mut session = self.session(Lane::End).await?;
         if let Some(id) = silent {
             session.end_own_session(id).await?;
         }
@@ -113,7 +109,7 @@ impl Core {
 
     async fn end(&self, username: &str) -> Result<Ended, TargetError> {
         let begun = Instant::now();
-        let mut session = self.fresh().await?;
+        let mut session = self.session(Lane::End).await?;
         let existed = session.knows(username).await?;
         let mut sessions = 0;
         if existed {
@@ -133,7 +129,7 @@ impl Core {
     /// Changes a user that must be there.
     async fn change(&self, username: &str, rules: &[&str]) -> Outcome<()> {
         let begun = async {
-            let mut session = self.fresh().await?;
+            let mut session = self.session(Lane::Issue).await?;
             if session.knows(username).await? {
                 return Ok(session);
             }
@@ -213,7 +209,7 @@ impl Drop for Minted {
 #[async_trait]
 impl Target for Redis {
     async fn verify(&self) -> Result<(), TargetError> {
-        self.core.fresh().await?.give_back();
+        self.core.session(Lane::Issue).await?.give_back();
         Ok(())
     }
 
@@ -265,7 +261,7 @@ impl Target for Redis {
     }
 
     async fn present(&self, usernames: &[String]) -> Result<Vec<String>, TargetError> {
-        let mut session = self.core.fresh().await?;
+        let mut session = self.core.session(Lane::End).await?;
         let mut found = Vec::new();
         for username in usernames {
             if session.knows(username).await? {

@@ -8,6 +8,7 @@ use super::session::Session;
 use super::{Core, TargetError};
 use crate::secret::Secret;
 use crate::target::Ended;
+use crate::target::pool::Lane;
 
 /// A revocation, with all it takes: it goes on when the caller has left.
 pub struct Ending {
@@ -36,7 +37,7 @@ impl Ending {
     }
 
     async fn once(&self) -> Result<(bool, u64), TargetError> {
-        let mut session = self.core.session().await?;
+        let mut session = self.core.session(Lane::End).await?;
         let ended = self.end(&mut session).await;
         // A session is given back only if nothing is under way in it.
         if ended.is_ok() {

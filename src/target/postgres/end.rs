@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::mint::{SHARED_ROWS_LOCK, run_script};
 use super::session::{PgSession, Problem};
 use super::{Postgres, quoted_name, quoted_text};
-use crate::target::pool::{Checkout, Session};
+use crate::target::pool::{Checkout, Lane, Session};
 use crate::target::statement::Vars;
 use crate::target::{EndPlan, Ended, TargetError};
 
@@ -51,7 +51,10 @@ pub async fn end(target: &Postgres, plan: &EndPlan) -> Result<Ended, TargetError
     if plan.revocation.is_empty() {
         clean_up(target, &mut session, oid, &plan.username).await?;
     } else {
+        // Not held meanwhile: the statements have a session of their own, and there may be no other.
+        session.give_back();
         let run = run_script(target, &plan.revocation, &Vars::name(&plan.username)).await;
+        session = target.session(Lane::End).await?;
         if let Err(e) = run {
             let gone = find(&mut session, &plan.username).await?.is_none();
             let about_it = matches!(&e, TargetError::Server { code, message }
@@ -88,11 +91,11 @@ async fn can_log_in(session: &mut PgSession, username: &str) -> Result<bool, Tar
 /// A session, and what it says of the role. The question shows whether a session that was idle still lives; another is
 /// asked if not, as ending is not worth an error for that.
 async fn look(target: &Postgres, username: &str) -> Result<(Checkout<PgSession>, Option<i64>), TargetError> {
-    let mut session = target.session().await?;
+    let mut session = target.session(Lane::End).await?;
     let mut found = find(&mut session, username).await;
     if matches!(found, Err(TargetError::Lost(_))) {
         target.pool.drop_idle();
-        session = target.session().await?;
+        session = target.session(Lane::End).await?;
         found = find(&mut session, username).await;
     }
     Ok((session, found?))

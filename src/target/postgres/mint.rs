@@ -9,7 +9,7 @@ use super::marker::{self, comment};
 use super::session::{PgSession, Problem};
 use super::{PasswordForm, Postgres, check_name, quoted_name, quoted_text, timestamp};
 use crate::secret::{Secret, verifier};
-use crate::target::pool::Checkout;
+use crate::target::pool::{Checkout, Lane};
 use crate::target::statement::{Script, Vars};
 use crate::target::{Login, Marker, MintPlan, Outcome, RenewPlan, TargetError};
 
@@ -67,7 +67,7 @@ pub async fn in_transaction(
 ) -> Result<(), Problem> {
     let mut again = true;
     loop {
-        let mut session = target.session().await.map_err(|e| Problem::Unsent(no_session(e)))?;
+        let mut session = target.session(Lane::Issue).await.map_err(|e| Problem::Unsent(no_session(e)))?;
         let messages = make(session.knows_scram()).map_err(Problem::Unsent)?;
         match transact(&mut session, &messages).await {
             Ok(transaction) => return commit(target, session, &transaction).await,
@@ -129,7 +129,7 @@ async fn fate(target: &Postgres, transaction: &str) -> Option<bool> {
     let asked = format!("SELECT txid_status({transaction})");
     let asking = async {
         loop {
-            if let Ok(mut session) = target.session().await
+            if let Ok(mut session) = target.session(Lane::Issue).await
                 && let Ok(Some(row)) = session.run(&asked).await
             {
                 session.give_back();
@@ -273,7 +273,7 @@ pub async fn run_script(target: &Postgres, script: &Script, vars: &Vars<'_>) -> 
     let closed = script.statements().iter().all(|statement| statement.is_closed());
     let attempt = || async {
         let messages = joined(target, script, &filled).map_err(Problem::Unsent)?;
-        let mut session = target.session().await.map_err(Problem::Unsent)?;
+        let mut session = target.session(Lane::End).await.map_err(Problem::Unsent)?;
         let begin = session.begin();
         let result = match messages.as_slice() {
             [only] if closed => {
@@ -310,7 +310,7 @@ pub async fn renew(target: &Postgres, plan: &RenewPlan) -> Result<(), TargetErro
         } else {
             joined(target, &plan.renew, &filled).map_err(Problem::Unsent)?
         };
-        let mut session = target.session().await.map_err(Problem::Unsent)?;
+        let mut session = target.session(Lane::Issue).await.map_err(Problem::Unsent)?;
         let result = prolong(&mut session, plan, &messages).await;
         if result.is_ok() || matches!(result, Err(Problem::Server { .. })) && session.roll_back().await {
             session.give_back();
