@@ -14,6 +14,7 @@ pub mod issue;
 pub mod journal;
 pub mod lease;
 pub mod port;
+pub mod remnant;
 pub mod request;
 pub mod rotation;
 pub mod route;
@@ -84,6 +85,7 @@ pub struct Inner {
     ports: Ports,
     connections: Connections,
     rotation: Rotation,
+    ending: end::Ending,
 }
 
 /// What changes passwords: see [`rotation`].
@@ -101,7 +103,8 @@ impl Mount {
     /// A mount with the host's stable id for it. Touches nothing yet: storage may not be writable.
     pub fn new(kind: Kind, id: String, ports: Ports) -> Self {
         let (connections, rotation) = (Connections::default(), Rotation::default());
-        Self(Arc::new(Inner { kind, id, ports, connections, rotation }))
+        let ending = end::Ending::default();
+        Self(Arc::new(Inner { kind, id, ports, connections, rotation, ending }))
     }
 
     /// Storage works from now on: the mount may begin what it does without being asked. Any request says the same.
@@ -183,7 +186,7 @@ impl Mount {
             self.connections.forget(name);
         }
         if key.starts_with("static-role/")
-            || [journal::PREFIX, intent::PREFIX].iter().any(|prefix| key.starts_with(prefix))
+            || [journal::PREFIX, intent::PREFIX, remnant::PREFIX].iter().any(|prefix| key.starts_with(prefix))
         {
             self.rotation.queue.outdated();
         }

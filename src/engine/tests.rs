@@ -1,5 +1,6 @@
 //! The engine on simulated ports: storage, host and target in memory.
 
+mod ending;
 mod mint;
 mod rotation;
 
@@ -18,8 +19,8 @@ use super::request::{Caller, Datum, Existence, Fields, LeaseRef, Operation, Repl
 use super::{Kind, Mount, Ports};
 use crate::secret::Secret;
 use crate::target::{
-    Capability, Connector, EndPlan, Ended, Login, LoginError, Marked, MintPlan, Outcome, RenewPlan, Script, Settings,
-    Target, TargetError,
+    Capability, Connector, EndOptions, EndPlan, Ended, Left, Login, LoginError, Marked, MintPlan, Outcome, RenewPlan,
+    Script, Settings, Target, TargetError,
 };
 use rotation::Faults;
 
@@ -41,6 +42,12 @@ struct World {
     logins: AtomicU64,
     /// Seconds that have passed.
     later: AtomicU64,
+    /// Users own something, which somebody has to decide on.
+    owners: AtomicBool,
+    /// The target lets nobody be ended.
+    strict: AtomicBool,
+    /// Ends that the target was asked for, and how.
+    ends: Mutex<Vec<crate::target::EndOptions>>,
     faults: Faults,
 }
 
@@ -177,7 +184,21 @@ impl Target for Database {
         if self.world.faults.point().await {
             return Err(TargetError::Lost("gone".into()));
         }
-        let existed = self.world.users.lock().unwrap().remove(&plan.username).is_some();
+        self.world.ends.lock().unwrap().push(plan.options.clone());
+        tokio::task::yield_now().await;
+        if self.world.strict.load(Ordering::SeqCst) {
+            return Err(TargetError::Server { message: "permission denied".into(), code: "42501".into() });
+        }
+        let mut users = self.world.users.lock().unwrap();
+        if self.world.owners.load(Ordering::SeqCst)
+            && plan.options.owned == crate::target::Owned::Fail
+            && let Some(user) = users.get_mut(&plan.username)
+        {
+            *user = SystemTime::UNIX_EPOCH;
+            let left = Left { database: "db".into(), object: "table t".into(), reason: "the user owns it".into() };
+            return Ok(Ended { existed: true, left: vec![left], ..Ended::default() });
+        }
+        let existed = users.remove(&plan.username).is_some();
         Ok(Ended { existed, ..Ended::default() })
     }
     async fn marked(&self, _mount: &str) -> Result<Vec<Marked>, TargetError> {
@@ -188,7 +209,7 @@ impl Target for Database {
         let users = self.world.users.lock().unwrap();
         Ok(usernames.iter().filter(|name| users.contains_key(*name)).cloned().collect())
     }
-    async fn check(&self) -> Result<Vec<Capability>, TargetError> {
+    async fn check(&self, _options: &EndOptions) -> Result<Vec<Capability>, TargetError> {
         self.reach().map(|()| Vec::new())
     }
     async fn set_password(&self, username: &str, password: &Secret, _statements: &Script) -> Outcome<()> {
@@ -380,6 +401,8 @@ async fn a_standby_touches_no_target() {
         (Operation::Delete, "static-roles/app", json!({})),
         (Operation::Update, "rotate-role/app", json!({})),
         (Operation::Update, "rotate-root/pg", json!({})),
+        (Operation::Update, "remnants/x/accept", json!({"reason": "x"})),
+        (Operation::Update, "remnants/x/retry", json!({})),
     ] {
         let reply = ask(&mount, operation, path, data).await;
         assert!(matches!(reply, Err(Error::ReadOnly)), "{path}: {reply:?}");
@@ -487,6 +510,7 @@ proptest! {
         path in prop_oneof![
             (prop::sample::select(vec![
                 "config", "roles", "creds", "reset", "reload", "static-roles", "static-creds", "rotate-role", "rotate-root",
+                "remnants",
             ]),
              prop_oneof![Just("pg".to_owned()), Just("app".to_owned()), ".{0,10}"])
                 .prop_map(|(place, name)| format!("{place}/{name}")),

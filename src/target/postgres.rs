@@ -17,7 +17,8 @@ use jiff::Timestamp;
 use super::dsn::PgEndpoint;
 use super::pool::{Checkout, Lane, Limits, NotOpened, Pool, Trust, jitter};
 use super::{
-    Capability, EndPlan, Ended, Login, LoginError, Marked, MintPlan, Outcome, RenewPlan, Script, Target, TargetError,
+    Capability, EndOptions, EndPlan, Ended, Login, LoginError, Marked, MintPlan, Outcome, RenewPlan, Script, Target,
+    TargetError,
 };
 use crate::secret::Secret;
 use session::{PgSession, Problem};
@@ -78,24 +79,49 @@ impl Postgres {
         opened.map_err(NotOpened::into)
     }
 
+    /// The account of the connection, as statements name it.
+    fn account(&self) -> String {
+        quoted_name(&self.settings.endpoint.user)
+    }
+
     /// Runs `attempt` again while the server reports a conflict with somebody else's transaction, with a growing,
     /// jittered pause, until `statement_timeout` is used up.
     async fn retrying<T, F>(&self, mut attempt: impl FnMut() -> F) -> Result<T, Problem>
     where
         F: Future<Output = Result<T, Problem>>,
     {
-        let deadline = tokio::time::Instant::now() + self.settings.statement_timeout;
-        let mut pause = Duration::from_millis(4);
+        let mut conflicts = self.conflicts();
         loop {
             match attempt().await {
-                Err(problem) if problem.is_conflict() && tokio::time::Instant::now() + pause < deadline => {
-                    self.cautious.store(true, Ordering::Relaxed);
-                    tokio::time::sleep(pause.mul_f64(0.5 + jitter())).await;
-                    pause = (pause * 2).min(Duration::from_millis(250));
-                }
+                Err(problem) if conflicts.wait_out(&problem).await => {}
                 settled => return settled,
             }
         }
+    }
+
+    fn conflicts(&self) -> Conflicts<'_> {
+        let until = tokio::time::Instant::now() + self.settings.statement_timeout;
+        Conflicts { cautious: &self.cautious, until, pause: Duration::from_millis(4) }
+    }
+}
+
+/// The conflicts of one piece of work with other transactions.
+struct Conflicts<'a> {
+    cautious: &'a AtomicBool,
+    until: tokio::time::Instant,
+    pause: Duration,
+}
+
+impl Conflicts<'_> {
+    /// Waits for a moment and says that it is worth another try; false if this is no conflict, or the time is used up.
+    async fn wait_out(&mut self, problem: &Problem) -> bool {
+        if !problem.is_conflict() || tokio::time::Instant::now() + self.pause >= self.until {
+            return false;
+        }
+        self.cautious.store(true, Ordering::Relaxed);
+        tokio::time::sleep(self.pause.mul_f64(0.5 + jitter())).await;
+        self.pause = (self.pause * 2).min(Duration::from_millis(250));
+        true
     }
 }
 
@@ -128,7 +154,7 @@ impl Target for Postgres {
         marker::present(self, usernames).await
     }
 
-    async fn check(&self) -> Result<Vec<Capability>, TargetError> {
+    async fn check(&self, _options: &EndOptions) -> Result<Vec<Capability>, TargetError> {
         Ok(Vec::new())
     }
 

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::root;
 use crate::engine::Mount;
+use crate::engine::end::wishes::Wishes;
 use crate::engine::error::Error;
 use crate::engine::field::Input;
 use crate::engine::request::{Fields, Reply, Response};
@@ -26,6 +27,9 @@ const ENGINE_FIELDS: &[&str] = &[
     "allowed_roles",
     "root_rotation_statements",
     "password_policy",
+    "owned_objects",
+    "sessions",
+    "verify",
 ];
 
 /// Connection details that no read returns. `connection_url` is secret too (it may hold a password) and is shown
@@ -162,6 +166,7 @@ impl Config {
             allowed_roles: self.allowed_roles.clone(),
             password_policy: self.password_policy.clone(),
             username,
+            wishes: Wishes::of(&self.other),
             target: mount.ports.targets.open(settings.target),
         })
     }
@@ -212,6 +217,8 @@ pub struct Connection {
     pub password_policy: String,
     /// How users are named.
     pub username: Template,
+    /// How users end of roles that do not say.
+    pub wishes: Wishes,
     /// The target itself.
     pub target: Arc<dyn Target>,
 }
@@ -343,14 +350,16 @@ pub async fn read(mount: &Mount, name: &str) -> Reply {
     if let Some(url) = config.secrets.get("connection_url") {
         shown.insert("connection_url".into(), json!(target::dsn::redact(url.expose())));
     }
-    Ok(Some(Response::data([
+    let mut data = vec![
         ("allowed_roles", json!(config.allowed_roles)),
         ("connection_details", Value::Object(shown)),
         ("password_policy", json!(config.password_policy)),
         ("plugin_name", json!(config.plugin_name)),
         ("plugin_version", json!(config.plugin_version)),
         ("root_credentials_rotate_statements", json!(config.root_rotation_statements)),
-    ])))
+    ];
+    data.extend(Wishes::of(&config.other).said());
+    Ok(Some(Response::data(data)))
 }
 
 /// POST and PUT. Nothing is stored unless the driver accepts the settings and, unless `verify_connection=false`, the
@@ -382,6 +391,9 @@ pub async fn write(mount: &Mount, name: &str, input: &Input, data: &Fields) -> R
     if let Some(policy) = input.text("password_policy") {
         config.password_policy = policy.to_owned();
     }
+    let mut wishes = Wishes::of(&config.other);
+    wishes.write(input)?;
+    wishes.store(&mut config.other);
     let valid = config.secrets.get("password").map(Secret::duplicate);
     let details = data.iter().filter(|(key, _)| !ENGINE_FIELDS.contains(&key.as_str()));
     config.merge(details.map(|(key, value)| (key.clone(), value.clone())).collect());

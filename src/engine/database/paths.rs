@@ -32,6 +32,14 @@ pub enum Path {
     RotateRole,
     /// `rotate-root/:name`
     RotateRoot,
+    /// `remnants/`
+    Remnants,
+    /// `remnants/:id`
+    Remnant,
+    /// `remnants/:id/accept`
+    RemnantAccept,
+    /// `remnants/:id/retry`
+    RemnantRetry,
 }
 
 /// What `path-help` says of the mount as a whole.
@@ -48,6 +56,18 @@ const ALL: &[Operation] = &[Create, Update, Read, Delete];
 
 const AFTER: Field = Field::new("after", FieldType::String, "List entries after this one, exclusive.").query();
 const LIMIT: Field = Field::new("limit", FieldType::Int, "List this many entries at most; without it, all.").query();
+
+const OWNED_OBJECTS: &str = "What becomes of objects that a minted user owns when it ends. fail: they stay, and with them \
+                             the user, which can do nothing any more; see remnants/. drop: they go with it. \
+                             reassign:<role>: they become that role's. By default fail.";
+const SESSIONS: &str = "What becomes of the open sessions of a minted user when it ends. terminate: they are ended at \
+                        once. keep: they go on until they end by themselves. grace:<duration>: they have so long to end \
+                        by themselves. By default terminate.";
+const VERIFY: &str = "Whether the database is looked at once more when a minted user has ended. required: yes, and what \
+                      cannot be looked at counts as left. best_effort: as far as the account of the connection can see. \
+                      off: no. By default required.";
+
+const ID: Field = Field::new("id", FieldType::String, "Name of the record, as LIST remnants/ shows it.");
 
 /// What the drivers understand of `config/:name`. The engine keeps them, and any other, unread.
 pub const CONNECTION_DETAILS: &[Field] = &[
@@ -222,6 +242,9 @@ pub const ROUTES: &[Route<Path>] = &[
                 "Name of the host's password policy for what is minted here. Empty means 20 characters of a-z, A-Z, \
                  0-9 and \"-\".",
             ),
+            Field::new("owned_objects", FieldType::String, OWNED_OBJECTS),
+            Field::new("sessions", FieldType::String, SESSIONS),
+            Field::new("verify", FieldType::String, VERIFY),
         ],
         details: Some(CONNECTION_DETAILS),
         synopsis: "Configure connection details of a database.",
@@ -316,6 +339,9 @@ the database has answered.",
                  ed25519), and if wanted key_bits (rsa: 2048, 3072, 4096; ec: 256, 384, 521) and signature_bits (256, \
                  384 or 512, for a CA with an RSA key).",
             ),
+            Field::new("owned_objects", FieldType::String, OWNED_OBJECTS),
+            Field::new("sessions", FieldType::String, SESSIONS),
+            Field::new("verify", FieldType::String, VERIFY),
         ],
         details: None,
         synopsis: "Manage the roles that can be created with this backend.",
@@ -433,5 +459,46 @@ A write lays the given fields over those that are stored. Deleting the role leav
         description: "\
 Afterwards only Leasehold knows it. Sessions go on. A later write of the connection that brings an earlier password back is
 answered with a warning, and the valid one is kept.",
+    },
+    Route {
+        id: Path::Remnants,
+        pattern: "remnants/?",
+        operations: &[List],
+        fields: &[AFTER, LIMIT],
+        details: None,
+        synopsis: "List the users whose end is not over.",
+        description: "\
+Each with its connection, its state and since when. contained: it can do nothing any more, but something of it is left.
+open: the database could not be reached or refused, so it may still log in. All are tried again by themselves.",
+    },
+    Route {
+        id: Path::Remnant,
+        pattern: "remnants/{id}",
+        operations: &[Read],
+        fields: &[ID],
+        details: None,
+        synopsis: "Show a user whose end is not over: what is left, why, and when it is tried again.",
+        description: "Shows what was accepted, too, for as long as it is there.",
+    },
+    Route {
+        id: Path::RemnantAccept,
+        pattern: "remnants/{id}/accept",
+        operations: WRITE,
+        fields: &[
+            ID,
+            Field::new("reason", FieldType::String, "Why what is left may stay. It is logged and kept.").required(),
+        ],
+        details: None,
+        synopsis: "Decide that what is left of a user may stay.",
+        description: "Nothing is tried any more. The answer says what is left, and who has accepted it.",
+    },
+    Route {
+        id: Path::RemnantRetry,
+        pattern: "remnants/{id}/retry",
+        operations: WRITE,
+        fields: &[ID],
+        details: None,
+        synopsis: "Try again now to end a user.",
+        description: "Answers with what came of it.",
     },
 ];

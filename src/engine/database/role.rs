@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::credential::{CredentialType, Settings};
 use crate::engine::Mount;
+use crate::engine::end::wishes::Wishes;
 use crate::engine::error::Error;
 use crate::engine::field::Input;
 use crate::engine::request::{Fields, Reply, Response};
@@ -85,6 +86,11 @@ impl Role {
             .map_err(|e| Error::Failed(format!("the stored role {name:?} cannot be read: {e}")))
     }
 
+    /// How its users end.
+    pub fn wishes(&self) -> Wishes {
+        Wishes::of(&self.other)
+    }
+
     async fn store(&self, mount: &Mount, name: &str) -> Result<(), Error> {
         let text = serde_json::to_string(self).map_err(|e| Error::Failed(format!("cannot encode role: {e}")))?;
         let seal_wrap = self.credential_config.holds_secret();
@@ -109,6 +115,7 @@ pub async fn read(mount: &Mount, name: &str) -> Reply {
     if !shown.is_empty() {
         data.push(("credential_config", Value::Object(shown.clone())));
     }
+    data.extend(role.wishes().said());
     Ok(Some(Response::data(data)))
 }
 
@@ -161,6 +168,10 @@ pub async fn write(mount: &Mount, name: &str, input: &Input) -> Reply {
     if let Some(list) = input.list("renew_statements") {
         role.statements.renewal = list.to_vec();
     }
+
+    let mut wishes = role.wishes();
+    wishes.write(input)?;
+    wishes.store(&mut role.other);
 
     role.store(mount, name).await?;
     if !role.max_ttl.is_zero() && role.default_ttl > role.max_ttl {

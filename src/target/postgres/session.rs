@@ -17,6 +17,9 @@ use crate::target::pool::{NotOpened, Session};
 /// How much longer than the server's own `statement_timeout` we wait for its answer.
 const ANSWER_GRACE: Duration = Duration::from_secs(2);
 
+/// What every session begins with.
+const PREPARATION: &str = "SET standard_conforming_strings = on";
+
 /// How long a goodbye may take.
 const GOODBYE: Duration = Duration::from_millis(500);
 
@@ -115,14 +118,33 @@ impl PgSession {
         format!("BEGIN;\nSET LOCAL statement_timeout = {}", self.statement_timeout.as_millis())
     }
 
+    /// Takes back whatever statements of others may have set in the session.
+    pub async fn reset(&mut self) -> Result<(), Problem> {
+        let all = "RESET SESSION AUTHORIZATION; RESET ALL; SELECT pg_advisory_unlock_all()";
+        self.run(&format!("{all}; {PREPARATION}")).await.map(drop)
+    }
+
     /// Rolls back; false if the session is of no further use.
     pub async fn roll_back(&mut self) -> bool {
         self.run("ROLLBACK").await.is_ok()
     }
 
+    /// Asks a question whose answer is one JSON text.
+    pub async fn ask<T: serde::de::DeserializeOwned>(&mut self, question: &str) -> Result<T, Problem> {
+        let row = self.run(question).await?;
+        row.and_then(|row| row.try_get::<String, _>(0).ok())
+            .and_then(|json| serde_json::from_str(&json).ok())
+            .ok_or_else(|| Problem::Broken(TargetError::Lost("the server's answer made no sense".into())))
+    }
+
     /// PostgreSQL 10 and later know SCRAM.
     pub fn knows_scram(&self) -> bool {
         self.connection.server_version_num().is_none_or(|version| version >= 100_000)
+    }
+
+    /// PostgreSQL 16 and later keep apart who granted a membership, and what it allows.
+    pub fn knows_grantors(&self) -> bool {
+        self.connection.server_version_num().is_none_or(|version| version >= 160_000)
     }
 }
 
@@ -299,7 +321,7 @@ async fn try_host(
     // Whoever got this far has logged in.
     let passing = |text| Refusal { text, is_final: false, verdict: Some(Verdict::Accepted), answer: Answer::None };
     // What is filled into plain quotes counts on it, and the server reads a message by the setting from before it.
-    let prepared = session.run("SET standard_conforming_strings = on").await;
+    let prepared = session.run(PREPARATION).await;
     prepared.map_err(|e| passing(TargetError::from(e).to_string()))?;
     match suits(&mut session, wanted).await {
         Ok(true) => Ok(session),
