@@ -73,6 +73,9 @@ pub enum TargetError {
     /// The deadline passed; the text names the setting that would change it.
     #[error("{0}")]
     Timeout(String),
+    /// Nothing was tried: the target gives no sessions at the moment, or too many requests wait for one.
+    #[error("{0}")]
+    Unavailable(String),
     /// The session broke while in use.
     #[error("{0}")]
     Lost(String),
@@ -86,7 +89,7 @@ impl TargetError {
     /// soon as it answers. False if it answered, and said no.
     pub fn is_outage(&self) -> bool {
         match self {
-            Self::Connect(_) | Self::Timeout(_) | Self::Lost(_) => true,
+            Self::Connect(_) | Self::Timeout(_) | Self::Unavailable(_) | Self::Lost(_) => true,
             Self::Begin(inner) | Self::Account(inner) | Self::Statement(inner) => inner.is_outage(),
             // Shutting down or starting, out of sessions or memory, read-only.
             Self::Server { code, .. } => {

@@ -33,6 +33,8 @@ struct World {
     standby: AtomicBool,
     down: AtomicBool,
     touched: AtomicBool,
+    /// Targets that were made of settings.
+    opened: AtomicU64,
     /// Accounts with a password; an account that is not here has any.
     accounts: Mutex<BTreeMap<String, String>>,
     /// Passwords that accounts have beside.
@@ -117,6 +119,7 @@ impl Clock for At {
 
 impl Connector for At {
     fn open(&self, settings: Settings) -> Arc<dyn Target> {
+        self.0.opened.fetch_add(1, Ordering::SeqCst);
         let (user, password) = match settings {
             Settings::PostgreSql(settings) => (settings.endpoint.user, settings.endpoint.password),
             Settings::MySql(settings) => (settings.username, settings.password),
@@ -347,6 +350,35 @@ async fn a_user_lives_from_creds_to_revoke() {
         assert!(mount.handle(revoke).await.unwrap().is_none());
         assert!(world.users.lock().unwrap().is_empty());
     }
+}
+
+/// What bounds sessions and knows of the outage is one target, whoever asks.
+#[tokio::test]
+async fn a_database_that_is_down_from_the_start_is_asked_by_one_target() {
+    let world: Arc<World> = Arc::default();
+    prepared(&world).await;
+    let mount = mount(&world);
+    let before = world.opened.load(Ordering::SeqCst);
+    world.down.store(true, Ordering::SeqCst);
+    let creds = || ask(&mount, Operation::Read, "creds/app", json!({}));
+    for _ in 0..3 {
+        let (one, other) = tokio::join!(creds(), creds());
+        assert!(one.is_err() && other.is_err());
+    }
+    assert_eq!(world.opened.load(Ordering::SeqCst) - before, 1);
+    world.down.store(false, Ordering::SeqCst);
+    let (one, other) = tokio::join!(creds(), creds());
+    assert!(one.is_ok() && other.is_ok());
+    assert_eq!(world.opened.load(Ordering::SeqCst) - before, 1);
+
+    // Written anew by another node: what was kept is of no use any more.
+    world.down.store(true, Ordering::SeqCst);
+    mount.invalidate("config/pg");
+    assert!(creds().await.is_err());
+    mount.invalidate("config/pg");
+    let before = world.opened.load(Ordering::SeqCst);
+    assert!(creds().await.is_err());
+    assert_eq!(world.opened.load(Ordering::SeqCst) - before, 1);
 }
 
 /// A certificate has an end that no lease can move.

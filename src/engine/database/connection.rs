@@ -245,6 +245,9 @@ pub struct Connections(Mutex<Live>);
 #[derive(Default)]
 struct Live {
     by_name: HashMap<String, Arc<Connection>>,
+    /// Those that did not answer when they were opened. They are asked again as they are: what a target knows of its
+    /// outage, and its bound on sessions, hold for whoever asks.
+    unproven: HashMap<String, Arc<Connection>>,
     /// Counts changes, so that a connection opened from an older configuration is not taken for a new one.
     changes: u64,
 }
@@ -267,8 +270,10 @@ impl Connections {
             Some(connection) => live.by_name.insert(name.to_owned(), connection),
             None => live.by_name.remove(name),
         };
+        let unproven = live.unproven.remove(name);
         drop(live);
         retire(gone);
+        retire(unproven);
     }
 
     /// Forgets all, and waits until their sessions are closed.
@@ -276,7 +281,8 @@ impl Connections {
         let all: Vec<_> = {
             let mut live = self.lock();
             live.changes += 1;
-            live.by_name.drain().map(|(_, connection)| connection).collect()
+            let Live { by_name, unproven, .. } = &mut *live;
+            by_name.drain().chain(unproven.drain()).map(|(_, connection)| connection).collect()
         };
         for connection in all {
             connection.target.close().await;
@@ -300,29 +306,34 @@ impl Connections {
     /// As [`Connections::get`], for who holds the lock of the connection's password.
     pub(super) async fn opened(&self, mount: &Mount, name: &str) -> Result<Arc<Connection>, Error> {
         loop {
-            let seen = {
+            let (seen, unproven) = {
                 let live = self.lock();
                 if let Some(connection) = live.by_name.get(name) {
                     return Ok(connection.clone());
                 }
-                live.changes
+                (live.changes, live.unproven.get(name).cloned())
             };
-            let config = Config::load(mount, name).await?.ok_or_else(|| missing(name))?;
-            let opened = config.open(mount).map_err(Error::Failed)?;
-            if let Err(text) = verify(&opened).await {
-                opened.target.close().await;
-                return Err(Error::Failed(text));
-            }
-            let opened = Arc::new(opened);
+            let opened = match unproven {
+                Some(connection) => connection,
+                None => {
+                    let config = Config::load(mount, name).await?.ok_or_else(|| missing(name))?;
+                    let opened = Arc::new(config.open(mount).map_err(Error::Failed)?);
+                    let mut live = self.lock();
+                    if live.changes != seen {
+                        continue;
+                    }
+                    live.unproven.entry(name.to_owned()).or_insert(opened).clone()
+                }
+            };
+            verify(&opened).await.map_err(Error::Failed)?;
             let mut live = self.lock();
-            if live.changes == seen {
+            if live.unproven.get(name).is_some_and(|unproven| Arc::ptr_eq(unproven, &opened)) {
                 live.changes += 1;
+                live.unproven.remove(name);
                 live.by_name.insert(name.to_owned(), opened.clone());
                 return Ok(opened);
             }
-            // Somebody opened or changed a connection meanwhile: look again.
-            drop(live);
-            retire(Some(opened));
+            // Somebody else has proven it, or changed the connection meanwhile: look again.
         }
     }
 }
