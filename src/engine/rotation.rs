@@ -53,6 +53,8 @@ pub trait Account: Send + Sync {
     fn creating(&self) -> Result<Option<Secret>, Error>;
     /// A new password.
     async fn draw(&self, mount: &Mount) -> Result<Secret, Error>;
+    /// `candidate` may open the account from now on: the target is about to hear of it.
+    fn expect(&self, _mount: &Mount, _candidate: &Secret) {}
     /// Stores `password`, which opens the account since `at`.
     async fn adopt(&mut self, mount: &Mount, password: &Secret, at: SystemTime) -> Result<(), Error>;
 }
@@ -190,6 +192,7 @@ pub async fn change(mount: &Mount, account: &mut dyn Account) -> Result<(), Fail
     record.candidates.push(fresh.duplicate());
     record.started = journal::nanoseconds(at);
     record.store(storage, &key).await?;
+    account.expect(mount, &fresh);
 
     let target = account.target();
     match target.set_password(account.username(), &fresh, &account.statements()).await {

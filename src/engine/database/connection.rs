@@ -15,7 +15,7 @@ use crate::engine::go::instant;
 use crate::engine::request::{Fields, Reply, Response};
 use crate::engine::template::{self, Names, OsEntropy, Template};
 use crate::secret::Secret;
-use crate::target::{self, Driver, Target};
+use crate::target::{self, Driver, Passwords, Target};
 
 mod settings;
 
@@ -167,8 +167,19 @@ impl Config {
             allowed_roles: self.allowed_roles.clone(),
             password_policy: self.password_policy.clone(),
             username,
+            passwords: settings.target.passwords(),
             target: mount.ports.targets.open(settings.target),
         })
+    }
+
+    /// True if the driver would log in with `password` were it this connection's: not every text can be put into
+    /// `connection_url` as it is.
+    pub(super) fn carries(&self, password: &Secret) -> bool {
+        let mut secrets: BTreeMap<String, Secret> =
+            self.secrets.iter().map(|(key, secret)| (key.clone(), secret.duplicate())).collect();
+        secrets.insert("password".into(), password.duplicate());
+        let read = self.driver().and_then(|driver| settings::read(driver, &self.details, &secrets));
+        read.is_ok_and(|read| read.target.passwords().first().as_ref() == Some(password))
     }
 
     fn driver(&self) -> Result<Driver, String> {
@@ -217,6 +228,8 @@ pub struct Connection {
     pub password_policy: String,
     /// How users are named.
     pub username: Template,
+    /// What its sessions are opened with.
+    pub passwords: Passwords,
     /// The target itself.
     pub target: Arc<dyn Target>,
 }
@@ -261,6 +274,24 @@ impl Connections {
         retire(gone);
     }
 
+    /// `candidate` may open the account of that connection from now on.
+    pub(super) fn expect(&self, name: &str, candidate: &Secret) {
+        let mut live = self.lock();
+        live.changes += 1;
+        if let Some(connection) = live.by_name.get(name) {
+            connection.passwords.add(candidate);
+        }
+    }
+
+    /// `password` opens the account of that connection, and it is stored. Its sessions go on.
+    pub(super) fn settle(&self, name: &str, password: &Secret) {
+        let mut live = self.lock();
+        live.changes += 1;
+        if let Some(connection) = live.by_name.get(name) {
+            connection.passwords.settle(password);
+        }
+    }
+
     /// Forgets all, and waits until their sessions are closed.
     pub async fn close(&self) {
         let all: Vec<_> = {
@@ -299,6 +330,7 @@ impl Connections {
             };
             let config = Config::load(mount, name).await?.ok_or_else(|| missing(name))?;
             let opened = config.open(mount).map_err(Error::Failed)?;
+            opened.passwords.only_add(&super::root::candidates(mount, name).await?);
             if let Err(text) = verify(&opened).await {
                 opened.target.close().await;
                 return Err(Error::Failed(text));

@@ -1,6 +1,8 @@
 //! The password of a connection's own account, by itself: with a plugin that is killed, a node that gives up, and a tool
 //! that goes on writing the first password.
 
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rustix::process::{Signal, kill_process};
@@ -101,4 +103,57 @@ fn another_node_goes_on_with_the_root_password() {
     assert!(answer["warnings"][0].as_str().unwrap().contains("was replaced"), "{answer}");
     let shown = client.get("database/config/rr").data();
     assert!(shown["last_vault_rotation"].is_string() && shown["last_rotation_error"].is_null(), "{shown}");
+}
+
+/// Each mint opens a session of its own, so some do between the moment when the server has the new password and the one
+/// when the engine has stored it.
+#[test]
+fn no_mint_fails_while_the_root_password_changes() {
+    const ROTATIONS: usize = 20;
+    let world = World::start();
+    world.connection("rr", "rooty", "rr").expect(204);
+    let busy = json!({ "max_open_connections": 16, "max_idle_connections": -1 });
+    world.client.post("database/config/rr", busy).expect(204);
+    by_rr(&world.client);
+    let role = json!({ "db_name": "rr", "username": "st", "rotation_period": 3600 });
+    world.client.post("database/static-roles/st", role).expect(204);
+    let (over, minted, failures) = (AtomicBool::new(false), AtomicUsize::new(0), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let (world, over, minted, failures) = (&world, &over, &minted, &failures);
+            scope.spawn(move || {
+                while !over.load(Ordering::SeqCst) {
+                    let answer = match thread {
+                        0 => world.client.post("database/rotate-role/st", json!({})),
+                        _ => world.client.get("database/creds/byrr"),
+                    };
+                    match answer.status {
+                        200 | 204 => _ = minted.fetch_add(1, Ordering::SeqCst),
+                        _ => failures.lock().unwrap().push(answer.body.to_string()),
+                    }
+                }
+            });
+        }
+        let mut before = world.postgres.sql(VERIFIER);
+        for _ in 0..ROTATIONS {
+            let seen = minted.load(Ordering::SeqCst);
+            let rotated = world.client.post("database/rotate-root/rr", json!({}));
+            if rotated.status != 204 {
+                failures.lock().unwrap().push(rotated.body.to_string());
+            }
+            let now = world.postgres.sql(VERIFIER);
+            assert_ne!(now, before);
+            before = now;
+            wait_for("some more mints", LIMIT, || (minted.load(Ordering::SeqCst) > seen + 8).then_some(()));
+        }
+        over.store(true, Ordering::SeqCst);
+    });
+    let failures = failures.into_inner().unwrap();
+    println!("{} requests during {ROTATIONS} rotations, {} failed", minted.into_inner(), failures.len());
+    assert!(failures.is_empty(), "{failures:?}");
+    let log = world.postgres.log();
+    println!(
+        "{} logins with a password that was not valid any more",
+        log.matches("password authentication failed").count()
+    );
 }

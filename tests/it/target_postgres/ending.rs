@@ -123,5 +123,5 @@ async fn an_account_with_nothing_but_a_function_ends_by_it() {
 
 /// The server as another account sees it.
 fn as_user(rig: &Rig, user: &str) -> PgEndpoint {
-    PgEndpoint { user: user.to_owned(), password: Some(password()), ..endpoint(&rig.pg) }
+    PgEndpoint { user: user.to_owned(), passwords: Some(password()).into(), ..endpoint(&rig.pg) }
 }
