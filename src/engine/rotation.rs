@@ -49,6 +49,14 @@ pub trait Account: Send + Sync {
     fn target(&self) -> Arc<dyn Target>;
     /// What changes its password.
     fn statements(&self) -> Script;
+    /// Gives it `password` at the target.
+    async fn set(&self, password: &Secret) -> Outcome<()> {
+        self.target().set_password(self.username(), password, &self.statements()).await
+    }
+    /// True if the stored password goes on working after a change.
+    fn keeps_stored(&self) -> bool {
+        false
+    }
     /// What is stored with its first password, in its stored form, if this is the first.
     fn creating(&self) -> Result<Option<Secret>, Error>;
     /// A new password.
@@ -195,7 +203,7 @@ pub async fn change(mount: &Mount, account: &mut dyn Account) -> Result<(), Fail
     account.expect(mount, &fresh);
 
     let target = account.target();
-    match target.set_password(account.username(), &fresh, &account.statements()).await {
+    match account.set(&fresh).await {
         Outcome::Done(()) => {}
         Outcome::Failed(e) => {
             withdraw(mount, &key, record).await;
@@ -251,7 +259,8 @@ async fn prove(
                 return Err(Failure::Open(format!("the password was changed, but could not be tried: {e}")));
             }
             Err(LoginError::Refused(e)) => {
-                let unchanged = match account.stored() {
+                // One that goes on working in any case says nothing of the new one.
+                let unchanged = match account.stored().filter(|_| !account.keeps_stored()) {
                     Some(stored) => target.login(account.username(), stored).await.is_ok(),
                     None => false,
                 };

@@ -24,15 +24,15 @@ use jiff::Timestamp;
 use super::pool::{Checkout, Pool, Session as _};
 use super::statement::Vars;
 use super::{
-    Capability, EndPlan, Ended, Login, LoginError, Marked, MintPlan, Outcome, RenewPlan, Script, Target, TargetError,
+    Capability, EndOptions, EndPlan, Ended, Login, LoginError, Marked, MintPlan, Outcome, RenewPlan, Script, Target,
+    TargetError,
 };
 use crate::secret::Secret;
 use end::Ending;
 use mint::Creation;
-use rotate::Change;
+use rotate::{Change, Old};
 use session::Session;
 
-pub use rotate::Old;
 pub use settings::{Settings, Source};
 
 /// Length of the longest user name that every server of today takes, in characters: MySQL's. MariaDB takes 80.
@@ -81,20 +81,6 @@ impl MySql {
         Self { core: Arc::new(Core { settings, pool }) }
     }
 
-    /// As [`MySql::set_password`] without statements; the old password works until [`MySql::discard_old_password`].
-    /// MySQL 8.0.14 and later only.
-    pub async fn add_password(&self, username: &str, password: &Secret) -> Outcome<()> {
-        self.change(username, password, Vec::new(), Old::Retained).await
-    }
-
-    /// Ends what [`MySql::add_password`] retained. A server that cannot retain passwords has none to discard.
-    ///
-    /// # Errors
-    /// What the server says; doing it twice is doing it once.
-    pub async fn discard_old_password(&self, username: &str) -> Result<(), TargetError> {
-        rotate::discard_old(&self.core, username).await
-    }
-
     async fn change(&self, username: &str, password: &Secret, statements: Vec<Secret>, old: Old) -> Outcome<()> {
         let change = Change {
             core: self.core.clone(),
@@ -133,7 +119,7 @@ impl Target for MySql {
     }
 
     async fn mint(&self, plan: &MintPlan, login: Login<'_>) -> Outcome<()> {
-        let Login::Password(password) = login else {
+        let Some(password) = login.password() else {
             return Outcome::Failed(TargetError::Plan("a user of MySQL and MariaDB logs in by a password here".into()));
         };
         let filled = timestamp(plan.expiration).and_then(|expiration| {
@@ -173,6 +159,27 @@ impl Target for MySql {
         match self.core.fill(statements, &vars) {
             Ok(statements) => self.change(username, password, statements, Old::Replaced).await,
             Err(e) => Outcome::Failed(e),
+        }
+    }
+
+    async fn keeps_two_passwords(&self) -> Result<(), TargetError> {
+        let session = self.core.session().await?;
+        let kept = rotate::two_passwords(&session.server);
+        session.give_back();
+        kept
+    }
+
+    /// What is kept is the password that the user has, whichever that is.
+    async fn add_password(&self, username: &str, password: &Secret, _old: &Secret) -> Outcome<()> {
+        self.change(username, password, Vec::new(), Old::Retained).await
+    }
+
+    /// There can be one old password only.
+    async fn remove_password(&self, username: &str, _old: &Secret) -> Result<(), TargetError> {
+        let (core, username) = (self.core.clone(), username.to_owned());
+        match tokio::spawn(async move { rotate::discard_old(&core, &username).await }).await {
+            Ok(discarded) => discarded,
+            Err(_) => Err(TargetError::Lost("the task that discards the password died".into())),
         }
     }
 
@@ -223,7 +230,7 @@ impl Target for MySql {
         Ok(found)
     }
 
-    async fn check(&self) -> Result<Vec<Capability>, TargetError> {
+    async fn check(&self, _options: &EndOptions) -> Result<Vec<Capability>, TargetError> {
         Ok(Vec::new())
     }
 

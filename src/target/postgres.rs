@@ -17,7 +17,8 @@ use jiff::Timestamp;
 use super::dsn::PgEndpoint;
 use super::pool::{Checkout, Limits, Pool};
 use super::{
-    Capability, EndPlan, Ended, Login, LoginError, Marked, MintPlan, Outcome, RenewPlan, Script, Target, TargetError,
+    Capability, EndOptions, EndPlan, Ended, Login, LoginError, Marked, MintPlan, Outcome, RenewPlan, Script, Target,
+    TargetError,
 };
 use crate::secret::Secret;
 use session::{PgSession, Problem};
@@ -48,6 +49,8 @@ pub struct Settings {
     pub statement_timeout: Duration,
     /// What the server gets to see of a password.
     pub password_form: PasswordForm,
+    /// Rounds of the verifiers that are made for it.
+    pub scram_iterations: u32,
 }
 
 /// One PostgreSQL server (or several hosts of which the first that answers is used).
@@ -74,6 +77,11 @@ impl Postgres {
     async fn session_in(&self, database: &str) -> Result<PgSession, TargetError> {
         let Settings { endpoint, statement_timeout, limits, .. } = &self.settings;
         session::open(endpoint, Some(database), *statement_timeout, limits.connect_timeout).await
+    }
+
+    /// The account of the connection, as statements name it.
+    fn account(&self) -> String {
+        quoted_name(&self.settings.endpoint.user)
     }
 
     /// Runs `attempt` again while the server reports a conflict with somebody else's transaction, with a growing,
@@ -127,7 +135,7 @@ impl Target for Postgres {
         marker::present(self, usernames).await
     }
 
-    async fn check(&self) -> Result<Vec<Capability>, TargetError> {
+    async fn check(&self, _options: &EndOptions) -> Result<Vec<Capability>, TargetError> {
         Ok(Vec::new())
     }
 

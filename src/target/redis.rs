@@ -15,7 +15,8 @@ use async_trait::async_trait;
 
 use super::pool::{Checkout, Pool, Session as _};
 use super::{
-    Capability, EndPlan, Ended, Login, LoginError, Marked, MintPlan, Outcome, RenewPlan, Script, Target, TargetError,
+    Capability, EndOptions, EndPlan, Ended, Login, LoginError, Marked, MintPlan, Outcome, RenewPlan, Script, Target,
+    TargetError,
 };
 use crate::secret::Secret;
 use crate::secret::verifier::redis::acl_rule;
@@ -127,7 +128,15 @@ impl Core {
             return Err(TargetError::Plan(format!("the user {username:?} came back")));
         }
         session.give_back();
-        Ok(Ended { existed, sessions, took: begun.elapsed(), left: Vec::new() })
+        Ok(Ended { existed, sessions, took: begun.elapsed(), left: Vec::new(), again: None })
+    }
+
+    /// The hashes of a user's passwords; none of a user that is not there.
+    async fn passwords(&self, username: &str) -> Result<Vec<String>, TargetError> {
+        let mut session = self.fresh().await?;
+        let found = session.passwords(username).await?;
+        session.give_back();
+        Ok(found)
     }
 
     /// Changes a user that must be there.
@@ -170,16 +179,6 @@ impl Redis {
         Self { core: Arc::new(Core { settings, pool }) }
     }
 
-    /// Gives an existing user this password beside those that it has.
-    pub async fn add_password(&self, username: &str, password: &Secret) -> Outcome<()> {
-        self.change(username, vec![acl_rule(password).expose().to_owned()]).await
-    }
-
-    /// Takes one password from an existing user. One that it has not is an error of the server's.
-    pub async fn remove_password(&self, username: &str, password: &Secret) -> Outcome<()> {
-        self.change(username, vec![acl_rule(password).expose().replacen('#', "!", 1)]).await
-    }
-
     async fn change(&self, username: &str, rules: Vec<String>) -> Outcome<()> {
         let (core, username) = (self.core.clone(), username.to_owned());
         let change = async move {
@@ -218,7 +217,7 @@ impl Target for Redis {
     }
 
     async fn mint(&self, plan: &MintPlan, login: Login<'_>) -> Outcome<()> {
-        let Login::Password(password) = login else {
+        let Some(password) = login.password() else {
             return Outcome::Failed(TargetError::Plan("a user of Redis and Valkey logs in by a password here".into()));
         };
         let rules = check_name(&plan.username).and_then(|()| rules::rules(&plan.creation, &plan.username));
@@ -249,6 +248,37 @@ impl Target for Redis {
         self.change(username, vec!["resetpass".to_owned(), acl_rule(password).expose().to_owned()]).await
     }
 
+    async fn keeps_two_passwords(&self) -> Result<(), TargetError> {
+        Ok(())
+    }
+
+    /// All other passwords end: this is the one time that those are seen to which an unfinished change has left behind.
+    async fn add_password(&self, username: &str, password: &Secret, old: &Secret) -> Outcome<()> {
+        let known = match self.core.passwords(username).await {
+            Ok(known) => known,
+            Err(e) => return Outcome::Failed(e),
+        };
+        let old = acl_rule(old);
+        let mut rules = vec!["resetpass".to_owned()];
+        if known.iter().any(|known| old.expose().strip_prefix('#') == Some(known)) {
+            rules.push(old.expose().to_owned());
+        }
+        rules.push(acl_rule(password).expose().to_owned());
+        self.change(username, rules).await
+    }
+
+    async fn remove_password(&self, username: &str, old: &Secret) -> Result<(), TargetError> {
+        let rule = acl_rule(old).expose().replacen('#', "!", 1);
+        let known = self.core.passwords(username).await?;
+        // Also without the password: who removed it may have been stopped before the users were kept.
+        let rules =
+            if known.iter().any(|known| rule.strip_prefix('!') == Some(known)) { vec![rule] } else { Vec::new() };
+        match self.change(username, rules).await {
+            Outcome::Done(()) => Ok(()),
+            Outcome::Failed(e) | Outcome::Unknown(e) => Err(e),
+        }
+    }
+
     async fn login(&self, username: &str, password: &Secret) -> Result<(), LoginError> {
         let settings = &self.core.settings;
         let opened = node::connect(settings, username, Some(password), settings.limits.connect_timeout).await;
@@ -276,7 +306,7 @@ impl Target for Redis {
         Ok(found)
     }
 
-    async fn check(&self) -> Result<Vec<Capability>, TargetError> {
+    async fn check(&self, _options: &EndOptions) -> Result<Vec<Capability>, TargetError> {
         Ok(Vec::new())
     }
 

@@ -122,6 +122,7 @@ fn mint_plan(user: &str, creation: &[&str], rollback: &[&str]) -> MintPlan {
         creation: script(creation),
         rollback: script(rollback),
         expiration: SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_313_477),
+        scram_iterations: None,
         marker,
     }
 }

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::root;
 use super::timing::{self, Timing};
 use crate::engine::Mount;
+use crate::engine::end::wishes::Wishes;
 use crate::engine::error::Error;
 use crate::engine::field::Input;
 use crate::engine::go::instant;
@@ -28,6 +29,9 @@ const ENGINE_FIELDS: &[&str] = &[
     "allowed_roles",
     "root_rotation_statements",
     "password_policy",
+    "owned_objects",
+    "sessions",
+    "verify",
 ];
 
 /// Connection details that no read returns. `connection_url` is secret too (it may hold a password) and is shown
@@ -168,6 +172,8 @@ impl Config {
             password_policy: self.password_policy.clone(),
             username,
             passwords: settings.target.passwords(),
+            wishes: Wishes::of(&self.other),
+            scram_iterations: settings.scram_iterations,
             target: mount.ports.targets.open(settings.target),
         })
     }
@@ -230,6 +236,10 @@ pub struct Connection {
     pub username: Template,
     /// What its sessions are opened with.
     pub passwords: Passwords,
+    /// How users end of roles that do not say.
+    pub wishes: Wishes,
+    /// Rounds of the SCRAM verifiers that the server is sent, if it is sent any.
+    pub scram_iterations: Option<u32>,
     /// The target itself.
     pub target: Arc<dyn Target>,
 }
@@ -330,7 +340,7 @@ impl Connections {
             };
             let config = Config::load(mount, name).await?.ok_or_else(|| missing(name))?;
             let opened = config.open(mount).map_err(Error::Failed)?;
-            opened.passwords.only_add(&super::root::candidates(mount, name).await?);
+            opened.passwords.only_add(&super::root::candidates(mount, name, &config).await?);
             if let Err(text) = verify(&opened).await {
                 opened.target.close().await;
                 return Err(Error::Failed(text));
@@ -377,6 +387,7 @@ pub async fn read(mount: &Mount, name: &str) -> Reply {
         ("plugin_version", json!(config.plugin_version)),
         ("root_credentials_rotate_statements", json!(config.root_rotation_statements)),
     ];
+    data.extend(Wishes::of(&config.other).said());
     data.extend(config.timing.shown());
     let state = mount.rotation.queue.state(&root::record_key(name));
     let due = root::due(mount, name, &config.timing).map(|due| state.as_ref().map_or(due, |state| state.due));
@@ -415,6 +426,9 @@ pub async fn write(mount: &Mount, name: &str, input: &Input, data: &Fields) -> R
     if let Some(policy) = input.text("password_policy") {
         config.password_policy = policy.to_owned();
     }
+    let mut wishes = Wishes::of(&config.other);
+    wishes.write(input)?;
+    wishes.store(&mut config.other);
     config.timing.lay_over(input, mount.ports.clock.now())?;
     let valid = config.secrets.get("password").map(Secret::duplicate);
     let own = |key: &str| ENGINE_FIELDS.contains(&key) || timing::FIELDS.contains(&key);
@@ -456,6 +470,8 @@ pub async fn write(mount: &Mount, name: &str, input: &Input, data: &Fields) -> R
         opened.target.close().await;
         return Err(e);
     }
+    // If they cannot be read, who changes the password tells the connection again.
+    opened.passwords.only_add(&root::candidates(mount, name, &config).await.unwrap_or_default());
     mount.connections.change(name, Some(Arc::new(opened)));
     if settled.is_ok_and(|settled| settled.is_over()) {
         root::plan(mount, name, &config.timing);

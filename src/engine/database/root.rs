@@ -122,7 +122,7 @@ async fn change(mount: &Mount, name: &str, config: Config) -> Result<(), Error> 
     super::connection::verify(&connection).await.map_err(Error::Failed)?;
     let mut root = Root { name: name.to_owned(), key: record_key(name), username, config, connection };
     let changed = rotation::change(mount, &mut root).await;
-    refresh(mount, name).await;
+    refresh(mount, &root).await;
     changed.map_err(|failure| match failure {
         Failure::Before(e) => e,
         Failure::Refused(e) => {
@@ -137,14 +137,17 @@ async fn change(mount: &Mount, name: &str, config: Config) -> Result<(), Error> 
 }
 
 /// The passwords that the account of a connection may have beside the stored one.
-pub async fn candidates(mount: &Mount, name: &str) -> Result<Vec<Secret>, Error> {
+pub async fn candidates(mount: &Mount, name: &str, config: &Config) -> Result<Vec<Secret>, Error> {
     let record = Record::load(mount.ports.storage.as_ref(), &record_key(name)).await?;
-    Ok(record.map(|record| record.candidates).unwrap_or_default())
+    let own = record.filter(|record| username(config).as_ref() == Some(&record.username));
+    Ok(own.map(|record| record.candidates).unwrap_or_default())
 }
 
 /// Lets the live connection try these, and no others. If they cannot be read it goes on trying those that it knows.
-async fn refresh(mount: &Mount, name: &str) {
-    if let (Some(live), Ok(candidates)) = (mount.connections.live(name), candidates(mount, name).await) {
+async fn refresh(mount: &Mount, root: &Root) {
+    if let Some(live) = mount.connections.live(&root.name)
+        && let Ok(candidates) = candidates(mount, &root.name, &root.config).await
+    {
         live.passwords.only_add(&candidates);
     }
 }
@@ -212,7 +215,7 @@ pub async fn settle(mount: &Mount, name: &str) -> Result<Settled, Error> {
     if live.is_none() {
         root.connection.target.close().await;
     }
-    refresh(mount, name).await;
+    refresh(mount, &root).await;
     settled.map_err(|failure| Error::Failed(failure.to_string()))
 }
 

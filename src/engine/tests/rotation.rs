@@ -1,5 +1,7 @@
 //! Passwords that change while everything else goes wrong.
 
+mod overlap;
+
 use std::sync::atomic::{AtomicU8, AtomicUsize};
 
 use tokio::sync::Notify;

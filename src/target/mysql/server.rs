@@ -1,5 +1,7 @@
 //! What kind of server answers, and what follows from that: pure questions about flavour, version and plugins.
 
+use std::fmt;
+
 use crate::secret::Secret;
 use crate::secret::password::NoRandomness;
 use crate::secret::verifier::mysql as verifier;
@@ -56,6 +58,14 @@ pub struct Server {
     pub plugins: Vec<Plugin>,
     /// What `IDENTIFIED BY` gives a new user, if we can make hashes for it.
     pub default_plugin: Option<Plugin>,
+}
+
+/// `MariaDB 10.11.6`.
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (major, minor, patch) = self.version;
+        write!(f, "{} {major}.{minor}.{patch}", if self.mariadb { "MariaDB" } else { "MySQL" })
+    }
 }
 
 impl Server {

@@ -1,5 +1,6 @@
 //! One session at a server.
 
+use std::collections::HashMap;
 use std::error::Error as _;
 use std::io;
 use std::sync::Arc;
@@ -63,6 +64,15 @@ impl Node {
     pub async fn knows(&mut self, username: &str) -> Result<bool, TargetError> {
         let found: ::redis::Value = self.ask(cmd("ACL").arg("GETUSER").arg(username)).await?;
         Ok(!matches!(found, ::redis::Value::Nil))
+    }
+
+    /// The hashes of a user's passwords, in lower-case hex; none of a user that is not there.
+    pub async fn passwords(&mut self, username: &str) -> Result<Vec<String>, TargetError> {
+        let described: Option<HashMap<String, ::redis::Value>> =
+            self.ask(cmd("ACL").arg("GETUSER").arg(username)).await?;
+        let hashes = described.and_then(|mut described| described.remove("passwords"));
+        let unclear = |_| TargetError::Lost("the server's answer to ACL GETUSER made no sense".into());
+        hashes.map_or_else(|| Ok(Vec::new()), |hashes| ::redis::from_redis_value(hashes).map_err(unclear))
     }
 
     /// Applies rules to a user, all or none; one that is not there is made.
