@@ -61,6 +61,8 @@ pub trait Account: Send + Sync {
     fn creating(&self) -> Result<Option<Secret>, Error>;
     /// A new password.
     async fn draw(&self, mount: &Mount) -> Result<Secret, Error>;
+    /// `candidate` may open the account from now on: the target is about to hear of it.
+    fn expect(&self, _mount: &Mount, _candidate: &Secret) {}
     /// Stores `password`, which opens the account since `at`.
     async fn adopt(&mut self, mount: &Mount, password: &Secret, at: SystemTime) -> Result<(), Error>;
 }
@@ -198,6 +200,7 @@ pub async fn change(mount: &Mount, account: &mut dyn Account) -> Result<(), Fail
     record.candidates.push(fresh.duplicate());
     record.started = journal::nanoseconds(at);
     record.store(storage, &key).await?;
+    account.expect(mount, &fresh);
 
     let target = account.target();
     match account.set(&fresh).await {

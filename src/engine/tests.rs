@@ -20,8 +20,8 @@ use super::request::{Caller, Datum, Existence, Fields, LeaseRef, Operation, Repl
 use super::{Kind, Mount, Ports};
 use crate::secret::Secret;
 use crate::target::{
-    Capability, Connector, EndOptions, EndPlan, Ended, Left, Login, LoginError, Marked, MintPlan, Outcome, RenewPlan,
-    Script, Settings, Target, TargetError,
+    Capability, Connector, EndOptions, EndPlan, Ended, Left, Login, LoginError, Marked, MintPlan, Outcome, Passwords,
+    RenewPlan, Script, Settings, Target, TargetError,
 };
 use rotation::Faults;
 
@@ -107,7 +107,8 @@ impl Host for At {
         Ok(self.0.standby.load(Ordering::SeqCst))
     }
     async fn generate_password(&self, policy: &str) -> Result<Option<Secret>, HostError> {
-        Ok((policy == "known").then(|| Secret::new("by-policy".into())))
+        let passwords = [("known", "by-policy"), ("awkward", "a%41b")];
+        Ok(passwords.iter().find(|(name, _)| *name == policy).map(|(_, password)| Secret::new((*password).into())))
     }
 }
 
@@ -120,13 +121,13 @@ impl Clock for At {
 impl Connector for At {
     fn open(&self, settings: Settings) -> Arc<dyn Target> {
         self.0.opened.fetch_add(1, Ordering::SeqCst);
-        let (user, password) = match settings {
-            Settings::PostgreSql(settings) => (settings.endpoint.user, settings.endpoint.password),
-            Settings::MySql(settings) => (settings.username, settings.password),
-            Settings::Redis(settings) => (settings.username, settings.password),
+        let passwords = settings.passwords();
+        let user = match settings {
+            Settings::PostgreSql(settings) => settings.endpoint.user,
+            Settings::MySql(settings) => settings.username,
+            Settings::Redis(settings) => settings.username,
         };
-        let password = password.map(|password| password.expose().to_owned());
-        Arc::new(Database { world: self.0.clone(), user, password })
+        Arc::new(Database { world: self.0.clone(), user, passwords })
     }
 }
 
@@ -134,7 +135,7 @@ impl Connector for At {
 struct Database {
     world: Arc<World>,
     user: String,
-    password: Option<String>,
+    passwords: Passwords,
 }
 
 impl World {
@@ -153,9 +154,13 @@ impl Database {
         if self.world.down.load(Ordering::SeqCst) {
             return Err(TargetError::Connect("down".into()));
         }
-        if !self.world.takes(&self.user, self.password.as_deref()) {
-            return Err(TargetError::Connect("wrong password".into()));
+        let mut tries = self.passwords.tries();
+        while !self.world.takes(&self.user, tries.current().map(Secret::expose)) {
+            if !tries.go_on() {
+                return Err(TargetError::Connect("wrong password".into()));
+            }
         }
+        tries.succeed();
         Ok(())
     }
 }

@@ -261,7 +261,7 @@ impl Target for Redis {
     async fn login(&self, username: &str, password: &Secret) -> Result<(), LoginError> {
         let settings = &self.core.settings;
         let opened = node::connect(settings, username, Some(password), settings.limits.connect_timeout).await;
-        opened.map(drop).map_err(|e| LoginError::by_code(e, &["WRONGPASS"]))
+        opened.map(drop).map_err(|e| LoginError::by_code(e, node::WRONG_PASSWORD))
     }
 
     /// Users have no end of their own here: nothing to move.

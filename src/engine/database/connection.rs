@@ -16,7 +16,7 @@ use crate::engine::go::instant;
 use crate::engine::request::{Fields, Reply, Response};
 use crate::engine::template::{self, Names, OsEntropy, Template};
 use crate::secret::Secret;
-use crate::target::{self, Driver, Target};
+use crate::target::{self, Driver, Passwords, Target};
 
 mod settings;
 
@@ -171,10 +171,21 @@ impl Config {
             allowed_roles: self.allowed_roles.clone(),
             password_policy: self.password_policy.clone(),
             username,
+            passwords: settings.target.passwords(),
             wishes: Wishes::of(&self.other),
             scram_iterations: settings.scram_iterations,
             target: mount.ports.targets.open(settings.target),
         })
+    }
+
+    /// True if the driver would log in with `password` were it this connection's: not every text can be put into
+    /// `connection_url` as it is.
+    pub(super) fn carries(&self, password: &Secret) -> bool {
+        let mut secrets: BTreeMap<String, Secret> =
+            self.secrets.iter().map(|(key, secret)| (key.clone(), secret.duplicate())).collect();
+        secrets.insert("password".into(), password.duplicate());
+        let read = self.driver().and_then(|driver| settings::read(driver, &self.details, &secrets));
+        read.is_ok_and(|read| read.target.passwords().first().as_ref() == Some(password))
     }
 
     fn driver(&self) -> Result<Driver, String> {
@@ -223,6 +234,8 @@ pub struct Connection {
     pub password_policy: String,
     /// How users are named.
     pub username: Template,
+    /// What its sessions are opened with.
+    pub passwords: Passwords,
     /// How users end of roles that do not say.
     pub wishes: Wishes,
     /// Rounds of the SCRAM verifiers that the server is sent, if it is sent any.
@@ -252,6 +265,13 @@ struct Live {
     changes: u64,
 }
 
+impl Live {
+    /// The connection of that name, proven or not.
+    fn of(&self, name: &str) -> impl Iterator<Item = &Arc<Connection>> {
+        self.by_name.get(name).into_iter().chain(self.unproven.get(name))
+    }
+}
+
 impl Connections {
     fn lock(&self) -> std::sync::MutexGuard<'_, Live> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -274,6 +294,24 @@ impl Connections {
         drop(live);
         retire(gone);
         retire(unproven);
+    }
+
+    /// `candidate` may open the account of that connection from now on.
+    pub(super) fn expect(&self, name: &str, candidate: &Secret) {
+        let mut live = self.lock();
+        live.changes += 1;
+        for connection in live.of(name) {
+            connection.passwords.add(candidate);
+        }
+    }
+
+    /// `password` opens the account of that connection, and it is stored. Its sessions go on.
+    pub(super) fn settle(&self, name: &str, password: &Secret) {
+        let mut live = self.lock();
+        live.changes += 1;
+        for connection in live.of(name) {
+            connection.passwords.settle(password);
+        }
     }
 
     /// Forgets all, and waits until their sessions are closed.
@@ -318,6 +356,7 @@ impl Connections {
                 None => {
                     let config = Config::load(mount, name).await?.ok_or_else(|| missing(name))?;
                     let opened = Arc::new(config.open(mount).map_err(Error::Failed)?);
+                    opened.passwords.only_add(&super::root::candidates(mount, name, &config).await?);
                     let mut live = self.lock();
                     if live.changes != seen {
                         continue;
@@ -449,6 +488,8 @@ pub async fn write(mount: &Mount, name: &str, input: &Input, data: &Fields) -> R
         opened.target.close().await;
         return Err(e);
     }
+    // If they cannot be read, who changes the password tells the connection again.
+    opened.passwords.only_add(&root::candidates(mount, name, &config).await.unwrap_or_default());
     mount.connections.change(name, Some(Arc::new(opened)));
     if settled.is_ok_and(|settled| settled.is_over()) {
         root::plan(mount, name, &config.timing);
