@@ -38,6 +38,9 @@ const ENGINE_FIELDS: &[&str] = &[
 /// redacted.
 const SECRET_DETAILS: &[&str] = &["password", "private_key", "tls_certificate_key", "service_account_json"];
 
+/// The detail that says so: see [`Config::is_self_managed`].
+const SELF_MANAGED: &str = "self_managed";
+
 const EMBEDDED: &str = "Password found in connection_url, use a templated url to enable root rotation and prevent read \
                         access to password information.";
 const OUTDATED: &str = "The given password was replaced by rotate-root; the valid one is kept. Leave password out, or \
@@ -161,10 +164,35 @@ impl Config {
         self.allowed_roles.iter().any(|pattern| glob(pattern, role))
     }
 
+    /// True if there is no account of the connection's own: each account of a static role changes its own password.
+    pub(super) fn is_self_managed(&self) -> bool {
+        let flag = self.details.get(SELF_MANAGED);
+        flag.is_some_and(|flag| *flag == json!(true) || flag.as_str().is_some_and(|text| text == "true" || text == "1"))
+    }
+
     /// The connection, ready to be used. Opens no session.
     pub(super) fn open(&self, mount: &Mount) -> Result<Connection, String> {
+        self.connect(mount, &self.details, &self.secrets)
+    }
+
+    /// The connection of somebody else, ready to be used. Opens no session.
+    pub(super) fn open_as(&self, mount: &Mount, username: &str, password: &Secret) -> Result<Connection, String> {
+        let mut details = self.details.clone();
+        details.insert("username".into(), json!(username));
+        let mut secrets: BTreeMap<String, Secret> =
+            self.secrets.iter().map(|(key, secret)| (key.clone(), secret.duplicate())).collect();
+        secrets.insert("password".into(), password.duplicate());
+        self.connect(mount, &details, &secrets)
+    }
+
+    fn connect(
+        &self,
+        mount: &Mount,
+        details: &Fields,
+        secrets: &BTreeMap<String, Secret>,
+    ) -> Result<Connection, String> {
         let driver = self.driver()?;
-        let settings = settings::read(driver, &self.details, &self.secrets)?;
+        let settings = settings::read(driver, details, secrets)?;
         let username = username_template(driver, &settings.username_template, mount)?;
         Ok(Connection {
             driver,
@@ -355,6 +383,11 @@ impl Connections {
                 Some(connection) => connection,
                 None => {
                     let config = Config::load(mount, name).await?.ok_or_else(|| missing(name))?;
+                    if config.is_self_managed() {
+                        return Err(Error::Failed(format!(
+                            "connection {name:?} is self-managed: it has no account of its own, and is for static roles only"
+                        )));
+                    }
                     let opened = Arc::new(config.open(mount).map_err(Error::Failed)?);
                     opened.passwords.only_add(&super::root::candidates(mount, name, &config).await?);
                     let mut live = self.lock();
@@ -426,6 +459,7 @@ pub async fn write(mount: &Mount, name: &str, input: &Input, data: &Fields) -> R
     }
     let verifying = input.flag_or_preset("verify_connection");
     let mut config = Config::load(mount, name).await?.unwrap_or_default();
+    let was_self_managed = config.is_self_managed();
     if let Some(plugin_name) = input.text("plugin_name") {
         config.plugin_name = plugin_name.to_owned();
     }
@@ -466,6 +500,12 @@ pub async fn write(mount: &Mount, name: &str, input: &Input, data: &Fields) -> R
         account.map_err(|why| Error::Refused(format!("the password cannot be rotated by a schedule: {why}")))?;
     }
     let refused = |text: String| Error::Refused(format!("error creating database object: {text}"));
+    if was_self_managed || config.is_self_managed() {
+        check_self_managed(mount, &config).map_err(refused)?;
+        config.store(mount, name).await?;
+        mount.connections.forget(name);
+        return Ok(None);
+    }
     let mut opened = config.open(mount).map_err(refused)?;
     let mut warnings = Vec::new();
     if outdated.is_some() {
@@ -499,6 +539,32 @@ pub async fn write(mount: &Mount, name: &str, input: &Input, data: &Fields) -> R
         warnings.push(EMBEDDED.to_owned());
     }
     Ok((!warnings.is_empty()).then(|| Response { warnings, ..Response::default() }))
+}
+
+/// Refuses what a connection without an account of its own cannot be.
+fn check_self_managed(mount: &Mount, config: &Config) -> Result<(), String> {
+    if !config.is_self_managed() {
+        return Err("a self-managed connection stays one: delete it, and write it anew".into());
+    }
+    let given = |text: Option<&str>| text.is_some_and(|text| !text.is_empty());
+    if given(config.details.get("username").and_then(Value::as_str))
+        || given(config.secrets.get("password").map(Secret::expose))
+    {
+        return Err("self_managed is mutually exclusive with username and password".into());
+    }
+    let opened = config.open_as(mount, "username", &Secret::new("password".into()))?;
+    if opened.driver == Driver::Redis {
+        return Err(
+            "self_managed is for PostgreSQL, MySQL and MariaDB: a user who may change passwords of Valkey and \
+                    Redis may do everything"
+                .into(),
+        );
+    }
+    let url = config.secrets.get("connection_url").map(|url| url.expose().replace(' ', "")).unwrap_or_default();
+    if !url.is_empty() && !["{{username}}", "{{password}}"].iter().all(|part| url.contains(part)) {
+        return Err("connection_url of a self-managed connection holds {{username}} and {{password}}".into());
+    }
+    Ok(())
 }
 
 /// DELETE.
