@@ -416,6 +416,11 @@ pub trait Target: Send + Sync {
         let _ = (username, old);
         Err(one_password("this server"))
     }
+    /// Lets every password that was changed outlive a restart of the server, where that takes a step of its own: one that
+    /// may have failed, or that nobody came to.
+    async fn keep(&self) -> Result<(), TargetError> {
+        Ok(())
+    }
     /// Logs in as `username`, on a session of its own, to learn whether `password` opens the account. A server that
     /// refuses for another reason after it has accepted the password counts as `Ok`.
     async fn login(&self, username: &str, password: &Secret) -> Result<(), LoginError>;

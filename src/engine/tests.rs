@@ -41,6 +41,10 @@ struct World {
     beside: Mutex<BTreeMap<String, String>>,
     /// The target's policy takes no password.
     picky: AtomicBool,
+    /// The target cannot write down what it changes.
+    forgetful: AtomicBool,
+    /// Passwords that a restart of the target brings back.
+    unwritten: Mutex<BTreeMap<String, String>>,
     /// Attempts to log in.
     logins: AtomicU64,
     /// Seconds that have passed.
@@ -177,13 +181,19 @@ impl Database {
             return Outcome::Unknown(TargetError::Lost("gone".into()));
         }
         let before = self.world.accounts.lock().unwrap().insert(username.into(), password.expose().into());
+        if let Some(before) = &before {
+            self.world.unwritten.lock().unwrap().entry(username.into()).or_insert_with(|| before.clone());
+        }
         if let Some(before) = before.filter(|_| retain) {
             self.world.beside.lock().unwrap().insert(username.into(), before);
         }
         if self.world.faults.point().await {
             return Outcome::Unknown(TargetError::Lost("gone".into()));
         }
-        Outcome::Done(())
+        match self.keep().await {
+            Ok(()) => Outcome::Done(()),
+            Err(e) => Outcome::Unknown(e),
+        }
     }
 }
 
@@ -266,6 +276,14 @@ impl Target for Database {
         if self.world.faults.point().await {
             return Err(TargetError::Lost("gone".into()));
         }
+        Ok(())
+    }
+    async fn keep(&self) -> Result<(), TargetError> {
+        self.reach()?;
+        if self.world.forgetful.load(Ordering::SeqCst) {
+            return Err(TargetError::Lost("the disk is full".into()));
+        }
+        self.world.unwritten.lock().unwrap().clear();
         Ok(())
     }
     async fn login(&self, username: &str, password: &Secret) -> Result<(), LoginError> {

@@ -207,8 +207,11 @@ pub async fn settle(mount: &Mount, name: &str) -> Result<Settled, Error> {
     let live = mount.connections.live(name);
     let connection = match &live {
         Some(live) => live.clone(),
-        // To try a password takes no session of its pool.
-        None => Arc::new(config.open(mount).map_err(Error::Failed)?),
+        None => {
+            let opened = config.open(mount).map_err(Error::Failed)?;
+            opened.passwords.only_add(&candidates(mount, name, &config).await?);
+            Arc::new(opened)
+        }
     };
     let mut root = Root { name: name.to_owned(), key, username, config, connection };
     let settled = rotation::settle(mount, &mut root).await;
