@@ -28,6 +28,7 @@ use std::ops::Deref;
 use std::sync::{Arc, Weak};
 
 use database::connection::Connections;
+use database::credential::Ahead;
 use database::paths;
 use error::Error;
 use field::Input;
@@ -84,6 +85,7 @@ pub struct Inner {
     id: String,
     ports: Ports,
     connections: Connections,
+    ahead: Ahead,
     rotation: Rotation,
     ending: end::Ending,
 }
@@ -102,9 +104,9 @@ pub const SEAL_WRAPPED: &[&str] = &["config/*", "static-role/*", "rotation/*"];
 impl Mount {
     /// A mount with the host's stable id for it. Touches nothing yet: storage may not be writable.
     pub fn new(kind: Kind, id: String, ports: Ports) -> Self {
-        let (connections, rotation) = (Connections::default(), Rotation::default());
+        let (connections, ahead, rotation) = (Connections::default(), Ahead::default(), Rotation::default());
         let ending = end::Ending::default();
-        Self(Arc::new(Inner { kind, id, ports, connections, rotation, ending }))
+        Self(Arc::new(Inner { kind, id, ports, connections, ahead, rotation, ending }))
     }
 
     /// Storage works from now on: the mount may begin what it does without being asked. Any request says the same.
@@ -184,6 +186,7 @@ impl Mount {
     pub fn invalidate(&self, key: &str) {
         if let Some(name) = key.strip_prefix("config/") {
             self.connections.forget(name);
+            self.rotation.queue.outdated();
         }
         if key.starts_with("static-role/")
             || [journal::PREFIX, intent::PREFIX, remnant::PREFIX].iter().any(|prefix| key.starts_with(prefix))

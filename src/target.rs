@@ -17,6 +17,7 @@ use std::time::SystemTime;
 use async_trait::async_trait;
 
 use crate::secret::Secret;
+use crate::secret::verifier::Prepared;
 
 /// How an action at a target ended.
 ///
@@ -83,10 +84,6 @@ pub enum TargetError {
     Plan(String),
 }
 
-/// What is asked of the account of a connection.
-pub use capability::{Capability, Need};
-/// What to end, how, and what it came to.
-pub use ending::{EndOptions, EndPlan, Ended, Left, Owned, Sessions, Verify};
 impl TargetError {
     /// True if the target could not be reached, or works on nothing at the moment: what failed may be tried again as
     /// soon as it answers. False if it answered, and said no.
@@ -108,6 +105,10 @@ impl TargetError {
     }
 }
 
+/// What is asked of the account of a connection.
+pub use capability::{Capability, Need};
+/// What to end, how, and what it came to.
+pub use ending::{EndOptions, EndPlan, Ended, Left, Owned, Sessions, Verify};
 /// A role statement list, ready to be filled, and whose SQL it is in: see [`statement`].
 pub use statement::{Dialect, Script};
 
@@ -243,10 +244,23 @@ pub enum LoginKind {
 pub enum Login<'a> {
     /// The password.
     Password(&'a Secret),
+    /// The password, with a verifier that was made before.
+    Prepared(&'a Prepared),
     /// The public key: PKIX, PEM.
     PublicKey(&'a str),
     /// Nothing: the server has only to trust the authority.
     Certificate,
+}
+
+impl<'a> Login<'a> {
+    /// The password, if there is one.
+    pub fn password(self) -> Option<&'a Secret> {
+        match self {
+            Self::Password(password) => Some(password),
+            Self::Prepared(prepared) => Some(&prepared.password),
+            Self::PublicKey(_) | Self::Certificate => None,
+        }
+    }
 }
 
 /// Whose a minted user is, and until when: written beside it at the target, in the same transaction.
@@ -279,6 +293,8 @@ pub struct MintPlan {
     pub rollback: Script,
     /// When the server itself should refuse the login.
     pub expiration: SystemTime,
+    /// Rounds of the SCRAM verifier where one is made; `None` for the connection's.
+    pub scram_iterations: Option<u32>,
     /// The note left at the target.
     pub marker: Marker,
 }
@@ -332,6 +348,11 @@ impl LoginError {
     }
 }
 
+/// What a server says that keeps one password a user, and is called `server`.
+fn one_password(server: &str) -> TargetError {
+    TargetError::Plan(format!("{server} keeps one password a user; MySQL 8.0.14 or later, Valkey and Redis keep two"))
+}
+
 /// One connected target. Calls may run concurrently; each has its own deadline.
 #[async_trait]
 pub trait Target: Send + Sync {
@@ -358,6 +379,24 @@ pub trait Target: Send + Sync {
     /// Changes the password of an account that we did not make. `{{name}}`, `{{username}}`, `{{password}}` are filled; an
     /// empty script means the target's default. Safe against a dropped future as [`Target::mint`] is.
     async fn set_password(&self, username: &str, password: &Secret, statements: &Script) -> Outcome<()>;
+    /// Whether a user can have two passwords at a time here.
+    ///
+    /// # Errors
+    /// [`TargetError::Plan`] if not: it names the servers that can.
+    async fn keeps_two_passwords(&self) -> Result<(), TargetError> {
+        Err(one_password("this server"))
+    }
+    /// As [`Target::set_password`] without statements, but `old`, if it opens the account, goes on doing so.
+    async fn add_password(&self, username: &str, password: &Secret, old: &Secret) -> Outcome<()> {
+        let _ = (username, password, old);
+        Outcome::Failed(one_password("this server"))
+    }
+    /// Ends `old`, which [`Target::add_password`] has kept. One that is gone already is no error: what failed can be done
+    /// again.
+    async fn remove_password(&self, username: &str, old: &Secret) -> Result<(), TargetError> {
+        let _ = (username, old);
+        Err(one_password("this server"))
+    }
     /// Logs in as `username`, on a session of its own, to learn whether `password` opens the account. A server that
     /// refuses for another reason after it has accepted the password counts as `Ok`.
     async fn login(&self, username: &str, password: &Secret) -> Result<(), LoginError>;

@@ -2,6 +2,7 @@
 
 mod ending;
 mod mint;
+mod root;
 mod rotation;
 
 use std::collections::BTreeMap;
@@ -36,6 +37,8 @@ struct World {
     opened: AtomicU64,
     /// Accounts with a password; an account that is not here has any.
     accounts: Mutex<BTreeMap<String, String>>,
+    /// Passwords that accounts have beside.
+    beside: Mutex<BTreeMap<String, String>>,
     /// The target's policy takes no password.
     picky: AtomicBool,
     /// Attempts to log in.
@@ -136,6 +139,10 @@ struct Database {
 
 impl World {
     fn takes(&self, user: &str, password: Option<&str>) -> bool {
+        let beside = self.beside.lock().unwrap();
+        if password.is_some() && beside.get(user).map(String::as_str) == password {
+            return true;
+        }
         self.accounts.lock().unwrap().get(user).is_none_or(|valid| Some(valid.as_str()) == password)
     }
 }
@@ -150,6 +157,28 @@ impl Database {
             return Err(TargetError::Connect("wrong password".into()));
         }
         Ok(())
+    }
+}
+
+impl Database {
+    async fn set(&self, username: &str, password: &Secret, retain: bool) -> Outcome<()> {
+        if let Err(e) = self.reach() {
+            return Outcome::Failed(TargetError::Account(Box::new(e)));
+        }
+        if self.world.picky.load(Ordering::SeqCst) {
+            return Outcome::Failed(TargetError::Server { message: "too weak".into(), code: "22023".into() });
+        }
+        if self.world.faults.point().await {
+            return Outcome::Unknown(TargetError::Lost("gone".into()));
+        }
+        let before = self.world.accounts.lock().unwrap().insert(username.into(), password.expose().into());
+        if let Some(before) = before.filter(|_| retain) {
+            self.world.beside.lock().unwrap().insert(username.into(), before);
+        }
+        if self.world.faults.point().await {
+            return Outcome::Unknown(TargetError::Lost("gone".into()));
+        }
+        Outcome::Done(())
     }
 }
 
@@ -206,27 +235,33 @@ impl Target for Database {
     }
     async fn present(&self, usernames: &[String]) -> Result<Vec<String>, TargetError> {
         self.reach()?;
-        let users = self.world.users.lock().unwrap();
-        Ok(usernames.iter().filter(|name| users.contains_key(*name)).cloned().collect())
+        let (users, accounts) = (self.world.users.lock().unwrap(), self.world.accounts.lock().unwrap());
+        let there = |name: &&String| users.contains_key(*name) || accounts.contains_key(*name);
+        Ok(usernames.iter().filter(there).cloned().collect())
     }
     async fn check(&self, _options: &EndOptions) -> Result<Vec<Capability>, TargetError> {
         self.reach().map(|()| Vec::new())
     }
     async fn set_password(&self, username: &str, password: &Secret, _statements: &Script) -> Outcome<()> {
-        if let Err(e) = self.reach() {
-            return Outcome::Failed(TargetError::Account(Box::new(e)));
-        }
-        if self.world.picky.load(Ordering::SeqCst) {
-            return Outcome::Failed(TargetError::Server { message: "too weak".into(), code: "22023".into() });
-        }
+        self.set(username, password, false).await
+    }
+    async fn keeps_two_passwords(&self) -> Result<(), TargetError> {
+        self.reach()
+    }
+    /// As MySQL: what is kept is the password that the account has.
+    async fn add_password(&self, username: &str, password: &Secret, _old: &Secret) -> Outcome<()> {
+        self.set(username, password, true).await
+    }
+    async fn remove_password(&self, username: &str, _old: &Secret) -> Result<(), TargetError> {
+        self.reach()?;
         if self.world.faults.point().await {
-            return Outcome::Unknown(TargetError::Lost("gone".into()));
+            return Err(TargetError::Lost("gone".into()));
         }
-        self.world.accounts.lock().unwrap().insert(username.into(), password.expose().into());
+        self.world.beside.lock().unwrap().remove(username);
         if self.world.faults.point().await {
-            return Outcome::Unknown(TargetError::Lost("gone".into()));
+            return Err(TargetError::Lost("gone".into()));
         }
-        Outcome::Done(())
+        Ok(())
     }
     async fn login(&self, username: &str, password: &Secret) -> Result<(), LoginError> {
         self.world.logins.fetch_add(1, Ordering::SeqCst);

@@ -4,6 +4,8 @@
 //! by dropping the user. Passwords go to the server as hashes wherever it takes one.
 
 mod account;
+mod check;
+mod define;
 mod dsn;
 mod end;
 mod hash;
@@ -30,10 +32,9 @@ use super::{
 use crate::secret::Secret;
 use end::Ending;
 use mint::Creation;
-use rotate::Change;
+use rotate::{Change, Old};
 use session::Session;
 
-pub use rotate::Old;
 pub use settings::{Settings, Source};
 
 /// Length of the longest user name that every server of today takes, in characters: MySQL's. MariaDB takes 80.
@@ -88,20 +89,6 @@ impl MySql {
         Self { core: Arc::new(Core { settings, pool }) }
     }
 
-    /// As [`MySql::set_password`] without statements; the old password works until [`MySql::discard_old_password`].
-    /// MySQL 8.0.14 and later only.
-    pub async fn add_password(&self, username: &str, password: &Secret) -> Outcome<()> {
-        self.change(username, password, Vec::new(), Old::Retained).await
-    }
-
-    /// Ends what [`MySql::add_password`] retained. A server that cannot retain passwords has none to discard.
-    ///
-    /// # Errors
-    /// What the server says; doing it twice is doing it once.
-    pub async fn discard_old_password(&self, username: &str) -> Result<(), TargetError> {
-        rotate::discard_old(&self.core, username).await
-    }
-
     async fn change(&self, username: &str, password: &Secret, statements: Vec<Secret>, old: Old) -> Outcome<()> {
         let change = Change {
             core: self.core.clone(),
@@ -135,7 +122,7 @@ impl Target for MySql {
     }
 
     async fn mint(&self, plan: &MintPlan, login: Login<'_>) -> Outcome<()> {
-        let Login::Password(password) = login else {
+        let Some(password) = login.password() else {
             return Outcome::Failed(TargetError::Plan("a user of MySQL and MariaDB logs in by a password here".into()));
         };
         let filled = timestamp(plan.expiration).and_then(|expiration| {
@@ -175,6 +162,27 @@ impl Target for MySql {
         match self.core.fill(statements, &vars) {
             Ok(statements) => self.change(username, password, statements, Old::Replaced).await,
             Err(e) => Outcome::Failed(e),
+        }
+    }
+
+    async fn keeps_two_passwords(&self) -> Result<(), TargetError> {
+        let session = self.core.session(Lane::Issue).await?;
+        let kept = rotate::two_passwords(&session.server);
+        session.give_back();
+        kept
+    }
+
+    /// What is kept is the password that the user has, whichever that is.
+    async fn add_password(&self, username: &str, password: &Secret, _old: &Secret) -> Outcome<()> {
+        self.change(username, password, Vec::new(), Old::Retained).await
+    }
+
+    /// There can be one old password only.
+    async fn remove_password(&self, username: &str, _old: &Secret) -> Result<(), TargetError> {
+        let (core, username) = (self.core.clone(), username.to_owned());
+        match tokio::spawn(async move { rotate::discard_old(&core, &username).await }).await {
+            Ok(discarded) => discarded,
+            Err(_) => Err(TargetError::Lost("the task that discards the password died".into())),
         }
     }
 
@@ -225,13 +233,14 @@ impl Target for MySql {
         Ok(found)
     }
 
-    async fn check(&self, _options: &EndOptions) -> Result<Vec<Capability>, TargetError> {
-        Ok(Vec::new())
+    async fn check(&self, options: &EndOptions) -> Result<Vec<Capability>, TargetError> {
+        check::check(&self.core, options).await
     }
 
     async fn end(&self, plan: &EndPlan) -> Result<Ended, TargetError> {
         let statements = self.core.fill(&plan.revocation, &Vars::name(&plan.username))?;
-        let ending = Ending { core: self.core.clone(), username: plan.username.clone(), statements };
+        let (core, username, options) = (self.core.clone(), plan.username.clone(), plan.options.clone());
+        let ending = Ending { core, username, statements, options };
         match tokio::spawn(ending.run()).await {
             Ok(ended) => ended,
             Err(_) => Err(TargetError::Lost("the task that ends the user died".into())),

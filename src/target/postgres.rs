@@ -1,6 +1,7 @@
 //! PostgreSQL: users made, prolonged and ended in transactions, over the simple query protocol only (nothing is
 //! prepared, so a pooler in front does no harm, and no statement text stays in a cache).
 
+mod check;
 mod end;
 mod marker;
 mod mint;
@@ -49,6 +50,8 @@ pub struct Settings {
     pub statement_timeout: Duration,
     /// What the server gets to see of a password.
     pub password_form: PasswordForm,
+    /// Rounds of the verifiers that are made for it.
+    pub scram_iterations: u32,
 }
 
 /// One PostgreSQL server (or several hosts of which the first that answers is used).
@@ -154,8 +157,8 @@ impl Target for Postgres {
         marker::present(self, usernames).await
     }
 
-    async fn check(&self, _options: &EndOptions) -> Result<Vec<Capability>, TargetError> {
-        Ok(Vec::new())
+    async fn check(&self, options: &EndOptions) -> Result<Vec<Capability>, TargetError> {
+        check::check(self, options).await
     }
 
     async fn set_password(&self, username: &str, password: &Secret, statements: &Script) -> Outcome<()> {

@@ -1,5 +1,6 @@
 //! The PostgreSQL target against a real server: users made, prolonged and ended.
 
+mod account;
 mod doors;
 mod ending;
 mod faults;
@@ -15,8 +16,8 @@ use leasehold::target::dsn::{PgEndpoint, Source};
 use leasehold::target::pool::Limits;
 use leasehold::target::postgres::{PasswordForm, Postgres, Settings};
 use leasehold::target::{
-    Dialect, EndOptions, EndPlan, Ended, Left, Login, Marker, MintPlan, Outcome, Owned, RenewPlan, Script, Sessions,
-    Target, TargetError, Verify,
+    Capability, Dialect, EndOptions, EndPlan, Ended, Left, Login, Marker, MintPlan, Need, Outcome, Owned, RenewPlan,
+    Script, Sessions, Target, TargetError, Verify,
 };
 
 use crate::support::postgres::{ADMIN, ADMIN_PASSWORD, Postgres as Server, Session};
@@ -129,6 +130,7 @@ pub fn settings(endpoint: PgEndpoint) -> Settings {
         limits: Limits::new(8, 0, Duration::ZERO, Duration::from_secs(30)),
         statement_timeout: Duration::from_secs(20),
         password_form: PasswordForm::Where,
+        scram_iterations: 4096,
     }
 }
 
@@ -147,6 +149,7 @@ pub fn mint_plan(user: &str, creation: &[&str]) -> MintPlan {
         creation: script(creation),
         rollback: Script::default(),
         expiration: SystemTime::UNIX_EPOCH + Duration::from_secs(FAR),
+        scram_iterations: None,
         marker: Marker {
             mount: "mount'\\\"".into(),
             role: "role".into(),
@@ -160,4 +163,9 @@ pub fn mint_plan(user: &str, creation: &[&str]) -> MintPlan {
 
 pub fn end_plan(user: &str, revocation: &[&str]) -> EndPlan {
     EndPlan { username: user.to_owned(), revocation: script(revocation), options: EndOptions::default() }
+}
+
+/// The server as another account sees it.
+fn as_user(rig: &Rig, user: &str) -> PgEndpoint {
+    PgEndpoint { user: user.to_owned(), password: Some(password()), ..endpoint(&rig.pg) }
 }

@@ -109,13 +109,23 @@ impl Creation {
                 () => Outcome::Unknown(error),
             };
         }
-        let found = session.accounts(&self.username, "").await;
-        if found.as_ref().is_ok_and(|found| found.list.is_empty()) {
+        let host = self.core.settings.user_host.as_str();
+        let found = session.accounts(&self.username, host).await;
+        let missing = match &found {
+            // Nobody could end it who looks for it there.
+            Ok(found) if found.assumed => session.lacks(&self.username, found).await,
+            Ok(found) => found.list.is_empty(),
+            Err(_) => false,
+        };
+        if missing {
             session.give_back();
-            return Outcome::Failed(TargetError::Plan(format!(
-                "the creation statements did not create the user {:?}: use {{{{name}}}} in CREATE USER",
+            let at = if assumed { format!(" at {host:?}, the only host that can be looked at") } else { String::new() };
+            let error = TargetError::Plan(format!(
+                "the creation statements did not create the user {:?}{at}: use {{{{name}}}} in CREATE USER",
                 self.username
-            )));
+            ));
+            // What they did instead is for the rollback statements to undo.
+            return if undo.run().await.is_ok() { Outcome::Failed(error) } else { Outcome::Unknown(error) };
         }
         // An answer that does not come changes nothing: every statement has been answered, so the user is there.
         if found.is_ok() {

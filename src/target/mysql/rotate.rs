@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use super::account::{Account, Accounts, account, literal};
 use super::mint::prepared;
-use super::server::Plugin;
-use super::session::{Fault, Session};
+use super::server::{Plugin, Server};
+use super::session::Session;
 use super::settings::Hashing;
 use super::{Core, TargetError};
 use crate::secret::Secret;
-use crate::target::Outcome;
 use crate::target::pool::Lane;
+use crate::target::{Outcome, one_password};
 
 /// What becomes of the password that a user has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,10 +67,8 @@ impl Change {
             let all = prepared(&self.core, session, &self.statements, &self.password, own)?;
             return Ok(all.into_iter().map(|statement| (statement.text, statement.sensitive)).collect());
         }
-        if self.old == Old::Retained && !session.server.has_two_passwords() {
-            return Err(TargetError::Plan(
-                "this server keeps one password a user: MySQL 8.0.14 and later keep two".into(),
-            ));
+        if self.old == Old::Retained {
+            two_passwords(&session.server)?;
         }
         let mut all = Vec::new();
         for account in accounts.list.iter().filter(|account| takes_password(&account.plugin)) {
@@ -136,6 +134,11 @@ async fn accounts(core: &Core, session: &mut Session, username: &str) -> Result<
     Ok(found)
 }
 
+/// Refuses a server that keeps one password a user.
+pub fn two_passwords(server: &Server) -> Result<(), TargetError> {
+    if server.has_two_passwords() { Ok(()) } else { Err(one_password(&server.to_string())) }
+}
+
 /// Ends the old passwords that [`Old::Retained`] kept.
 pub async fn discard_old(core: &Core, username: &str) -> Result<(), TargetError> {
     let mut session = core.session(Lane::Issue).await?;
@@ -144,10 +147,8 @@ pub async fn discard_old(core: &Core, username: &str) -> Result<(), TargetError>
         session.give_back();
         return Ok(());
     }
-    for Account { host, .. } in &found.list {
-        let done: Result<(), Fault> =
-            session.run(&format!("ALTER USER {} DISCARD OLD PASSWORD", account(username, host))).await;
-        done?;
+    for Account { host, .. } in found.list.iter().filter(|account| takes_password(&account.plugin)) {
+        session.run(&format!("ALTER USER {} DISCARD OLD PASSWORD", account(username, host))).await?;
     }
     session.give_back();
     Ok(())

@@ -26,18 +26,17 @@ const SETTLE: Duration = Duration::from_secs(10);
 
 /// Makes the user in one transaction: statements, marker, commit.
 pub async fn mint(target: &Postgres, plan: &MintPlan, login: Login<'_>) -> Outcome<()> {
-    let password = match login {
-        Login::Password(password) => Some(password),
+    match login {
         // Left in place, the variable itself would be a password that everybody knows.
         Login::Certificate if plan.creation.uses_password() => {
             return Outcome::Failed(TargetError::Plan(
                 "the creation statements use {{password}}, but the user logs in by a certificate: remove it".into(),
             ));
         }
-        Login::Certificate => None,
         Login::PublicKey(_) => return Outcome::Failed(TargetError::Plan("PostgreSQL knows no users' keys".into())),
-    };
-    let result = target.retrying(|| create(target, plan, password)).await;
+        Login::Password(_) | Login::Prepared(_) | Login::Certificate => {}
+    }
+    let result = target.retrying(|| create(target, plan, login)).await;
     match result {
         Ok(()) => Outcome::Done(()),
         Err(Problem::Broken(e)) => Outcome::Unknown(e),
@@ -50,10 +49,10 @@ pub async fn mint(target: &Postgres, plan: &MintPlan, login: Login<'_>) -> Outco
 }
 
 /// One attempt at a mint.
-async fn create(target: &Postgres, plan: &MintPlan, password: Option<&Secret>) -> Result<(), Problem> {
+async fn create(target: &Postgres, plan: &MintPlan, login: Login<'_>) -> Result<(), Problem> {
     check_name(&plan.username).map_err(Problem::Unsent)?;
     let no_session = |e| TargetError::Begin(Box::new(e));
-    let made = in_transaction(target, password, no_session, |scram| messages(target, plan, password, scram)).await;
+    let made = in_transaction(target, login.password(), no_session, |scram| messages(target, plan, login, scram)).await;
     made.map_err(|problem| explained(problem, plan))
 }
 
@@ -150,17 +149,15 @@ async fn fate(target: &Postgres, transaction: &str) -> Option<bool> {
 fn messages(
     target: &Postgres,
     plan: &MintPlan,
-    password: Option<&Secret>,
+    login: Login<'_>,
     knows_scram: bool,
 ) -> Result<Vec<Secret>, TargetError> {
-    let verifier = match password {
-        Some(password) => verifier_for(target, &plan.creation, password, knows_scram)?,
-        None => None,
-    };
+    let rounds = plan.scram_iterations.unwrap_or(target.settings.scram_iterations);
+    let verifier = verifier_for(target, &plan.creation, login, rounds, knows_scram)?;
     let expiration = timestamp(plan.expiration)?;
     let filled = plan.creation.fill(&Vars {
         name: &plan.username,
-        password,
+        password: login.password(),
         verifier: verifier.as_ref(),
         verifier_everywhere: target.settings.password_form == PasswordForm::Verifier,
         expiration: Some(&expiration),
@@ -180,14 +177,21 @@ fn messages(
 pub fn verifier_for(
     target: &Postgres,
     script: &Script,
-    password: &Secret,
+    login: Login<'_>,
+    rounds: u32,
     knows_scram: bool,
 ) -> Result<Option<Secret>, TargetError> {
-    let wanted = knows_scram && target.settings.password_form != PasswordForm::Text && script.uses_password();
-    wanted
-        .then(|| verifier::scram_sha_256(password, verifier::SCRAM_ITERATIONS))
-        .transpose()
-        .map_err(|e| TargetError::Plan(e.to_string()))
+    if !knows_scram || target.settings.password_form == PasswordForm::Text || !script.uses_password() {
+        return Ok(None);
+    }
+    match login {
+        Login::Prepared(prepared) if prepared.iterations == rounds => Ok(Some(prepared.verifier.duplicate())),
+        _ => login
+            .password()
+            .map(|password| verifier::scram_sha_256(password, rounds))
+            .transpose()
+            .map_err(|e| TargetError::Plan(e.to_string())),
+    }
 }
 
 /// Puts filled statements together into messages. A statement that leaves a quote open goes alone, lest it swallow its
