@@ -78,7 +78,7 @@ impl Rig {
     }
 }
 
-fn target(url: &str, user: &str, password: &Secret, change: impl FnOnce(&mut Source<'_>)) -> MySql {
+pub fn target(url: &str, user: &str, password: &Secret, change: impl FnOnce(&mut Source<'_>)) -> MySql {
     let mut source = Source { connection_url: url, username: user, password: Some(password), ..Source::default() };
     change(&mut source);
     MySql::new(Settings::new(&source).unwrap())
@@ -113,7 +113,7 @@ fn script(statements: &[&str]) -> Script {
     Script::parse(&elements, Dialect::MySql)
 }
 
-fn mint_plan(user: &str, creation: &[&str], rollback: &[&str]) -> MintPlan {
+pub fn mint_plan(user: &str, creation: &[&str], rollback: &[&str]) -> MintPlan {
     let marker = Marker {
         mount: "m".into(),
         role: "r".into(),
@@ -132,7 +132,7 @@ fn mint_plan(user: &str, creation: &[&str], rollback: &[&str]) -> MintPlan {
     }
 }
 
-fn end_plan(user: &str, revocation: &[&str]) -> EndPlan {
+pub fn end_plan(user: &str, revocation: &[&str]) -> EndPlan {
     EndPlan { username: user.to_owned(), revocation: script(revocation), options: EndOptions::default() }
 }
 

@@ -117,14 +117,14 @@ async fn minted(target: &Postgres, plan: &MintPlan) {
 }
 
 /// As the superuser, over TCP with a password.
-fn endpoint(pg: &Server) -> PgEndpoint {
+pub fn endpoint(pg: &Server) -> PgEndpoint {
     let secret = Secret::new(ADMIN_PASSWORD.to_owned());
     let url = pg.url();
     let source = Source { connection_url: &url, username: ADMIN, password: Some(&secret), ..Default::default() };
     PgEndpoint::parse(&source).unwrap()
 }
 
-fn settings(endpoint: PgEndpoint) -> Settings {
+pub fn settings(endpoint: PgEndpoint) -> Settings {
     Settings {
         endpoint,
         limits: Limits::new(8, 0, Duration::ZERO, Duration::from_secs(30)),
@@ -143,7 +143,7 @@ fn script(statements: &[&str]) -> Script {
     Script::parse(&elements, Dialect::Postgres)
 }
 
-fn mint_plan(user: &str, creation: &[&str]) -> MintPlan {
+pub fn mint_plan(user: &str, creation: &[&str]) -> MintPlan {
     MintPlan {
         username: user.to_owned(),
         creation: script(creation),
@@ -161,7 +161,7 @@ fn mint_plan(user: &str, creation: &[&str]) -> MintPlan {
     }
 }
 
-fn end_plan(user: &str, revocation: &[&str]) -> EndPlan {
+pub fn end_plan(user: &str, revocation: &[&str]) -> EndPlan {
     EndPlan { username: user.to_owned(), revocation: script(revocation), options: EndOptions::default() }
 }
 

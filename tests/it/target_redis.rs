@@ -26,7 +26,7 @@ impl Rig {
 
     fn with(change: impl FnOnce(&mut Source<'_>)) -> Self {
         let server = Server::start();
-        let target = target(&server, change);
+        let target = target(server.port(), change);
         Self { server, target }
     }
 
@@ -55,8 +55,8 @@ impl Rig {
     }
 }
 
-fn target(server: &Server, change: impl FnOnce(&mut Source<'_>)) -> Redis {
-    let url = format!("redis://{ADMIN}:{ADMIN_PASSWORD}@127.0.0.1:{}", server.port());
+pub fn target(port: u16, change: impl FnOnce(&mut Source<'_>)) -> Redis {
+    let url = format!("redis://{ADMIN}:{ADMIN_PASSWORD}@127.0.0.1:{port}");
     let mut source = Source { connection_url: &url, persistence_mode: "aclfile", ..Source::default() };
     change(&mut source);
     Redis::new(Settings::new(&source).unwrap())
@@ -74,7 +74,7 @@ fn script(statements: &[&str]) -> Script {
     Script::parse(&statements.iter().map(|&text| text.to_owned()).collect::<Vec<_>>(), Dialect::Redis)
 }
 
-fn mint_plan(user: &str, creation: &[&str]) -> MintPlan {
+pub fn mint_plan(user: &str, creation: &[&str]) -> MintPlan {
     let marker = Marker {
         mount: "m".into(),
         role: "r".into(),
@@ -93,7 +93,7 @@ fn mint_plan(user: &str, creation: &[&str]) -> MintPlan {
     }
 }
 
-fn end_plan(user: &str) -> EndPlan {
+pub fn end_plan(user: &str) -> EndPlan {
     EndPlan { username: user.to_owned(), revocation: Script::default(), options: EndOptions::default() }
 }
 
