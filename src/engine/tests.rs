@@ -20,8 +20,8 @@ use super::request::{Caller, Datum, Existence, Fields, LeaseRef, Operation, Repl
 use super::{Kind, Mount, Ports};
 use crate::secret::Secret;
 use crate::target::{
-    Capability, Connector, EndOptions, EndPlan, Ended, Left, Login, LoginError, Marked, MintPlan, Outcome, RenewPlan,
-    Script, Settings, Target, TargetError,
+    Capability, Connector, EndOptions, EndPlan, Ended, Left, Login, LoginError, Marked, MintPlan, Outcome, Passwords,
+    RenewPlan, Script, Settings, Target, TargetError,
 };
 use rotation::Faults;
 
@@ -44,6 +44,8 @@ struct World {
     standby: AtomicBool,
     down: AtomicBool,
     touched: AtomicBool,
+    /// Targets that were made of settings.
+    opened: AtomicU64,
     /// Accounts with a password; an account that is not here has any.
     accounts: Mutex<BTreeMap<String, String>>,
     /// Passwords that accounts have beside.
@@ -56,6 +58,10 @@ struct World {
     mute: Mutex<Option<bool>>,
     /// What every login but the administrator's comes to.
     logging_in: Mutex<Option<Door>>,
+    /// The target cannot write down what it changes.
+    forgetful: AtomicBool,
+    /// Passwords that a restart of the target brings back.
+    unwritten: Mutex<BTreeMap<String, String>>,
     /// Attempts to log in.
     logins: AtomicU64,
     /// Seconds that have passed.
@@ -122,7 +128,8 @@ impl Host for At {
         Ok(self.0.standby.load(Ordering::SeqCst))
     }
     async fn generate_password(&self, policy: &str) -> Result<Option<Secret>, HostError> {
-        Ok((policy == "known").then(|| Secret::new("by-policy".into())))
+        let passwords = [("known", "by-policy"), ("awkward", "a%41b")];
+        Ok(passwords.iter().find(|(name, _)| *name == policy).map(|(_, password)| Secret::new((*password).into())))
     }
 }
 
@@ -134,13 +141,14 @@ impl Clock for At {
 
 impl Connector for At {
     fn open(&self, settings: Settings) -> Arc<dyn Target> {
-        let (user, password) = match settings {
-            Settings::PostgreSql(settings) => (settings.endpoint.user, settings.endpoint.password),
-            Settings::MySql(settings) => (settings.username, settings.password),
-            Settings::Redis(settings) => (settings.username, settings.password),
+        self.0.opened.fetch_add(1, Ordering::SeqCst);
+        let passwords = settings.passwords();
+        let user = match settings {
+            Settings::PostgreSql(settings) => settings.endpoint.user,
+            Settings::MySql(settings) => settings.username,
+            Settings::Redis(settings) => settings.username,
         };
-        let password = password.map(|password| password.expose().to_owned());
-        Arc::new(Database { world: self.0.clone(), user, password })
+        Arc::new(Database { world: self.0.clone(), user, passwords })
     }
 }
 
@@ -148,7 +156,7 @@ impl Connector for At {
 struct Database {
     world: Arc<World>,
     user: String,
-    password: Option<String>,
+    passwords: Passwords,
 }
 
 impl World {
@@ -167,9 +175,13 @@ impl Database {
         if self.world.down.load(Ordering::SeqCst) {
             return Err(TargetError::Connect("down".into()));
         }
-        if !self.world.takes(&self.user, self.password.as_deref()) {
-            return Err(TargetError::Connect("wrong password".into()));
+        let mut tries = self.passwords.tries();
+        while !self.world.takes(&self.user, tries.current().map(Secret::expose)) {
+            if !tries.go_on() {
+                return Err(TargetError::Connect("wrong password".into()));
+            }
         }
+        tries.succeed();
         Ok(())
     }
 }
@@ -191,6 +203,9 @@ impl Database {
             return Outcome::Unknown(TargetError::Lost("gone".into()));
         }
         let before = self.world.accounts.lock().unwrap().insert(username.into(), password.expose().into());
+        if let Some(before) = &before {
+            self.world.unwritten.lock().unwrap().entry(username.into()).or_insert_with(|| before.clone());
+        }
         if let Some(before) = before.filter(|_| retain) {
             self.world.beside.lock().unwrap().insert(username.into(), before);
         }
@@ -200,7 +215,10 @@ impl Database {
         if self.world.faults.point().await {
             return Outcome::Unknown(TargetError::Lost("gone".into()));
         }
-        Outcome::Done(())
+        match self.keep().await {
+            Ok(()) => Outcome::Done(()),
+            Err(e) => Outcome::Unknown(e),
+        }
     }
 }
 
@@ -283,6 +301,14 @@ impl Target for Database {
         if self.world.faults.point().await {
             return Err(TargetError::Lost("gone".into()));
         }
+        Ok(())
+    }
+    async fn keep(&self) -> Result<(), TargetError> {
+        self.reach()?;
+        if self.world.forgetful.load(Ordering::SeqCst) {
+            return Err(TargetError::Lost("the disk is full".into()));
+        }
+        self.world.unwritten.lock().unwrap().clear();
         Ok(())
     }
     async fn login(&self, username: &str, password: &Secret) -> Result<(), LoginError> {
@@ -379,6 +405,35 @@ async fn a_user_lives_from_creds_to_revoke() {
         assert!(mount.handle(revoke).await.unwrap().is_none());
         assert!(world.users.lock().unwrap().is_empty());
     }
+}
+
+/// What bounds sessions and knows of the outage is one target, whoever asks.
+#[tokio::test]
+async fn a_database_that_is_down_from_the_start_is_asked_by_one_target() {
+    let world: Arc<World> = Arc::default();
+    prepared(&world).await;
+    let mount = mount(&world);
+    let before = world.opened.load(Ordering::SeqCst);
+    world.down.store(true, Ordering::SeqCst);
+    let creds = || ask(&mount, Operation::Read, "creds/app", json!({}));
+    for _ in 0..3 {
+        let (one, other) = tokio::join!(creds(), creds());
+        assert!(one.is_err() && other.is_err());
+    }
+    assert_eq!(world.opened.load(Ordering::SeqCst) - before, 1);
+    world.down.store(false, Ordering::SeqCst);
+    let (one, other) = tokio::join!(creds(), creds());
+    assert!(one.is_ok() && other.is_ok());
+    assert_eq!(world.opened.load(Ordering::SeqCst) - before, 1);
+
+    // Written anew by another node: what was kept is of no use any more.
+    world.down.store(true, Ordering::SeqCst);
+    mount.invalidate("config/pg");
+    assert!(creds().await.is_err());
+    mount.invalidate("config/pg");
+    let before = world.opened.load(Ordering::SeqCst);
+    assert!(creds().await.is_err());
+    assert_eq!(world.opened.load(Ordering::SeqCst) - before, 1);
 }
 
 /// A certificate has an end that no lease can move.

@@ -6,15 +6,14 @@
 //! moment also depends on the machine, so a seed brings back a kind of campaign rather than the very same one.
 
 mod clients;
-mod random;
 mod world;
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::support::random::Random;
 use clients::Clients;
-use random::Random;
 use world::World;
 
 /// How long everything may take to come right after a burst. Failed changes wait some ten seconds before they are tried

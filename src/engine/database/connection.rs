@@ -16,7 +16,7 @@ use crate::engine::go::instant;
 use crate::engine::request::{Fields, Reply, Response};
 use crate::engine::template::{self, Names, OsEntropy, Template};
 use crate::secret::Secret;
-use crate::target::{self, Driver, Target};
+use crate::target::{self, Driver, Passwords, Target};
 
 mod settings;
 
@@ -199,10 +199,21 @@ impl Config {
             allowed_roles: self.allowed_roles.clone(),
             password_policy: self.password_policy.clone(),
             username,
+            passwords: settings.target.passwords(),
             wishes: Wishes::of(&self.other),
             scram_iterations: settings.scram_iterations,
             target: mount.ports.targets.open(settings.target),
         })
+    }
+
+    /// True if the driver would log in with `password` were it this connection's: not every text can be put into
+    /// `connection_url` as it is.
+    pub(super) fn carries(&self, password: &Secret) -> bool {
+        let mut secrets: BTreeMap<String, Secret> =
+            self.secrets.iter().map(|(key, secret)| (key.clone(), secret.duplicate())).collect();
+        secrets.insert("password".into(), password.duplicate());
+        let read = self.driver().and_then(|driver| settings::read(driver, &self.details, &secrets));
+        read.is_ok_and(|read| read.target.passwords().first().as_ref() == Some(password))
     }
 
     fn driver(&self) -> Result<Driver, String> {
@@ -251,6 +262,8 @@ pub struct Connection {
     pub password_policy: String,
     /// How users are named.
     pub username: Template,
+    /// What its sessions are opened with.
+    pub passwords: Passwords,
     /// How users end of roles that do not say.
     pub wishes: Wishes,
     /// Rounds of the SCRAM verifiers that the server is sent, if it is sent any.
@@ -273,8 +286,18 @@ pub struct Connections(Mutex<Live>);
 #[derive(Default)]
 struct Live {
     by_name: HashMap<String, Arc<Connection>>,
+    /// Those that did not answer when they were opened. They are asked again as they are: what a target knows of its
+    /// outage, and its bound on sessions, hold for whoever asks.
+    unproven: HashMap<String, Arc<Connection>>,
     /// Counts changes, so that a connection opened from an older configuration is not taken for a new one.
     changes: u64,
+}
+
+impl Live {
+    /// The connection of that name, proven or not.
+    fn of(&self, name: &str) -> impl Iterator<Item = &Arc<Connection>> {
+        self.by_name.get(name).into_iter().chain(self.unproven.get(name))
+    }
 }
 
 impl Connections {
@@ -295,8 +318,28 @@ impl Connections {
             Some(connection) => live.by_name.insert(name.to_owned(), connection),
             None => live.by_name.remove(name),
         };
+        let unproven = live.unproven.remove(name);
         drop(live);
         retire(gone);
+        retire(unproven);
+    }
+
+    /// `candidate` may open the account of that connection from now on.
+    pub(super) fn expect(&self, name: &str, candidate: &Secret) {
+        let mut live = self.lock();
+        live.changes += 1;
+        for connection in live.of(name) {
+            connection.passwords.add(candidate);
+        }
+    }
+
+    /// `password` opens the account of that connection, and it is stored. Its sessions go on.
+    pub(super) fn settle(&self, name: &str, password: &Secret) {
+        let mut live = self.lock();
+        live.changes += 1;
+        for connection in live.of(name) {
+            connection.passwords.settle(password);
+        }
     }
 
     /// Forgets all, and waits until their sessions are closed.
@@ -304,7 +347,8 @@ impl Connections {
         let all: Vec<_> = {
             let mut live = self.lock();
             live.changes += 1;
-            live.by_name.drain().map(|(_, connection)| connection).collect()
+            let Live { by_name, unproven, .. } = &mut *live;
+            by_name.drain().chain(unproven.drain()).map(|(_, connection)| connection).collect()
         };
         for connection in all {
             connection.target.close().await;
@@ -328,34 +372,40 @@ impl Connections {
     /// As [`Connections::get`], for who holds the lock of the connection's password.
     pub(super) async fn opened(&self, mount: &Mount, name: &str) -> Result<Arc<Connection>, Error> {
         loop {
-            let seen = {
+            let (seen, unproven) = {
                 let live = self.lock();
                 if let Some(connection) = live.by_name.get(name) {
                     return Ok(connection.clone());
                 }
-                live.changes
+                (live.changes, live.unproven.get(name).cloned())
             };
-            let config = Config::load(mount, name).await?.ok_or_else(|| missing(name))?;
-            if config.is_self_managed() {
-                return Err(Error::Failed(format!(
-                    "connection {name:?} is self-managed: it has no account of its own, and is for static roles only"
-                )));
-            }
-            let opened = config.open(mount).map_err(Error::Failed)?;
-            if let Err(text) = verify(&opened).await {
-                opened.target.close().await;
-                return Err(Error::Failed(text));
-            }
-            let opened = Arc::new(opened);
+            let opened = match unproven {
+                Some(connection) => connection,
+                None => {
+                    let config = Config::load(mount, name).await?.ok_or_else(|| missing(name))?;
+                    if config.is_self_managed() {
+                        return Err(Error::Failed(format!(
+                            "connection {name:?} is self-managed: it has no account of its own, and is for static roles only"
+                        )));
+                    }
+                    let opened = Arc::new(config.open(mount).map_err(Error::Failed)?);
+                    opened.passwords.only_add(&super::root::candidates(mount, name, &config).await?);
+                    let mut live = self.lock();
+                    if live.changes != seen {
+                        continue;
+                    }
+                    live.unproven.entry(name.to_owned()).or_insert(opened).clone()
+                }
+            };
+            verify(&opened).await.map_err(Error::Failed)?;
             let mut live = self.lock();
-            if live.changes == seen {
+            if live.unproven.get(name).is_some_and(|unproven| Arc::ptr_eq(unproven, &opened)) {
                 live.changes += 1;
+                live.unproven.remove(name);
                 live.by_name.insert(name.to_owned(), opened.clone());
                 return Ok(opened);
             }
-            // Somebody opened or changed a connection meanwhile: look again.
-            drop(live);
-            retire(Some(opened));
+            // Somebody else has proven it, or changed the connection meanwhile: look again.
         }
     }
 }
@@ -478,6 +528,8 @@ pub async fn write(mount: &Mount, name: &str, input: &Input, data: &Fields) -> R
         opened.target.close().await;
         return Err(e);
     }
+    // If they cannot be read, who changes the password tells the connection again.
+    opened.passwords.only_add(&root::candidates(mount, name, &config).await.unwrap_or_default());
     mount.connections.change(name, Some(Arc::new(opened)));
     if settled.is_ok_and(|settled| settled.is_over()) {
         root::plan(mount, name, &config.timing);

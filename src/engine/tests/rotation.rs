@@ -567,3 +567,79 @@ async fn a_deleted_role_is_left_alone() {
     assert_eq!(account(&world, USER), last);
     assert!(!known(&world).contains(&last));
 }
+
+/// The target starts again, with what it has written down.
+fn restart(world: &World) {
+    world.accounts.lock().unwrap().append(&mut world.unwritten.lock().unwrap());
+}
+
+/// A server that keeps its users in memory, and writes them down in a step of its own.
+#[tokio::test]
+async fn a_restart_of_the_server_brings_no_password_back_that_nobody_knows() {
+    for path in ["rotate-role/st", "rotate-root/pg"] {
+        let mut undone = 0;
+        for at in 1.. {
+            let (world, mount) = world_with_role().await;
+            restart(&world);
+            world.faults.arm(at, Fault::Death);
+            let over = tokio::select! {
+                _ = ask(&mount, Operation::Update, path, json!({})) => true,
+                () = world.faults.died.notified() => false,
+            };
+            world.faults.disarm();
+            let mount = super::mount(&world);
+            tick(&mount).await;
+            undone += world.unwritten.lock().unwrap().len();
+            restart(&world);
+            for _ in 0..3 {
+                later(&world, 61);
+                tick(&mount).await;
+            }
+            restart(&world);
+            let kept = stored(&world, "config/pg")["connection_details"]["password"].clone();
+            assert_eq!(kept, account(&world, "root"), "{path}, point {at}");
+            assert_eq!(served(&mount, "st").await, Some(account(&world, USER)), "{path}, point {at}");
+            if over {
+                break;
+            }
+        }
+        assert_eq!(undone, 0, "{path}: settled, and not written down");
+    }
+}
+
+#[tokio::test]
+async fn what_a_server_cannot_write_down_is_known_both_ways() {
+    for (path, record) in [("rotate-role/st", "rotation/static/st"), ("rotate-root/pg", "rotation/root/pg")] {
+        for restarts in [false, true] {
+            let (world, mount) = world_with_role().await;
+            world.forgetful.store(true, Ordering::SeqCst);
+            ask(&mount, Operation::Update, path, json!({})).await.unwrap();
+            let opens = async |what: &str| {
+                let kept = stored(&world, "config/pg")["connection_details"]["password"].clone();
+                assert_eq!(kept, account(&world, "root"), "{path} {what}");
+                assert_eq!(served(&mount, "st").await, Some(account(&world, USER)), "{path} {what}");
+            };
+            opens("at once").await;
+            for _ in 0..3 {
+                later(&world, 90);
+                tick(&mount).await;
+            }
+            opens("later").await;
+            assert_ne!(stored(&world, record), Value::Null, "{path}: not over while the server forgets");
+            if restarts {
+                restart(&world);
+                later(&world, 700);
+                tick(&mount).await;
+                opens("after a restart").await;
+            }
+            world.forgetful.store(false, Ordering::SeqCst);
+            for _ in 0..3 {
+                later(&world, 700);
+                tick(&mount).await;
+            }
+            restart(&world);
+            opens("in the end").await;
+            assert_eq!(stored(&world, record), Value::Null, "{path}");
+        }
+    }
+}

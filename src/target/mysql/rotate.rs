@@ -9,6 +9,7 @@ use super::session::{Fault, Session};
 use super::settings::Hashing;
 use super::{Core, TargetError};
 use crate::secret::Secret;
+use crate::target::pool::Lane;
 use crate::target::{Outcome, one_password};
 
 /// What becomes of the password that a user has.
@@ -38,7 +39,7 @@ impl Change {
     /// Sets the password. A user with several accounts has several passwords: if some have been set and one has not, the
     /// outcome is unknown, and the change should be repeated.
     pub async fn run(self) -> Outcome<()> {
-        let mut session = match self.core.session().await {
+        let mut session = match self.core.session(Lane::Issue).await {
             Ok(session) => session,
             Err(e) => return Outcome::Failed(e),
         };
@@ -175,7 +176,7 @@ pub fn two_passwords(server: &Server) -> Result<(), TargetError> {
 
 /// Ends the old passwords that [`Old::Retained`] kept.
 pub async fn discard_old(core: &Core, username: &str) -> Result<(), TargetError> {
-    let mut session = core.session().await?;
+    let mut session = core.session(Lane::Issue).await?;
     let found = accounts(core, &mut session, username).await?;
     if !session.server.has_two_passwords() {
         session.give_back();
@@ -191,7 +192,7 @@ pub async fn discard_old(core: &Core, username: &str) -> Result<(), TargetError>
 /// Compares a password with the stored hashes of a user's accounts, where all of them can be read and compared: `Ok` if it
 /// is the password of every one.
 pub async fn compare(core: &Core, username: &str, password: &Secret) -> Option<Result<(), TargetError>> {
-    let mut session = core.session().await.ok()?;
+    let mut session = core.session(Lane::Issue).await.ok()?;
     let found = session.accounts(username, "").await.ok()?;
     let user = literal(username);
     let ask = format!("SELECT User, plugin, authentication_string FROM mysql.user WHERE User = {user}");

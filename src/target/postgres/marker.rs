@@ -1,6 +1,7 @@
 //! The note of whose a user is, in the comment of its role.
 
 use super::{Postgres, quoted_name, quoted_text};
+use crate::target::pool::Lane;
 use crate::target::{Marked, Marker, TargetError};
 
 /// What stands before a marker in a role's comment.
@@ -30,7 +31,7 @@ pub async fn marked(target: &Postgres, mount: &str) -> Result<Vec<Marked>, Targe
         quoted_text(&format!("{PREFIX}%")),
         quoted_text(&serde_json::json!(mount).to_string()),
     );
-    let mut session = target.session().await?;
+    let mut session = target.session(Lane::End).await?;
     let rows: Vec<(String, bool, String)> = session.ask(&ask).await?;
     session.give_back();
     let of_mount = rows.into_iter().filter_map(|(username, can_log_in, comment)| {
@@ -42,7 +43,7 @@ pub async fn marked(target: &Postgres, mount: &str) -> Result<Vec<Marked>, Targe
 
 /// Which of these roles there are.
 pub async fn present(target: &Postgres, usernames: &[String]) -> Result<Vec<String>, TargetError> {
-    let mut session = target.session().await?;
+    let mut session = target.session(Lane::End).await?;
     let mut found = Vec::new();
     for names in usernames.chunks(AT_ONCE) {
         let list: Vec<String> = names.iter().map(|name| quoted_text(name)).collect();

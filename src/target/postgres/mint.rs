@@ -9,7 +9,7 @@ use super::marker::{self, comment};
 use super::session::{PgSession, Problem};
 use super::{PasswordForm, Postgres, check_name, quoted_name, quoted_text, timestamp};
 use crate::secret::{Secret, verifier};
-use crate::target::pool::Checkout;
+use crate::target::pool::{Checkout, Lane};
 use crate::target::statement::{Script, Vars};
 use crate::target::{Login, Marker, MintPlan, Outcome, RenewPlan, TargetError};
 
@@ -66,7 +66,7 @@ pub async fn in_transaction(
 ) -> Result<(), Problem> {
     let mut again = true;
     loop {
-        let mut session = target.session().await.map_err(|e| Problem::Unsent(no_session(e)))?;
+        let mut session = target.session(Lane::Issue).await.map_err(|e| Problem::Unsent(no_session(e)))?;
         let messages = make(session.knows_scram()).map_err(Problem::Unsent)?;
         match transact(&mut session, &messages).await {
             Ok(transaction) => return commit(target, session, &transaction).await,
@@ -128,7 +128,7 @@ async fn fate(target: &Postgres, transaction: &str) -> Option<bool> {
     let asked = format!("SELECT txid_status({transaction})");
     let asking = async {
         loop {
-            if let Ok(mut session) = target.session().await
+            if let Ok(mut session) = target.session(Lane::Issue).await
                 && let Ok(Some(row)) = session.run(&asked).await
             {
                 session.give_back();
@@ -265,19 +265,32 @@ async fn undo(target: &Postgres, plan: &MintPlan) {
     if plan.rollback.is_empty() {
         return;
     }
-    if let Err(e) = run_script(target, &plan.rollback, &Vars::name(&plan.username)).await {
+    let run = async {
+        let mut session = target.session(Lane::End).await?;
+        run_script(target, &mut session, &plan.rollback, &Vars::name(&plan.username)).await?;
+        session.reset().await?;
+        session.give_back();
+        Ok::<_, TargetError>(())
+    };
+    if let Err(e) = run.await {
         tracing::warn!(username = plan.username, "rollback statements failed: {e}");
     }
 }
 
-/// Runs a script in one transaction.
-pub async fn run_script(target: &Postgres, script: &Script, vars: &Vars<'_>) -> Result<(), TargetError> {
-    let filled = script.fill(vars)?;
+/// Runs a script in one transaction. Afterwards the session is in none; what else the statements left of themselves in it
+/// [`PgSession::reset`] takes away.
+pub async fn run_script(
+    target: &Postgres,
+    session: &mut PgSession,
+    script: &Script,
+    vars: &Vars<'_>,
+) -> Result<(), Problem> {
+    let filled = script.fill(vars).map_err(Problem::Unsent)?;
     // A quote that is left open would swallow what follows.
     let closed = script.statements().iter().all(|statement| statement.is_closed());
-    let attempt = || async {
+    let mut conflicts = target.conflicts();
+    loop {
         let messages = joined(target, script, &filled).map_err(Problem::Unsent)?;
-        let mut session = target.session().await.map_err(Problem::Unsent)?;
         let begin = session.begin();
         let result = match messages.as_slice() {
             [only] if closed => {
@@ -293,12 +306,16 @@ pub async fn run_script(target: &Postgres, script: &Script, vars: &Vars<'_>) -> 
                 if result.is_ok() { session.run("COMMIT").await } else { result }
             }
         };
-        if matches!(result, Ok(_) | Err(Problem::Server { .. })) && (result.is_ok() || session.roll_back().await) {
-            session.give_back();
+        match result {
+            Ok(_) => return Ok(()),
+            Err(problem @ Problem::Server { .. }) => {
+                if !session.roll_back().await || !conflicts.wait_out(&problem).await {
+                    return Err(problem);
+                }
+            }
+            Err(problem) => return Err(problem),
         }
-        result.map(drop)
-    };
-    target.retrying(attempt).await.map_err(TargetError::from)
+    }
 }
 
 /// Moves the end of a user, and of its marker, in one transaction.
@@ -314,7 +331,7 @@ pub async fn renew(target: &Postgres, plan: &RenewPlan) -> Result<(), TargetErro
         } else {
             joined(target, &plan.renew, &filled).map_err(Problem::Unsent)?
         };
-        let mut session = target.session().await.map_err(Problem::Unsent)?;
+        let mut session = target.session(Lane::Issue).await.map_err(Problem::Unsent)?;
         let result = prolong(&mut session, plan, &messages).await;
         if result.is_ok() || matches!(result, Err(Problem::Server { .. })) && session.roll_back().await {
             session.give_back();

@@ -4,7 +4,7 @@ use super::mint::{in_transaction, joined, verifier_for};
 use super::session::{self, Problem, Verdict};
 use super::{LONGEST_NAME, PasswordForm, Postgres, quoted_text};
 use crate::secret::Secret;
-use crate::target::pool::Session;
+use crate::target::pool::{Lane, Session};
 use crate::target::statement::{Dialect, Vars};
 use crate::target::{Login, LoginError, Outcome, Script, TargetError};
 
@@ -72,7 +72,7 @@ pub async fn login(target: &Postgres, username: &str, password: &Secret) -> Resu
 
 /// True if the account's `VALID UNTIL` has passed; false also if nobody says so.
 async fn is_expired(target: &Postgres, username: &str) -> bool {
-    let Ok(mut session) = target.session().await else { return false };
+    let Ok(mut session) = target.session(Lane::Issue).await else { return false };
     let name = quoted_text(username);
     let ask = format!("SELECT (count(*) > 0)::text FROM pg_roles WHERE rolname = {name} AND rolvaliduntil <= now()");
     let expired = session.ask::<bool>(&ask).await;

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::random::Random;
 use super::world::{self, World};
 use crate::support::client::Client;
+use crate::support::random::Random;
 
 const THREADS: usize = 4;
 

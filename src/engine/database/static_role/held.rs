@@ -78,6 +78,9 @@ impl Account for Held {
     fn keeps_stored(&self) -> bool {
         self.role.static_account.rotation_mode == Mode::DualPassword && self.stored().is_some()
     }
+    fn is_previous(&self, candidate: &Secret) -> bool {
+        self.role.static_account.previous_password == *candidate
+    }
     fn creating(&self) -> Result<Option<Secret>, Error> {
         self.creating.then(|| self.role.encode()).transpose()
     }

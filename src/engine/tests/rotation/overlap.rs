@@ -219,6 +219,44 @@ async fn a_change_of_the_other_account_may_still_arrive() {
     assert!(overtaken > 0);
 }
 
+/// What the server cannot write down is gone after its restart: then the one before is handed out again.
+#[tokio::test]
+async fn the_one_before_comes_back_with_a_server_that_forgets() {
+    for restarts in [false, true] {
+        let (world, mount) = world_with("dual_password").await;
+        later(&world, GRACE + 1);
+        tick(&mount).await;
+        let old = served(&mount, "st").await.unwrap();
+        world.forgetful.store(true, Ordering::SeqCst);
+        *world.mute.lock().unwrap() = Some(true);
+        ask(&mount, Operation::Update, "rotate-role/st", json!({})).await.unwrap();
+        *world.mute.lock().unwrap() = None;
+        let new = served(&mount, "st").await.unwrap();
+        assert!(new != old && stored(&world, "rotation/static/st") != Value::Null);
+        for _ in 0..3 {
+            later(&world, 30);
+            tick(&mount).await;
+            assert_eq!(served(&mount, "st").await.as_ref(), Some(&new), "both are valid");
+        }
+        if restarts {
+            restart(&world);
+            world.beside.lock().unwrap().clear();
+            later(&world, 700);
+            tick(&mount).await;
+            assert_eq!(served(&mount, "st").await.as_ref(), Some(&old));
+        }
+        world.forgetful.store(false, Ordering::SeqCst);
+        for _ in 0..4 {
+            later(&world, 700);
+            tick(&mount).await;
+        }
+        let (user, password, _) = handed_out(&mount).await;
+        assert!(opens(&world, &user, &password));
+        assert_eq!(stored(&world, "rotation/static/st"), Value::Null);
+        assert!(world.beside.lock().unwrap().is_empty(), "it never ends");
+    }
+}
+
 #[tokio::test]
 async fn a_shorter_grace_ends_one_that_has_begun() {
     let (world, mount) = world_with("dual_password").await;
