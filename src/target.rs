@@ -1,8 +1,10 @@
 //! What we act on: database servers. A target knows nothing of roles, leases or approvals; it is handed a filled plan
 //! and gives back an outcome.
 
+mod capability;
 mod dial;
 pub mod dsn;
+mod ending;
 pub mod mysql;
 pub mod pool;
 pub mod postgres;
@@ -10,7 +12,7 @@ pub mod redis;
 pub mod statement;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 
@@ -78,6 +80,10 @@ pub enum TargetError {
     Plan(String),
 }
 
+/// What is asked of the account of a connection.
+pub use capability::{Capability, Need};
+/// What to end, how, and what it came to.
+pub use ending::{EndOptions, EndPlan, Ended, Left, Owned, Sessions, Verify};
 impl TargetError {
     /// True if the target could not be reached, or works on nothing at the moment: what failed may be tried again as
     /// soon as it answers. False if it answered, and said no.
@@ -287,90 +293,6 @@ pub struct RenewPlan {
     pub expires: u64,
 }
 
-/// What to end, and how.
-#[derive(Debug)]
-pub struct EndPlan {
-    /// The user's name.
-    pub username: String,
-    /// Revocation statements; empty means the target's default clean-up.
-    pub revocation: Script,
-    /// What happens to sessions and objects.
-    pub options: EndOptions,
-}
-
-/// How a user ends.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct EndOptions {
-    /// What becomes of objects that the user owns.
-    pub owned: Owned,
-    /// What becomes of its open sessions.
-    pub sessions: Sessions,
-    /// Whether the end is looked at afterwards.
-    pub verify: Verify,
-}
-
-/// What becomes of objects that a user owns.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum Owned {
-    /// They are somebody's data: they stay, and with them the user, barred, until somebody decides.
-    #[default]
-    Fail,
-    /// They go with the user.
-    Drop,
-    /// They become another role's.
-    Reassign(String),
-}
-
-/// What becomes of the open sessions of a user.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum Sessions {
-    /// They are ended at once.
-    #[default]
-    Terminate,
-    /// They go on until they end by themselves.
-    Keep,
-    /// They may end by themselves for so long.
-    Grace(Duration),
-}
-
-/// Whether the target is looked at once more after an end.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Verify {
-    /// Yes; what cannot be looked at counts as left.
-    #[default]
-    Required,
-    /// Yes, as far as the account of the connection can see.
-    BestEffort,
-    /// No.
-    Off,
-}
-
-/// What ending a user came to. The user is contained in any case: no login, and no session but those that
-/// [`Sessions`] allows.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Ended {
-    /// The user existed when we came.
-    pub existed: bool,
-    /// Sessions that were ended.
-    pub sessions: u64,
-    /// How long it took.
-    pub took: Duration,
-    /// What could not be cleaned up; empty if the end is verified.
-    pub left: Vec<Left>,
-}
-
-/// Something of a user that is still there after its end.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Left {
-    /// The database it is in, empty for what belongs to the whole server.
-    #[serde(default)]
-    pub database: String,
-    /// What it is, in the target's words: `table public.orders`, `role v-app-…`.
-    pub object: String,
-    /// Why it is still there, with what would mend it.
-    pub reason: String,
-}
-
 /// A user that carries a [`Marker`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Marked {
@@ -380,17 +302,6 @@ pub struct Marked {
     pub marker: Marker,
     /// It cannot log in any more.
     pub barred: bool,
-}
-
-/// Something that the engine asks of the account of a connection.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Capability {
-    /// What for, in a few words: `create users`, `end sessions of users`.
-    pub name: &'static str,
-    /// The account can do it.
-    pub granted: bool,
-    /// The statement that would grant it, if it is missing.
-    pub fix: String,
 }
 
 /// What a login that was tried to learn whether a password is right came to, if not to a session.
@@ -437,8 +348,10 @@ pub trait Target: Send + Sync {
     async fn marked(&self, mount: &str) -> Result<Vec<Marked>, TargetError>;
     /// Which of these users are there.
     async fn present(&self, usernames: &[String]) -> Result<Vec<String>, TargetError>;
-    /// What the account of the connection can do of what the engine needs. Changes nothing.
-    async fn check(&self) -> Result<Vec<Capability>, TargetError>;
+    /// What the account of the connection can do of what the engine needs for users that end by `options`. Changes
+    /// nothing. A role whose options give a [`Capability`] that is required and not granted cannot be kept: its users
+    /// could not end as it says.
+    async fn check(&self, options: &EndOptions) -> Result<Vec<Capability>, TargetError>;
     /// Changes the password of an account that we did not make. `{{name}}`, `{{username}}`, `{{password}}` are filled; an
     /// empty script means the target's default. Safe against a dropped future as [`Target::mint`] is.
     async fn set_password(&self, username: &str, password: &Secret, statements: &Script) -> Outcome<()>;

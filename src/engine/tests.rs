@@ -19,8 +19,8 @@ use super::request::{Caller, Datum, Existence, Fields, LeaseRef, Operation, Repl
 use super::{Kind, Mount, Ports};
 use crate::secret::Secret;
 use crate::target::{
-    Capability, Connector, EndPlan, Ended, Left, Login, LoginError, Marked, MintPlan, Outcome, RenewPlan, Script,
-    Settings, Target, TargetError,
+    Capability, Connector, EndOptions, EndPlan, Ended, Left, Login, LoginError, Marked, MintPlan, Outcome, RenewPlan,
+    Script, Settings, Target, TargetError,
 };
 use rotation::Faults;
 
@@ -206,7 +206,7 @@ impl Target for Database {
         let users = self.world.users.lock().unwrap();
         Ok(usernames.iter().filter(|name| users.contains_key(*name)).cloned().collect())
     }
-    async fn check(&self) -> Result<Vec<Capability>, TargetError> {
+    async fn check(&self, _options: &EndOptions) -> Result<Vec<Capability>, TargetError> {
         self.reach().map(|()| Vec::new())
     }
     async fn set_password(&self, username: &str, password: &Secret, _statements: &Script) -> Outcome<()> {

@@ -17,7 +17,8 @@ use jiff::Timestamp;
 use super::dsn::PgEndpoint;
 use super::pool::{Checkout, Limits, Pool};
 use super::{
-    Capability, EndPlan, Ended, Login, LoginError, Marked, MintPlan, Outcome, RenewPlan, Script, Target, TargetError,
+    Capability, EndOptions, EndPlan, Ended, Login, LoginError, Marked, MintPlan, Outcome, RenewPlan, Script, Target,
+    TargetError,
 };
 use crate::secret::Secret;
 use session::{PgSession, Problem};
@@ -76,6 +77,11 @@ impl Postgres {
         session::open(endpoint, Some(database), *statement_timeout, limits.connect_timeout).await
     }
 
+    /// The account of the connection, as statements name it.
+    fn account(&self) -> String {
+        quoted_name(&self.settings.endpoint.user)
+    }
+
     /// Runs `attempt` again while the server reports a conflict with somebody else's transaction, with a growing,
     /// jittered pause, until `statement_timeout` is used up.
     async fn retrying<T, F>(&self, mut attempt: impl FnMut() -> F) -> Result<T, Problem>
@@ -127,7 +133,7 @@ impl Target for Postgres {
         marker::present(self, usernames).await
     }
 
-    async fn check(&self) -> Result<Vec<Capability>, TargetError> {
+    async fn check(&self, _options: &EndOptions) -> Result<Vec<Capability>, TargetError> {
         Ok(Vec::new())
     }
 

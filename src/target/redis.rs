@@ -15,7 +15,8 @@ use async_trait::async_trait;
 
 use super::pool::{Checkout, Pool, Session as _};
 use super::{
-    Capability, EndPlan, Ended, Login, LoginError, Marked, MintPlan, Outcome, RenewPlan, Script, Target, TargetError,
+    Capability, EndOptions, EndPlan, Ended, Login, LoginError, Marked, MintPlan, Outcome, RenewPlan, Script, Target,
+    TargetError,
 };
 use crate::secret::Secret;
 use crate::secret::verifier::redis::acl_rule;
@@ -127,7 +128,7 @@ impl Core {
             return Err(TargetError::Plan(format!("the user {username:?} came back")));
         }
         session.give_back();
-        Ok(Ended { existed, sessions, took: begun.elapsed(), left: Vec::new() })
+        Ok(Ended { existed, sessions, took: begun.elapsed(), left: Vec::new(), again: None })
     }
 
     /// Changes a user that must be there.
@@ -276,7 +277,7 @@ impl Target for Redis {
         Ok(found)
     }
 
-    async fn check(&self) -> Result<Vec<Capability>, TargetError> {
+    async fn check(&self, _options: &EndOptions) -> Result<Vec<Capability>, TargetError> {
         Ok(Vec::new())
     }
 

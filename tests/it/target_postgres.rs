@@ -1,9 +1,12 @@
 //! The PostgreSQL target against a real server: users made, prolonged and ended.
 
+mod doors;
 mod ending;
 mod faults;
 mod minting;
+mod owned;
 mod passwords;
+mod sessions;
 
 use std::time::{Duration, SystemTime};
 
@@ -12,7 +15,8 @@ use leasehold::target::dsn::{PgEndpoint, Source};
 use leasehold::target::pool::Limits;
 use leasehold::target::postgres::{PasswordForm, Postgres, Settings};
 use leasehold::target::{
-    Dialect, EndOptions, EndPlan, Ended, Login, Marker, MintPlan, Outcome, RenewPlan, Script, Target, TargetError,
+    Dialect, EndOptions, EndPlan, Ended, Left, Login, Marker, MintPlan, Outcome, Owned, RenewPlan, Script, Sessions,
+    Target, TargetError, Verify,
 };
 
 use crate::support::postgres::{ADMIN, ADMIN_PASSWORD, Postgres as Server, Session};
@@ -31,7 +35,10 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
-        let pg = Server::start();
+        Self::at(Server::start())
+    }
+
+    fn at(pg: Server) -> Self {
         let target = Postgres::new(settings(endpoint(&pg)));
         Self { pg, target }
     }
@@ -67,6 +74,40 @@ impl Rig {
     async fn end(&self, user: &str, revocation: &[&str]) -> Result<Ended, TargetError> {
         self.target.end(&end_plan(user, revocation)).await
     }
+
+    async fn end_by(&self, user: &str, options: EndOptions) -> Ended {
+        self.target.end(&EndPlan { options, ..end_plan(user, &[]) }).await.unwrap()
+    }
+
+    /// Ends a user by the default statements; nothing may be left of it.
+    async fn end_cleanly(&self, user: &str, options: EndOptions) {
+        let ended = self.end_by(user, options).await;
+        assert_eq!(ended.left, []);
+        assert!(!self.role_exists(user));
+    }
+}
+
+/// `database: object`, sorted.
+fn objects(left: &[Left]) -> Vec<String> {
+    let mut all: Vec<String> = left.iter().map(|left| format!("{}: {}", left.database, left.object)).collect();
+    all.sort();
+    all
+}
+
+fn owned(owned: Owned) -> EndOptions {
+    EndOptions { owned, ..EndOptions::default() }
+}
+
+fn reassign(role: &str) -> EndOptions {
+    owned(Owned::Reassign(role.to_owned()))
+}
+
+fn verify(verify: Verify) -> EndOptions {
+    EndOptions { verify, ..EndOptions::default() }
+}
+
+fn sessions(sessions: Sessions) -> EndOptions {
+    EndOptions { sessions, ..EndOptions::default() }
 }
 
 async fn minted(target: &Postgres, plan: &MintPlan) {

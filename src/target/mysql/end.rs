@@ -32,7 +32,7 @@ impl Ending {
             other => other,
         };
         let (existed, sessions) = ended?;
-        Ok(Ended { existed, sessions, took: begun.elapsed(), left: Vec::new() })
+        Ok(Ended { existed, sessions, took: begun.elapsed(), left: Vec::new(), again: None })
     }
 
     async fn once(&self) -> Result<(bool, u64), TargetError> {

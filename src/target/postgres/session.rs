@@ -117,9 +117,22 @@ impl PgSession {
         self.run("ROLLBACK").await.is_ok()
     }
 
+    /// Asks a question whose answer is one JSON text.
+    pub async fn ask<T: serde::de::DeserializeOwned>(&mut self, question: &str) -> Result<T, Problem> {
+        let row = self.run(question).await?;
+        row.and_then(|row| row.try_get::<String, _>(0).ok())
+            .and_then(|json| serde_json::from_str(&json).ok())
+            .ok_or_else(|| Problem::Broken(TargetError::Lost("the server's answer made no sense".into())))
+    }
+
     /// PostgreSQL 10 and later know SCRAM.
     pub fn knows_scram(&self) -> bool {
         self.connection.server_version_num().is_none_or(|version| version >= 100_000)
+    }
+
+    /// PostgreSQL 16 and later keep apart who granted a membership, and what it allows.
+    pub fn knows_grantors(&self) -> bool {
+        self.connection.server_version_num().is_none_or(|version| version >= 160_000)
     }
 }
 

@@ -102,6 +102,19 @@ impl Postgres {
         text(self.psql(ADMIN, "", &self.dir.path().to_string_lossy(), "postgres", sql))
     }
 
+    /// Waits until no session but that of the question is open, nor closing.
+    pub fn wait_until_idle(&self) {
+        let others = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' \
+                      AND pid <> pg_backend_pid() AND application_name = 'psql'";
+        for _ in 0..1000 {
+            if self.sql(others) == "0" {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("sessions stay open");
+    }
+
     /// The one JSON value that a query gives.
     pub fn json(&self, sql: &str) -> Value {
         serde_json::from_str(&self.sql(sql)).unwrap()
