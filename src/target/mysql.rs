@@ -16,7 +16,7 @@ mod settings;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -222,6 +222,14 @@ impl Target for MySql {
         }
         session.give_back();
         Ok(found)
+    }
+
+    async fn clock(&self) -> Result<Option<SystemTime>, TargetError> {
+        let mut session = self.core.session().await?;
+        let rows = session.rows("SELECT FLOOR(UNIX_TIMESTAMP(SYSDATE()))").await?;
+        session.give_back();
+        let seconds = rows.into_iter().next().and_then(|row| row.into_iter().next().flatten()?.parse().ok());
+        Ok(seconds.and_then(|seconds| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))))
     }
 
     async fn check(&self, _options: &EndOptions) -> Result<Vec<Capability>, TargetError> {

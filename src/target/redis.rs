@@ -9,7 +9,7 @@ mod rules;
 mod settings;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use async_trait::async_trait;
 
@@ -275,6 +275,11 @@ impl Target for Redis {
         }
         session.give_back();
         Ok(found)
+    }
+
+    /// The account need not be allowed to ask.
+    async fn clock(&self) -> Result<Option<SystemTime>, TargetError> {
+        Ok(None)
     }
 
     async fn check(&self, _options: &EndOptions) -> Result<Vec<Capability>, TargetError> {

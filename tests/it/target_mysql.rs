@@ -116,6 +116,7 @@ fn mint_plan(user: &str, creation: &[&str], rollback: &[&str]) -> MintPlan {
         entity: String::new(),
         begun: 0,
         expires: 0,
+        ..Marker::default()
     };
     MintPlan {
         username: user.to_owned(),
@@ -123,6 +124,7 @@ fn mint_plan(user: &str, creation: &[&str], rollback: &[&str]) -> MintPlan {
         rollback: script(rollback),
         expiration: SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_313_477),
         marker,
+        repeats: false,
     }
 }
 

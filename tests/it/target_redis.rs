@@ -81,6 +81,7 @@ fn mint_plan(user: &str, creation: &[&str]) -> MintPlan {
         entity: String::new(),
         begun: 0,
         expires: 0,
+        ..Marker::default()
     };
     MintPlan {
         username: user.to_owned(),
@@ -88,6 +89,7 @@ fn mint_plan(user: &str, creation: &[&str]) -> MintPlan {
         rollback: Script::default(),
         expiration: SystemTime::UNIX_EPOCH,
         marker,
+        repeats: false,
     }
 }
 
