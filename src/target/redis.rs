@@ -11,7 +11,7 @@ mod rules;
 mod settings;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
@@ -230,7 +230,7 @@ impl Target for Redis {
     async fn keep(&self) -> Result<(), TargetError> {
         let core = self.core.clone();
         let keeping = async move {
-            let mut session = core.fresh().await?;
+            let mut session = core.session(Lane::Issue).await?;
             session.persist(core.settings.persistence).await?;
             session.give_back();
             Ok(())
@@ -294,6 +294,11 @@ impl Target for Redis {
         }
         session.give_back();
         Ok(found)
+    }
+
+    /// The account need not be allowed to ask.
+    async fn clock(&self) -> Result<Option<SystemTime>, TargetError> {
+        Ok(None)
     }
 
     async fn check(&self, options: &EndOptions) -> Result<Vec<Capability>, TargetError> {
