@@ -2,6 +2,7 @@
 
 mod ending;
 mod mint;
+mod reconcile;
 mod root;
 mod rotation;
 
@@ -20,8 +21,8 @@ use super::request::{Caller, Datum, Existence, Fields, LeaseRef, Operation, Repl
 use super::{Kind, Mount, Ports};
 use crate::secret::Secret;
 use crate::target::{
-    Capability, Connector, EndOptions, EndPlan, Ended, Left, Login, LoginError, Marked, MintPlan, Outcome, Passwords,
-    RenewPlan, Script, Settings, Target, TargetError,
+    Capability, Connector, EndOptions, EndPlan, Ended, Left, Login, LoginError, Marked, Marker, MintPlan, Outcome,
+    Passwords, RenewPlan, Script, Settings, Target, TargetError,
 };
 use rotation::Faults;
 
@@ -72,6 +73,12 @@ struct World {
     strict: AtomicBool,
     /// Ends that the target was asked for, and how.
     ends: Mutex<Vec<crate::target::EndOptions>>,
+    /// Markers of users.
+    markers: Mutex<BTreeMap<String, Marker>>,
+    /// By how much somebody has set the wall clock forward.
+    set: AtomicU64,
+    /// By how much the target's clock is ahead of the true time, if it can be asked.
+    target_clock: Mutex<Option<Duration>>,
     faults: Faults,
 }
 
@@ -135,6 +142,15 @@ impl Host for At {
 
 impl Clock for At {
     fn now(&self) -> SystemTime {
+        self.true_time() + Duration::from_secs(self.0.set.load(Ordering::SeqCst))
+    }
+    fn steady(&self) -> Duration {
+        Duration::from_secs(self.0.later.load(Ordering::SeqCst))
+    }
+}
+
+impl At {
+    fn true_time(&self) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000 + self.0.later.load(Ordering::SeqCst))
     }
 }
@@ -234,6 +250,13 @@ impl Target for Database {
         if self.world.faults.point().await {
             return Outcome::Failed(TargetError::Lost("gone".into()));
         }
+        let is_repeat = |marker: &Marker| marker.request == plan.marker.request;
+        if plan.repeats && self.world.markers.lock().unwrap().values().any(is_repeat) {
+            return Outcome::Failed(TargetError::Repeated);
+        }
+        if !plan.marker.seal.is_empty() {
+            self.world.markers.lock().unwrap().insert(plan.username.clone(), plan.marker.clone());
+        }
         self.world.users.lock().unwrap().insert(plan.username.clone(), plan.expiration);
         if self.world.faults.point().await {
             return Outcome::Unknown(TargetError::Lost("gone".into()));
@@ -245,6 +268,9 @@ impl Target for Database {
         match self.world.users.lock().unwrap().get_mut(&plan.username) {
             Some(end) => *end = plan.expiration,
             None => return Err(TargetError::Connect("no such user".into())),
+        }
+        if let Some(marker) = self.world.markers.lock().unwrap().get_mut(&plan.username) {
+            marker.expires = plan.expires;
         }
         Ok(())
     }
@@ -259,6 +285,10 @@ impl Target for Database {
             return Err(TargetError::Server { message: "permission denied".into(), code: "42501".into() });
         }
         let mut users = self.world.users.lock().unwrap();
+        if let crate::target::Sessions::Grace(again) = plan.options.sessions {
+            let left = Left { database: String::new(), object: "session 7".into(), reason: "it is open".into() };
+            return Ok(Ended { existed: true, left: vec![left], again: Some(again), ..Ended::default() });
+        }
         if self.world.owners.load(Ordering::SeqCst)
             && plan.options.owned == crate::target::Owned::Fail
             && let Some(user) = users.get_mut(&plan.username)
@@ -268,16 +298,32 @@ impl Target for Database {
             return Ok(Ended { existed: true, left: vec![left], ..Ended::default() });
         }
         let existed = users.remove(&plan.username).is_some();
+        self.world.markers.lock().unwrap().remove(&plan.username);
         Ok(Ended { existed, ..Ended::default() })
     }
-    async fn marked(&self, _mount: &str) -> Result<Vec<Marked>, TargetError> {
-        self.reach().map(|()| Vec::new())
+    async fn marked(&self, mount: &str) -> Result<Vec<Marked>, TargetError> {
+        self.reach()?;
+        let users = self.world.users.lock().unwrap();
+        let markers = self.world.markers.lock().unwrap();
+        let of_mount = markers.iter().filter(|(_, marker)| marker.mount == mount);
+        Ok(of_mount
+            .map(|(username, marker)| Marked {
+                username: username.clone(),
+                marker: marker.clone(),
+                barred: users.get(username).is_none_or(|until| *until == SystemTime::UNIX_EPOCH),
+            })
+            .collect())
     }
     async fn present(&self, usernames: &[String]) -> Result<Vec<String>, TargetError> {
         self.reach()?;
         let (users, accounts) = (self.world.users.lock().unwrap(), self.world.accounts.lock().unwrap());
         let there = |name: &&String| users.contains_key(*name) || accounts.contains_key(*name);
         Ok(usernames.iter().filter(there).cloned().collect())
+    }
+    async fn clock(&self) -> Result<Option<SystemTime>, TargetError> {
+        self.reach()?;
+        let ahead = *self.world.target_clock.lock().unwrap();
+        Ok(ahead.map(|ahead| At(self.world.clone()).true_time() + ahead))
     }
     async fn check(&self, _options: &EndOptions) -> Result<Vec<Capability>, TargetError> {
         self.reach().map(|()| Vec::new())
@@ -341,8 +387,9 @@ fn mount(world: &Arc<World>) -> Mount {
 }
 
 fn request(operation: Operation, path: &str, data: Value) -> Request {
+    static REQUESTS: AtomicU64 = AtomicU64::new(0);
     Request {
-        id: "request".into(),
+        id: format!("request-{}", REQUESTS.fetch_add(1, Ordering::SeqCst)),
         operation,
         path: path.into(),
         data: data.as_object().cloned().unwrap_or_default(),
@@ -600,7 +647,7 @@ proptest! {
         path in prop_oneof![
             (prop::sample::select(vec![
                 "config", "roles", "creds", "reset", "reload", "static-roles", "static-creds", "rotate-role", "rotate-root",
-                "remnants",
+                "remnants", "reconcile",
             ]),
              prop_oneof![Just("pg".to_owned()), Just("app".to_owned()), ".{0,10}"])
                 .prop_map(|(place, name)| format!("{place}/{name}")),

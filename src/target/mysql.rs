@@ -240,6 +240,14 @@ impl Target for MySql {
         Ok(found)
     }
 
+    async fn clock(&self) -> Result<Option<SystemTime>, TargetError> {
+        let mut session = self.core.session(Lane::End).await?;
+        let rows = session.rows("SELECT FLOOR(UNIX_TIMESTAMP(SYSDATE()))").await?;
+        session.give_back();
+        let seconds = rows.into_iter().next().and_then(|row| row.into_iter().next().flatten()?.parse().ok());
+        Ok(seconds.and_then(|seconds| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))))
+    }
+
     async fn check(&self, options: &EndOptions) -> Result<Vec<Capability>, TargetError> {
         check::check(&self.core, options).await
     }

@@ -157,6 +157,10 @@ impl Target for Postgres {
         marker::present(self, usernames).await
     }
 
+    async fn clock(&self) -> Result<Option<SystemTime>, TargetError> {
+        marker::clock(self).await.map(Some)
+    }
+
     async fn check(&self, options: &EndOptions) -> Result<Vec<Capability>, TargetError> {
         check::check(self, options).await
     }

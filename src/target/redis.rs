@@ -11,7 +11,7 @@ mod rules;
 mod settings;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
@@ -303,6 +303,11 @@ impl Target for Redis {
         }
         session.give_back();
         Ok(found)
+    }
+
+    /// The account need not be allowed to ask.
+    async fn clock(&self) -> Result<Option<SystemTime>, TargetError> {
+        Ok(None)
     }
 
     async fn check(&self, options: &EndOptions) -> Result<Vec<Capability>, TargetError> {

@@ -121,6 +121,7 @@ pub fn mint_plan(user: &str, creation: &[&str], rollback: &[&str]) -> MintPlan {
         entity: String::new(),
         begun: 0,
         expires: 0,
+        ..Marker::default()
     };
     MintPlan {
         username: user.to_owned(),
@@ -129,6 +130,7 @@ pub fn mint_plan(user: &str, creation: &[&str], rollback: &[&str]) -> MintPlan {
         expiration: SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_313_477),
         scram_iterations: None,
         marker,
+        repeats: false,
     }
 }
 

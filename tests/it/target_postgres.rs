@@ -157,7 +157,9 @@ pub fn mint_plan(user: &str, creation: &[&str]) -> MintPlan {
             entity: String::new(),
             begun: 0,
             expires: FAR,
+            ..Marker::default()
         },
+        repeats: false,
     }
 }
 

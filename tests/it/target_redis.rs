@@ -82,6 +82,7 @@ pub fn mint_plan(user: &str, creation: &[&str]) -> MintPlan {
         entity: String::new(),
         begun: 0,
         expires: 0,
+        ..Marker::default()
     };
     MintPlan {
         username: user.to_owned(),
@@ -90,6 +91,7 @@ pub fn mint_plan(user: &str, creation: &[&str]) -> MintPlan {
         expiration: SystemTime::UNIX_EPOCH,
         scram_iterations: None,
         marker,
+        repeats: false,
     }
 }
 
@@ -185,7 +187,7 @@ async fn a_list_that_cannot_be_written_is_told() {
     let rig = Rig::new();
     let user = name();
     rig.minted(&user, &[]).await;
-    let broken = target(&rig.server, |source| source.persistence_mode = "rewrite");
+    let broken = target(rig.server.port(), |source| source.persistence_mode = "rewrite");
     for existed in [true, false] {
         let ended = broken.end(&end_plan(&user)).await.unwrap();
         assert_eq!((ended.existed, ended.left.len()), (existed, 1));

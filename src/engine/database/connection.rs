@@ -88,13 +88,16 @@ struct Stored {
     other: Fields,
 }
 
+/// Where connections are stored.
+pub const PREFIX: &str = "config/";
+
 /// Storage key of a connection.
 pub fn key(name: &str) -> String {
-    format!("config/{name}")
+    format!("{PREFIX}{name}")
 }
 
 /// What every path says of a connection that is not there.
-pub(super) fn missing(name: &str) -> Error {
+pub(in crate::engine) fn missing(name: &str) -> Error {
     Error::Failed(format!("failed to find entry for connection with name: {name:?}"))
 }
 
@@ -534,6 +537,7 @@ pub async fn write(mount: &Mount, name: &str, input: &Input, data: &Fields) -> R
     if settled.is_ok_and(|settled| settled.is_over()) {
         root::plan(mount, name, &config.timing);
     }
+    mount.rotation.queue.outdated();
 
     if config.secrets.get("connection_url").is_some_and(|url| target::dsn::has_embedded_password(url.expose())) {
         warnings.push(EMBEDDED.to_owned());

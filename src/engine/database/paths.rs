@@ -32,6 +32,8 @@ pub enum Path {
     RotateRole,
     /// `rotate-root/:name`
     RotateRoot,
+    /// `reconcile/:name`
+    Reconcile,
     /// `remnants/`
     Remnants,
     /// `remnants/:id`
@@ -535,6 +537,17 @@ Afterwards only Leasehold knows it. Sessions go on. A later write of the connect
 answered with a warning, and the valid one is kept.",
     },
     Route {
+        id: Path::Reconcile,
+        pattern: "reconcile/{name}",
+        operations: &[Create, Update, Read],
+        fields: &[Field::new("name", FieldType::String, "Name of the connection.")],
+        details: None,
+        synopsis: "Compare the users at a database with what is known of them.",
+        description: "\
+A read tells which users have outlived their leases, or are in another way not as they should be, and what would be done
+about each. A write does it, without waiting for the tick, which looks about every minute.",
+    },
+    Route {
         id: Path::Remnants,
         pattern: "remnants/?",
         operations: &[List],
@@ -543,7 +556,7 @@ answered with a warning, and the valid one is kept.",
         synopsis: "List the users whose end is not over.",
         description: "\
 Each with its connection, its state and since when. contained: it can do nothing any more, but something of it is left.
-open: the database could not be reached or refused, so it may still log in. All are tried again by themselves.",
+grace: it cannot log in any more, its open sessions have time to end. open: the database could not be reached or refused, so it may still log in. All are tried again by themselves.",
     },
     Route {
         id: Path::Remnant,

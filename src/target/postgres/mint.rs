@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sqlx::Row;
+use sqlx::postgres::PgRow;
 
 use super::marker::{self, comment};
 use super::session::{PgSession, Problem};
@@ -52,15 +53,18 @@ pub async fn mint(target: &Postgres, plan: &MintPlan, login: Login<'_>) -> Outco
 async fn create(target: &Postgres, plan: &MintPlan, login: Login<'_>) -> Result<(), Problem> {
     check_name(&plan.username).map_err(Problem::Unsent)?;
     let no_session = |e| TargetError::Begin(Box::new(e));
-    let made = in_transaction(target, login.password(), no_session, |scram| messages(target, plan, login, scram)).await;
+    let message = |scram| messages(target, plan, login, scram);
+    let made = in_transaction(target, login.password(), Some(plan), no_session, message).await;
     made.map_err(|problem| explained(problem, plan))
 }
 
 /// Runs the messages that `make` gives (told whether the server knows SCRAM) in one transaction. `Broken` means only
 /// this: COMMIT was sent, and its fate could not be learned. No server text that shows a part of `password` is passed on.
+/// Of `once` there is one transaction at a time at this server, whoever runs it.
 pub async fn in_transaction(
     target: &Postgres,
     password: Option<&Secret>,
+    once: Option<&MintPlan>,
     no_session: impl Fn(TargetError) -> TargetError,
     make: impl Fn(bool) -> Result<Vec<Secret>, TargetError>,
 ) -> Result<(), Problem> {
@@ -68,7 +72,7 @@ pub async fn in_transaction(
     loop {
         let mut session = target.session(Lane::Issue).await.map_err(|e| Problem::Unsent(no_session(e)))?;
         let messages = make(session.knows_scram()).map_err(Problem::Unsent)?;
-        match transact(&mut session, &messages).await {
+        match transact(&mut session, once, &messages).await {
             Ok(transaction) => return commit(target, session, &transaction).await,
             // Without COMMIT the server undoes what it did. A session that died while idle is not worth an error.
             Err(Problem::Broken(TargetError::Lost(_))) if again => {
@@ -90,14 +94,30 @@ pub async fn in_transaction(
 }
 
 /// Sends everything up to the commit; gives back the server's id of the transaction.
-async fn transact(session: &mut Checkout<PgSession>, messages: &[Secret]) -> Result<String, Problem> {
-    let begin = format!("{};\nSELECT txid_current()::text;\n", session.begin());
+async fn transact(
+    session: &mut Checkout<PgSession>,
+    once: Option<&MintPlan>,
+    messages: &[Secret],
+) -> Result<String, Problem> {
+    let mut begin = format!("{};\nSELECT txid_current()::text;\n", session.begin());
+    let once = once.filter(|plan| !plan.marker.request.is_empty());
+    if let Some(plan) = once {
+        begin += &format!("SELECT pg_advisory_xact_lock({});\n", marker::lock_of(&plan.marker.request));
+    }
     let mut transaction = None;
+    let number = |row: Option<PgRow>| row.and_then(|row| row.try_get::<String, _>(0).ok());
+    if let Some(plan) = once.filter(|plan| plan.repeats) {
+        transaction = number(session.run(&begin).await?);
+        // Nobody else is making this user any more: it is there or it is not.
+        if marker::is_repeated(session, &plan.marker).await? {
+            return Err(Problem::Unsent(TargetError::Repeated));
+        }
+        begin.clear();
+    }
     for (position, message) in messages.iter().enumerate() {
-        if position == 0 {
+        if position == 0 && !begin.is_empty() {
             let whole = Secret::new(format!("{begin}{}", message.expose()));
-            let row = session.run_secret(&whole).await?;
-            transaction = row.and_then(|row| row.try_get::<String, _>(0).ok());
+            transaction = number(session.run_secret(&whole).await?);
         } else {
             session.run_secret(message).await?;
         }
