@@ -3,6 +3,7 @@
 //! A request goes one way: [`Mount::handle`] finds its [`route`], the path's own module makes a plan of it, and
 //! [`issue`], [`lease`] or [`end`] carry the plan to a target.
 
+pub mod clocks;
 pub mod database;
 pub mod end;
 pub mod error;
@@ -13,7 +14,9 @@ pub mod intent;
 pub mod issue;
 pub mod journal;
 pub mod lease;
+pub mod marker;
 pub mod port;
+pub mod reconcile;
 pub mod remnant;
 pub mod request;
 pub mod rotation;
@@ -35,6 +38,7 @@ use field::Input;
 use port::{Clock, Host, Storage};
 use request::{Existence, Fields, LeaseGrant, Operation, Reply, Request, Response};
 
+use crate::secret::Secret;
 use crate::target::Connector;
 
 /// Which paths a mount answers on.
@@ -88,6 +92,11 @@ pub struct Inner {
     ahead: Ahead,
     rotation: Rotation,
     ending: end::Ending,
+    clocks: clocks::Clocks,
+    /// Which of all the processes that ever serve the mount this is.
+    incarnation: String,
+    /// The key of the seals of markers, once it was asked for.
+    seals: tokio::sync::OnceCell<Secret>,
 }
 
 /// What changes passwords: see [`rotation`].
@@ -99,14 +108,15 @@ struct Rotation {
 }
 
 /// Storage prefixes the host should wrap with its seal.
-pub const SEAL_WRAPPED: &[&str] = &["config/*", "static-role/*", "rotation/*"];
+pub const SEAL_WRAPPED: &[&str] = &["config/*", "static-role/*", "rotation/*", "key/*"];
 
 impl Mount {
     /// A mount with the host's stable id for it. Touches nothing yet: storage may not be writable.
     pub fn new(kind: Kind, id: String, ports: Ports) -> Self {
         let (connections, ahead, rotation) = (Connections::default(), Ahead::default(), Rotation::default());
-        let ending = end::Ending::default();
-        Self(Arc::new(Inner { kind, id, ports, connections, ahead, rotation, ending }))
+        let (ending, clocks) = (end::Ending::default(), clocks::Clocks::new(ports.clock.as_ref()));
+        let (incarnation, seals) = (format!("{:016x}", rand::random::<u64>()), tokio::sync::OnceCell::new());
+        Self(Arc::new(Inner { kind, id, ports, connections, ahead, rotation, ending, clocks, incarnation, seals }))
     }
 
     /// Storage works from now on: the mount may begin what it does without being asked. Any request says the same.

@@ -74,9 +74,15 @@ pub enum TargetError {
     /// The deadline passed; the text names the setting that would change it.
     #[error("{0}")]
     Timeout(String),
+    /// Nothing was tried: the target gives no sessions at the moment, or too many requests wait for one.
+    #[error("{0}")]
+    Unavailable(String),
     /// The session broke while in use.
     #[error("{0}")]
     Lost(String),
+    /// The target has a user of the same request already; see [`MintPlan::repeats`].
+    #[error("the request was carried out before")]
+    Repeated,
     /// The plan cannot be carried out as written (for example: it does not create the user it should).
     #[error("{0}")]
     Plan(String),
@@ -92,7 +98,7 @@ impl TargetError {
     /// soon as it answers. False if it answered, and said no.
     pub fn is_outage(&self) -> bool {
         match self {
-            Self::Connect(_) | Self::Timeout(_) | Self::Lost(_) => true,
+            Self::Connect(_) | Self::Timeout(_) | Self::Unavailable(_) | Self::Lost(_) => true,
             Self::Begin(inner) | Self::Account(inner) | Self::Statement(inner) => inner.is_outage(),
             // Shutting down or starting, out of sessions or memory, read-only.
             Self::Server { code, .. } => {
@@ -103,7 +109,7 @@ impl TargetError {
                 code.as_str(),
                 "1040" | "1053" | "1290" | "1792" | "1836" | "BUSY" | "LOADING" | "MASTERDOWN" | "READONLY"
             ),
-            Self::Config(_) | Self::Plan(_) => false,
+            Self::Config(_) | Self::Plan(_) | Self::Repeated => false,
         }
     }
 }
@@ -280,7 +286,7 @@ impl<'a> Login<'a> {
 }
 
 /// Whose a minted user is, and until when: written beside it at the target, in the same transaction.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Marker {
     /// The mount's stable id (the host's `backendUUID`).
     pub mount: String,
@@ -295,6 +301,12 @@ pub struct Marker {
     pub begun: u64,
     /// When the user must be gone, unix seconds.
     pub expires: u64,
+    /// The connection that it was made at; empty if nobody wrote that down.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub connection: String,
+    /// Proof that the mount itself wrote this, of all but `expires`: others may write comments too.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub seal: String,
 }
 
 /// What to create.
@@ -313,6 +325,9 @@ pub struct MintPlan {
     pub scram_iterations: Option<u32>,
     /// The note left at the target.
     pub marker: Marker,
+    /// A process that has died may have done the same: where the target keeps markers, a user with the same request is
+    /// looked for once nobody can be making it any more, and [`TargetError::Repeated`] says that there is one.
+    pub repeats: bool,
 }
 
 /// What to prolong.
@@ -388,6 +403,8 @@ pub trait Target: Send + Sync {
     async fn marked(&self, mount: &str) -> Result<Vec<Marked>, TargetError>;
     /// Which of these users are there.
     async fn present(&self, usernames: &[String]) -> Result<Vec<String>, TargetError>;
+    /// The time by the target's own clock; `None` where it cannot be asked.
+    async fn clock(&self) -> Result<Option<SystemTime>, TargetError>;
     /// What the account of the connection can do of what the engine needs for users that end by `options`. Changes
     /// nothing. A role whose options give a [`Capability`] that is required and not granted cannot be kept: its users
     /// could not end as it says.

@@ -1,5 +1,7 @@
 //! The one path that mints.
 
+mod repeat;
+
 use std::time::SystemTime;
 
 use super::end::Doomed;
@@ -80,19 +82,28 @@ pub async fn mint(
     mount: &Mount,
     _permit: &Permit,
     site: &Site<'_>,
-    plan: &MintPlan,
+    plan: &mut MintPlan,
     login: Login<'_>,
 ) -> Result<Fields, Error> {
     if site.driver.keeps_marker() {
-        return match site.target.mint(plan, login).await {
+        let mut outcome = site.target.mint(plan, login).await;
+        if let Outcome::Failed(TargetError::Repeated) = outcome {
+            repeat::end_marked(mount, site, plan).await?;
+            plan.repeats = false;
+            outcome = site.target.mint(plan, login).await;
+        }
+        return match outcome {
             Outcome::Done(()) => Ok(intent::lease(&site.doomed(plan, None))),
             Outcome::Failed(e) => Err(Error::Failed(e.to_string())),
             Outcome::Unknown(e) => Err(unsettled(plan, "its marker ends the login at the target", &e)),
         };
     }
+    if plan.repeats {
+        repeat::end_noted(mount, &plan.marker.request).await?;
+    }
     let storage = mount.ports.storage.as_ref();
-    let mut note = Intent::new(plan, site, mount.ports.clock.now());
-    let key = intent::key()?;
+    let mut note = Intent::new(mount, plan, site);
+    let key = intent::key(&plan.marker.request)?;
     // Who finds the note leaves it alone for as long as we are at it, however long that is.
     let _lock = mount.rotation.locks.hold(&key).await;
     note.store(storage, &key).await?;
@@ -107,7 +118,7 @@ pub async fn mint(
             return Err(unsettled(plan, "its note lets the next tick end the user", &e));
         }
     }
-    note.made = true;
+    note.is_made(mount.ports.clock.now());
     if let Err(e) = note.store(storage, &key).await {
         mount.rotation.queue.plan(&key, site.db_name, note.due());
         if let Err(why) = end::end(mount, note.doomed(&key)).await {

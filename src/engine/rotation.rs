@@ -50,7 +50,7 @@ pub trait Account: Send + Sync {
     /// What changes its password.
     fn statements(&self) -> Script;
     /// Gives it `password` at the target.
-    async fn set(&self, password: &Secret) -> Outcome<()> {
+    async fn set(&self, _mount: &Mount, password: &Secret) -> Outcome<()> {
         self.target().set_password(self.username(), password, &self.statements()).await
     }
     /// True if the stored password goes on working after a change.
@@ -203,7 +203,7 @@ pub async fn change(mount: &Mount, account: &mut dyn Account) -> Result<(), Fail
     account.expect(mount, &fresh);
 
     let target = account.target();
-    match account.set(&fresh).await {
+    match account.set(mount, &fresh).await {
         Outcome::Done(()) => {}
         Outcome::Failed(e) => {
             withdraw(mount, &key, record).await;

@@ -2,6 +2,7 @@
 
 mod ending;
 mod mint;
+mod reconcile;
 mod root;
 mod rotation;
 
@@ -20,8 +21,8 @@ use super::request::{Caller, Datum, Existence, Fields, LeaseRef, Operation, Repl
 use super::{Kind, Mount, Ports};
 use crate::secret::Secret;
 use crate::target::{
-    Capability, Connector, EndOptions, EndPlan, Ended, Left, Login, LoginError, Marked, MintPlan, Outcome, Passwords,
-    RenewPlan, Script, Settings, Target, TargetError,
+    Capability, Connector, EndOptions, EndPlan, Ended, Left, Login, LoginError, Marked, Marker, MintPlan, Outcome,
+    Passwords, RenewPlan, Script, Settings, Target, TargetError,
 };
 use rotation::Faults;
 
@@ -33,6 +34,8 @@ struct World {
     standby: AtomicBool,
     down: AtomicBool,
     touched: AtomicBool,
+    /// Targets that were made of settings.
+    opened: AtomicU64,
     /// Accounts with a password; an account that is not here has any.
     accounts: Mutex<BTreeMap<String, String>>,
     /// Passwords that accounts have beside.
@@ -53,6 +56,12 @@ struct World {
     strict: AtomicBool,
     /// Ends that the target was asked for, and how.
     ends: Mutex<Vec<crate::target::EndOptions>>,
+    /// Markers of users.
+    markers: Mutex<BTreeMap<String, Marker>>,
+    /// By how much somebody has set the wall clock forward.
+    set: AtomicU64,
+    /// By how much the target's clock is ahead of the true time, if it can be asked.
+    target_clock: Mutex<Option<Duration>>,
     faults: Faults,
 }
 
@@ -116,12 +125,22 @@ impl Host for At {
 
 impl Clock for At {
     fn now(&self) -> SystemTime {
+        self.true_time() + Duration::from_secs(self.0.set.load(Ordering::SeqCst))
+    }
+    fn steady(&self) -> Duration {
+        Duration::from_secs(self.0.later.load(Ordering::SeqCst))
+    }
+}
+
+impl At {
+    fn true_time(&self) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000 + self.0.later.load(Ordering::SeqCst))
     }
 }
 
 impl Connector for At {
     fn open(&self, settings: Settings) -> Arc<dyn Target> {
+        self.0.opened.fetch_add(1, Ordering::SeqCst);
         let passwords = settings.passwords();
         let user = match settings {
             Settings::PostgreSql(settings) => settings.endpoint.user,
@@ -206,6 +225,13 @@ impl Target for Database {
         if self.world.faults.point().await {
             return Outcome::Failed(TargetError::Lost("gone".into()));
         }
+        let is_repeat = |marker: &Marker| marker.request == plan.marker.request;
+        if plan.repeats && self.world.markers.lock().unwrap().values().any(is_repeat) {
+            return Outcome::Failed(TargetError::Repeated);
+        }
+        if !plan.marker.seal.is_empty() {
+            self.world.markers.lock().unwrap().insert(plan.username.clone(), plan.marker.clone());
+        }
         self.world.users.lock().unwrap().insert(plan.username.clone(), plan.expiration);
         if self.world.faults.point().await {
             return Outcome::Unknown(TargetError::Lost("gone".into()));
@@ -217,6 +243,9 @@ impl Target for Database {
         match self.world.users.lock().unwrap().get_mut(&plan.username) {
             Some(end) => *end = plan.expiration,
             None => return Err(TargetError::Connect("no such user".into())),
+        }
+        if let Some(marker) = self.world.markers.lock().unwrap().get_mut(&plan.username) {
+            marker.expires = plan.expires;
         }
         Ok(())
     }
@@ -231,6 +260,10 @@ impl Target for Database {
             return Err(TargetError::Server { message: "permission denied".into(), code: "42501".into() });
         }
         let mut users = self.world.users.lock().unwrap();
+        if let crate::target::Sessions::Grace(again) = plan.options.sessions {
+            let left = Left { database: String::new(), object: "session 7".into(), reason: "it is open".into() };
+            return Ok(Ended { existed: true, left: vec![left], again: Some(again), ..Ended::default() });
+        }
         if self.world.owners.load(Ordering::SeqCst)
             && plan.options.owned == crate::target::Owned::Fail
             && let Some(user) = users.get_mut(&plan.username)
@@ -240,16 +273,32 @@ impl Target for Database {
             return Ok(Ended { existed: true, left: vec![left], ..Ended::default() });
         }
         let existed = users.remove(&plan.username).is_some();
+        self.world.markers.lock().unwrap().remove(&plan.username);
         Ok(Ended { existed, ..Ended::default() })
     }
-    async fn marked(&self, _mount: &str) -> Result<Vec<Marked>, TargetError> {
-        self.reach().map(|()| Vec::new())
+    async fn marked(&self, mount: &str) -> Result<Vec<Marked>, TargetError> {
+        self.reach()?;
+        let users = self.world.users.lock().unwrap();
+        let markers = self.world.markers.lock().unwrap();
+        let of_mount = markers.iter().filter(|(_, marker)| marker.mount == mount);
+        Ok(of_mount
+            .map(|(username, marker)| Marked {
+                username: username.clone(),
+                marker: marker.clone(),
+                barred: users.get(username).is_none_or(|until| *until == SystemTime::UNIX_EPOCH),
+            })
+            .collect())
     }
     async fn present(&self, usernames: &[String]) -> Result<Vec<String>, TargetError> {
         self.reach()?;
         let (users, accounts) = (self.world.users.lock().unwrap(), self.world.accounts.lock().unwrap());
         let there = |name: &&String| users.contains_key(*name) || accounts.contains_key(*name);
         Ok(usernames.iter().filter(there).cloned().collect())
+    }
+    async fn clock(&self) -> Result<Option<SystemTime>, TargetError> {
+        self.reach()?;
+        let ahead = *self.world.target_clock.lock().unwrap();
+        Ok(ahead.map(|ahead| At(self.world.clone()).true_time() + ahead))
     }
     async fn check(&self, _options: &EndOptions) -> Result<Vec<Capability>, TargetError> {
         self.reach().map(|()| Vec::new())
@@ -306,8 +355,9 @@ fn mount(world: &Arc<World>) -> Mount {
 }
 
 fn request(operation: Operation, path: &str, data: Value) -> Request {
+    static REQUESTS: AtomicU64 = AtomicU64::new(0);
     Request {
-        id: "request".into(),
+        id: format!("request-{}", REQUESTS.fetch_add(1, Ordering::SeqCst)),
         operation,
         path: path.into(),
         data: data.as_object().cloned().unwrap_or_default(),
@@ -370,6 +420,35 @@ async fn a_user_lives_from_creds_to_revoke() {
         assert!(mount.handle(revoke).await.unwrap().is_none());
         assert!(world.users.lock().unwrap().is_empty());
     }
+}
+
+/// What bounds sessions and knows of the outage is one target, whoever asks.
+#[tokio::test]
+async fn a_database_that_is_down_from_the_start_is_asked_by_one_target() {
+    let world: Arc<World> = Arc::default();
+    prepared(&world).await;
+    let mount = mount(&world);
+    let before = world.opened.load(Ordering::SeqCst);
+    world.down.store(true, Ordering::SeqCst);
+    let creds = || ask(&mount, Operation::Read, "creds/app", json!({}));
+    for _ in 0..3 {
+        let (one, other) = tokio::join!(creds(), creds());
+        assert!(one.is_err() && other.is_err());
+    }
+    assert_eq!(world.opened.load(Ordering::SeqCst) - before, 1);
+    world.down.store(false, Ordering::SeqCst);
+    let (one, other) = tokio::join!(creds(), creds());
+    assert!(one.is_ok() && other.is_ok());
+    assert_eq!(world.opened.load(Ordering::SeqCst) - before, 1);
+
+    // Written anew by another node: what was kept is of no use any more.
+    world.down.store(true, Ordering::SeqCst);
+    mount.invalidate("config/pg");
+    assert!(creds().await.is_err());
+    mount.invalidate("config/pg");
+    let before = world.opened.load(Ordering::SeqCst);
+    assert!(creds().await.is_err());
+    assert_eq!(world.opened.load(Ordering::SeqCst) - before, 1);
 }
 
 /// A certificate has an end that no lease can move.
@@ -536,7 +615,7 @@ proptest! {
         path in prop_oneof![
             (prop::sample::select(vec![
                 "config", "roles", "creds", "reset", "reload", "static-roles", "static-creds", "rotate-role", "rotate-root",
-                "remnants",
+                "remnants", "reconcile",
             ]),
              prop_oneof![Just("pg".to_owned()), Just("app".to_owned()), ".{0,10}"])
                 .prop_map(|(place, name)| format!("{place}/{name}")),

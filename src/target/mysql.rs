@@ -4,6 +4,8 @@
 //! by dropping the user. Passwords go to the server as hashes wherever it takes one.
 
 mod account;
+mod check;
+mod define;
 mod dsn;
 mod end;
 mod hash;
@@ -16,12 +18,12 @@ mod settings;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use super::pool::{Checkout, Pool, Session as _};
+use super::pool::{Checkout, Lane, NotOpened, Pool, Trust};
 use super::statement::Vars;
 use super::{
     Capability, EndOptions, EndPlan, Ended, Login, LoginError, Marked, MintPlan, Outcome, RenewPlan, Script, Target,
@@ -56,8 +58,14 @@ struct Core {
 }
 
 impl Core {
-    async fn session(&self) -> Result<Checkout<Session>, TargetError> {
-        self.pool.checkout(|patience| Session::open(&self.settings, patience)).await
+    async fn session(&self, lane: Lane) -> Result<Checkout<Session>, TargetError> {
+        self.pool.checkout(lane, Trust::Recent, |patience| self.open(patience)).await
+    }
+
+    async fn open(&self, patience: Duration) -> Result<Session, NotOpened> {
+        let opened = Session::open(&self.settings, patience).await;
+        // Too many connections, of all or of this account.
+        opened.map_err(|e| NotOpened::by_answer(e, |code, _| matches!(code, "1040" | "1203")))
     }
 
     /// Fills a script, `{{host}}` included.
@@ -108,13 +116,8 @@ impl Drop for Leaving {
 #[async_trait]
 impl Target for MySql {
     async fn verify(&self) -> Result<(), TargetError> {
-        let mut session = self.core.session().await?;
-        if !session.ping().await {
-            self.core.pool.drop_idle();
-            drop(session);
-            session = self.core.session().await?;
-        }
-        session.give_back();
+        let core = &self.core;
+        core.pool.checkout(Lane::Issue, Trust::Nobody, |patience| core.open(patience)).await?.give_back();
         Ok(())
     }
 
@@ -163,7 +166,7 @@ impl Target for MySql {
     }
 
     async fn keeps_two_passwords(&self) -> Result<(), TargetError> {
-        let session = self.core.session().await?;
+        let session = self.core.session(Lane::Issue).await?;
         let kept = rotate::two_passwords(&session.server);
         session.give_back();
         kept
@@ -201,7 +204,7 @@ impl Target for MySql {
         let expiration = timestamp(plan.expiration)?;
         let vars = Vars { expiration: Some(&expiration), ..Vars::name(&plan.username) };
         let statements = self.core.fill(&plan.renew, &vars)?;
-        let mut session = self.core.session().await?;
+        let mut session = self.core.session(Lane::Issue).await?;
         for statement in &statements {
             if let Err(fault) = session.run(statement.expose()).await {
                 if !fault.is_open() && !fault.is_read_only() {
@@ -219,7 +222,7 @@ impl Target for MySql {
     }
 
     async fn present(&self, usernames: &[String]) -> Result<Vec<String>, TargetError> {
-        let mut session = self.core.session().await?;
+        let mut session = self.core.session(Lane::End).await?;
         let mut found = Vec::new();
         for username in usernames {
             if !session.accounts(username, "").await?.list.is_empty() {
@@ -230,13 +233,22 @@ impl Target for MySql {
         Ok(found)
     }
 
-    async fn check(&self, _options: &EndOptions) -> Result<Vec<Capability>, TargetError> {
-        Ok(Vec::new())
+    async fn clock(&self) -> Result<Option<SystemTime>, TargetError> {
+        let mut session = self.core.session(Lane::End).await?;
+        let rows = session.rows("SELECT FLOOR(UNIX_TIMESTAMP(SYSDATE()))").await?;
+        session.give_back();
+        let seconds = rows.into_iter().next().and_then(|row| row.into_iter().next().flatten()?.parse().ok());
+        Ok(seconds.and_then(|seconds| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))))
+    }
+
+    async fn check(&self, options: &EndOptions) -> Result<Vec<Capability>, TargetError> {
+        check::check(&self.core, options).await
     }
 
     async fn end(&self, plan: &EndPlan) -> Result<Ended, TargetError> {
         let statements = self.core.fill(&plan.revocation, &Vars::name(&plan.username))?;
-        let ending = Ending { core: self.core.clone(), username: plan.username.clone(), statements };
+        let (core, username, options) = (self.core.clone(), plan.username.clone(), plan.options.clone());
+        let ending = Ending { core, username, statements, options };
         match tokio::spawn(ending.run()).await {
             Ok(ended) => ended,
             Err(_) => Err(TargetError::Lost("the task that ends the user died".into())),

@@ -4,16 +4,18 @@
 //! The servers keep their lists each for itself: what is done here is done at one server, not at its replicas and not at
 //! the other nodes of a cluster.
 
+mod check;
+mod end;
 mod node;
 mod rules;
 mod settings;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
-use super::pool::{Checkout, Pool, Session as _};
+use super::pool::{Checkout, Lane, NotOpened, Pool, Trust};
 use super::{
     Capability, EndOptions, EndPlan, Ended, Login, LoginError, Marked, MintPlan, Outcome, RenewPlan, Script, Target,
     TargetError,
@@ -39,25 +41,21 @@ struct Core {
 }
 
 impl Core {
-    async fn session(&self) -> Result<Checkout<Node>, TargetError> {
-        self.pool.checkout(|patience| Node::open(&self.settings, patience)).await
+    /// A session that has just shown that it lives.
+    async fn session(&self, lane: Lane) -> Result<Checkout<Node>, TargetError> {
+        self.pool.checkout(lane, Trust::Nobody, |patience| self.open(patience)).await
     }
 
-    /// A session that has just shown that it lives.
-    async fn fresh(&self) -> Result<Checkout<Node>, TargetError> {
-        let mut session = self.session().await?;
-        if session.ping().await {
-            return Ok(session);
-        }
-        drop(session);
-        self.pool.drop_idle();
-        self.session().await
+    async fn open(&self, patience: Duration) -> Result<Node, NotOpened> {
+        let opened = Node::open(&self.settings, patience).await;
+        let full = "max number of clients";
+        opened.map_err(|e| NotOpened::by_answer(e, |code, text| code == "LOADING" || text.contains(full)))
     }
 
     /// Makes the user, or leaves nothing.
     async fn create(&self, username: &str, rules: &[&str]) -> Outcome<()> {
         let begun = async {
-            let mut session = self.fresh().await?;
+            let mut session = self.session(Lane::Issue).await?;
             let taken = session.knows(username).await?;
             Ok((session, taken))
         };
@@ -98,7 +96,7 @@ impl Core {
 
     /// Removes a user for good; `silent` is a session that may still be about to make it.
     async fn remove(&self, username: &str, silent: Option<i64>) -> Result<(), TargetError> {
-        let mut session = self.fresh().await?;
+        let mut session = self.session(Lane::End).await?;
         if let Some(id) = silent {
             session.end_own_session(id).await?;
         }
@@ -112,28 +110,9 @@ impl Core {
         if there { Err(TargetError::Plan(format!("the user {username:?} came back"))) } else { Ok(()) }
     }
 
-    async fn end(&self, username: &str) -> Result<Ended, TargetError> {
-        let begun = Instant::now();
-        let mut session = self.fresh().await?;
-        let existed = session.knows(username).await?;
-        let mut sessions = 0;
-        if existed {
-            session.set_user(username, &["off"]).await?;
-            sessions = session.end_sessions(username).await?;
-            session.delete_user(username).await?;
-        }
-        // Also without a user: the one that removed it may have been stopped before this.
-        session.persist(self.settings.persistence).await?;
-        if session.knows(username).await? {
-            return Err(TargetError::Plan(format!("the user {username:?} came back")));
-        }
-        session.give_back();
-        Ok(Ended { existed, sessions, took: begun.elapsed(), left: Vec::new(), again: None })
-    }
-
     /// The hashes of a user's passwords; none of a user that is not there.
     async fn passwords(&self, username: &str) -> Result<Vec<String>, TargetError> {
-        let mut session = self.fresh().await?;
+        let mut session = self.session(Lane::Issue).await?;
         let found = session.passwords(username).await?;
         session.give_back();
         Ok(found)
@@ -142,7 +121,7 @@ impl Core {
     /// Changes a user that must be there.
     async fn change(&self, username: &str, rules: &[&str]) -> Outcome<()> {
         let begun = async {
-            let mut session = self.fresh().await?;
+            let mut session = self.session(Lane::Issue).await?;
             if session.knows(username).await? {
                 return Ok(session);
             }
@@ -212,7 +191,7 @@ impl Drop for Minted {
 #[async_trait]
 impl Target for Redis {
     async fn verify(&self) -> Result<(), TargetError> {
-        self.core.fresh().await?.give_back();
+        self.core.session(Lane::Issue).await?.give_back();
         Ok(())
     }
 
@@ -251,7 +230,7 @@ impl Target for Redis {
     async fn keep(&self) -> Result<(), TargetError> {
         let core = self.core.clone();
         let keeping = async move {
-            let mut session = core.fresh().await?;
+            let mut session = core.session(Lane::Issue).await?;
             session.persist(core.settings.persistence).await?;
             session.give_back();
             Ok(())
@@ -306,7 +285,7 @@ impl Target for Redis {
     }
 
     async fn present(&self, usernames: &[String]) -> Result<Vec<String>, TargetError> {
-        let mut session = self.core.fresh().await?;
+        let mut session = self.core.session(Lane::End).await?;
         let mut found = Vec::new();
         for username in usernames {
             if session.knows(username).await? {
@@ -317,14 +296,19 @@ impl Target for Redis {
         Ok(found)
     }
 
-    async fn check(&self, _options: &EndOptions) -> Result<Vec<Capability>, TargetError> {
-        Ok(Vec::new())
+    /// The account need not be allowed to ask.
+    async fn clock(&self) -> Result<Option<SystemTime>, TargetError> {
+        Ok(None)
+    }
+
+    async fn check(&self, options: &EndOptions) -> Result<Vec<Capability>, TargetError> {
+        check::check(&self.core, options).await
     }
 
     /// Revocation statements mean nothing here, as in the built-in engine.
     async fn end(&self, plan: &EndPlan) -> Result<Ended, TargetError> {
-        let (core, username) = (self.core.clone(), plan.username.clone());
-        match tokio::spawn(async move { core.end(&username).await }).await {
+        let (core, username, options) = (self.core.clone(), plan.username.clone(), plan.options.clone());
+        match tokio::spawn(async move { end::end(&core, &username, &options).await }).await {
             Ok(ended) => ended,
             Err(_) => Err(TargetError::Lost("the task that ends the user died".into())),
         }

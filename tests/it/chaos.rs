@@ -8,7 +8,6 @@
 //! moment also depends on the machine, so a seed brings back a kind of campaign rather than the very same one.
 
 mod clients;
-mod random;
 mod sites;
 mod world;
 
@@ -16,8 +15,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::support::random::Random;
 use clients::Clients;
-use random::Random;
 use sites::Kind;
 use world::World;
 

@@ -105,6 +105,20 @@ impl Server {
         if self.mariadb { self.version >= (10, 4, 2) } else { self.version >= (5, 7, 6) }
     }
 
+    /// The privilege to end the sessions of others.
+    pub fn connection_admin(&self) -> &'static str {
+        match (self.mariadb, self.version) {
+            (true, version) if version >= (10, 5, 2) => "CONNECTION ADMIN",
+            (false, version) if version >= (8, 0, 0) => "CONNECTION_ADMIN",
+            _ => "SUPER",
+        }
+    }
+
+    /// The privileges to drop a user that is a definer: MySQL insists on them, MariaDB knows none.
+    pub fn orphans_definers(&self) -> &'static str {
+        if self.version >= (8, 2, 0) { "SET_ANY_DEFINER, ALLOW_NONEXISTENT_DEFINER" } else { "SET_USER_ID" }
+    }
+
     /// `DROP USER IF EXISTS`.
     pub fn has_if_exists(&self) -> bool {
         if self.mariadb { self.version >= (10, 1, 3) } else { self.version >= (5, 7, 8) }

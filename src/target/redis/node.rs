@@ -111,6 +111,24 @@ impl Node {
         }
     }
 
+    /// The numbers of the sessions of a user.
+    pub async fn sessions_of(&mut self, username: &str) -> Result<Vec<String>, TargetError> {
+        let list: String = self.ask(cmd("CLIENT").arg("LIST")).await?;
+        let of_user = |line: &str| {
+            let field = |name: &str| line.split(' ').find_map(|field| field.strip_prefix(name).map(str::to_owned));
+            field("user=").filter(|user| user == username).and_then(|_| field("id="))
+        };
+        Ok(list.lines().filter_map(of_user).collect())
+    }
+
+    /// What a user may run, as the server writes it: `-@all +get +acl|setuser`.
+    pub async fn commands_of(&mut self, username: &str) -> Result<String, TargetError> {
+        let user: std::collections::HashMap<String, ::redis::Value> =
+            self.ask(cmd("ACL").arg("GETUSER").arg(username)).await?;
+        let commands = user.get("commands").map(::redis::from_redis_value_ref::<String>);
+        commands.and_then(Result::ok).ok_or_else(|| TargetError::Lost("the server's answer made no sense".into()))
+    }
+
     /// Ends another session of the admin user, one that gave no answer: what it was told has then happened or not.
     pub async fn end_own_session(&mut self, id: i64) -> Result<(), TargetError> {
         self.ask::<i64>(cmd("CLIENT").arg("KILL").arg("ID").arg(id)).await.map(drop)

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::random::Random;
 use super::sites::{COMING_AND_GOING, CONNECTIONS};
 use super::world::World;
 use crate::support::client::Client;
+use crate::support::random::Random;
 
 const THREADS: usize = 4;
 
