@@ -185,7 +185,7 @@ async fn a_list_that_cannot_be_written_is_told() {
     let rig = Rig::new();
     let user = name();
     rig.minted(&user, &[]).await;
-    let broken = target(&rig.server, |source| source.persistence_mode = "rewrite");
+    let broken = target(rig.server.port(), |source| source.persistence_mode = "rewrite");
     for existed in [true, false] {
         let ended = broken.end(&end_plan(&user)).await.unwrap();
         assert_eq!((ended.existed, ended.left.len()), (existed, 1));
