@@ -6,6 +6,7 @@ mod dial;
 pub mod dsn;
 mod ending;
 pub mod mysql;
+pub mod passwords;
 pub mod pool;
 pub mod postgres;
 pub mod redis;
@@ -85,6 +86,11 @@ pub enum TargetError {
 }
 
 impl TargetError {
+    /// True for an answer of the server with one of these codes.
+    fn has_code(&self, codes: &[&str]) -> bool {
+        matches!(self, Self::Answer { code, .. } if codes.contains(&code.as_str()))
+    }
+
     /// True if the target could not be reached, or works on nothing at the moment: what failed may be tried again as
     /// soon as it answers. False if it answered, and said no.
     pub fn is_outage(&self) -> bool {
@@ -109,6 +115,8 @@ impl TargetError {
 pub use capability::{Capability, Need};
 /// What to end, how, and what it came to.
 pub use ending::{EndOptions, EndPlan, Ended, Left, Owned, Sessions, Verify};
+/// What sessions are opened with.
+pub use passwords::Passwords;
 /// A role statement list, ready to be filled, and whose SQL it is in: see [`statement`].
 pub use statement::{Dialect, Script};
 
@@ -205,6 +213,17 @@ pub enum Settings {
     MySql(mysql::Settings),
     /// For [`Driver::Redis`].
     Redis(redis::Settings),
+}
+
+impl Settings {
+    /// What sessions are opened with. What is said to it later holds for the target that is made of these settings.
+    pub fn passwords(&self) -> Passwords {
+        match self {
+            Self::PostgreSql(settings) => settings.endpoint.passwords.clone(),
+            Self::MySql(settings) => settings.passwords.clone(),
+            Self::Redis(settings) => settings.passwords.clone(),
+        }
+    }
 }
 
 /// Makes targets of settings. A port, so that the engine can be tried against targets that fail as no server can be
@@ -341,7 +360,7 @@ impl LoginError {
     /// By what the server answered: one of `wrong` says that the password is; any other answer, that there is no telling.
     fn by_code(error: TargetError, wrong: &[&str]) -> Self {
         match &error {
-            TargetError::Answer { code, .. } if wrong.contains(&code.as_str()) => Self::Refused(error),
+            _ if error.has_code(wrong) => Self::Refused(error),
             TargetError::Answer { .. } => Self::Barred(error),
             _ => Self::Unreachable(error),
         }
@@ -396,6 +415,11 @@ pub trait Target: Send + Sync {
     async fn remove_password(&self, username: &str, old: &Secret) -> Result<(), TargetError> {
         let _ = (username, old);
         Err(one_password("this server"))
+    }
+    /// Lets every password that was changed outlive a restart of the server, where that takes a step of its own: one that
+    /// may have failed, or that nobody came to.
+    async fn keep(&self) -> Result<(), TargetError> {
+        Ok(())
     }
     /// Logs in as `username`, on a session of its own, to learn whether `password` opens the account. A server that
     /// refuses for another reason after it has accepted the password counts as `Ok`.

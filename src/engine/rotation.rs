@@ -50,7 +50,7 @@ pub trait Account: Send + Sync {
     /// What changes its password.
     fn statements(&self) -> Script;
     /// Gives it `password` at the target.
-    async fn set(&self, password: &Secret) -> Outcome<()> {
+    async fn set(&self, _mount: &Mount, password: &Secret) -> Outcome<()> {
         self.target().set_password(self.username(), password, &self.statements()).await
     }
     /// True if the stored password goes on working after a change.
@@ -61,6 +61,8 @@ pub trait Account: Send + Sync {
     fn creating(&self) -> Result<Option<Secret>, Error>;
     /// A new password.
     async fn draw(&self, mount: &Mount) -> Result<Secret, Error>;
+    /// `candidate` may open the account from now on: the target is about to hear of it.
+    fn expect(&self, _mount: &Mount, _candidate: &Secret) {}
     /// Stores `password`, which opens the account since `at`.
     async fn adopt(&mut self, mount: &Mount, password: &Secret, at: SystemTime) -> Result<(), Error>;
 }
@@ -189,7 +191,7 @@ pub async fn change(mount: &Mount, account: &mut dyn Account) -> Result<(), Fail
     }
     let fresh = account.draw(mount).await?;
     let at = mount.ports.clock.now();
-    let earlier = Record {
+    let mut earlier = Record {
         username: record.username.clone(),
         candidates: record.candidates.iter().map(Secret::duplicate).collect(),
         started: record.started,
@@ -198,21 +200,32 @@ pub async fn change(mount: &Mount, account: &mut dyn Account) -> Result<(), Fail
     record.candidates.push(fresh.duplicate());
     record.started = journal::nanoseconds(at);
     record.store(storage, &key).await?;
+    account.expect(mount, &fresh);
 
     let target = account.target();
-    match account.set(&fresh).await {
+    match account.set(mount, &fresh).await {
         Outcome::Done(()) => {}
         Outcome::Failed(e) => {
             withdraw(mount, &key, record).await;
             return Err(Failure::Refused(e));
         }
         Outcome::Unknown(e) => match target.login(account.username(), &fresh).await {
-            Ok(()) => {}
+            Ok(()) => keep(mount, target.as_ref(), account.stored(), &mut earlier).await,
             Err(_) => return Err(Failure::Open(format!("the password may have been changed: {e}"))),
         },
     }
     prove(mount, account, target.as_ref(), &fresh, record).await?;
     finish(mount, account, &fresh, at, earlier).await
+}
+
+/// A change that nobody confirmed may be undone by a restart of the server. Unless the target can be told to keep it, the
+/// password `before` it stays among the `others`.
+async fn keep(mount: &Mount, target: &dyn Target, before: Option<&Secret>, others: &mut Record) {
+    if let Err(e) = target.keep().await {
+        tracing::warn!(username = others.username, "a restart of the server would bring an old password back: {e}");
+        others.candidates.extend(before.map(Secret::duplicate));
+        others.started = journal::nanoseconds(mount.ports.clock.now());
+    }
 }
 
 /// Takes back the youngest candidate, which the target has refused. If storage refuses too the record stays as it was,
@@ -336,7 +349,10 @@ pub async fn settle(mount: &Mount, account: &mut dyn Account) -> Result<Settled,
                 if account.stored() != Some(&candidate) {
                     tracing::info!(username = record.username, "an interrupted password change is brought to its end");
                 }
-                finish(mount, account, &candidate, record.started(), record).await?;
+                let at = record.started();
+                let before = account.stored().filter(|stored| **stored != candidate);
+                keep(mount, target.as_ref(), before, &mut record).await;
+                finish(mount, account, &candidate, at, record).await?;
                 return Ok(Settled::Adopted);
             }
         }
@@ -349,6 +365,8 @@ pub async fn settle(mount: &Mount, account: &mut dyn Account) -> Result<Settled,
     match stored {
         Opens::Yes if in_flight(mount, &record) => Ok(Settled::Waiting(record)),
         Opens::Yes => {
+            let kept = target.keep().await;
+            kept.map_err(|e| Failure::Open(format!("a restart of the server may bring an old password back: {e}")))?;
             forget(mount, account.key()).await;
             Ok(Settled::Kept)
         }

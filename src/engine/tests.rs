@@ -21,8 +21,8 @@ use super::request::{Caller, Datum, Existence, Fields, LeaseGrant, LeaseRef, Ope
 use super::{Kind, Mount, Ports};
 use crate::secret::Secret;
 use crate::target::{
-    Capability, Connector, EndOptions, EndPlan, Ended, Left, Login, LoginError, Marked, MintPlan, Outcome, RenewPlan,
-    Script, Settings, Target, TargetError,
+    Capability, Connector, EndOptions, EndPlan, Ended, Left, Login, LoginError, Marked, MintPlan, Outcome, Passwords,
+    RenewPlan, Script, Settings, Target, TargetError,
 };
 use rotation::Faults;
 
@@ -42,6 +42,10 @@ struct World {
     beside: Mutex<BTreeMap<String, String>>,
     /// The target's policy takes no password.
     picky: AtomicBool,
+    /// The target cannot write down what it changes.
+    forgetful: AtomicBool,
+    /// Passwords that a restart of the target brings back.
+    unwritten: Mutex<BTreeMap<String, String>>,
     /// Attempts to log in.
     logins: AtomicU64,
     /// Seconds that have passed.
@@ -108,7 +112,8 @@ impl Host for At {
         Ok(self.0.standby.load(Ordering::SeqCst))
     }
     async fn generate_password(&self, policy: &str) -> Result<Option<Secret>, HostError> {
-        Ok((policy == "known").then(|| Secret::new("by-policy".into())))
+        let passwords = [("known", "by-policy"), ("awkward", "a%41b")];
+        Ok(passwords.iter().find(|(name, _)| *name == policy).map(|(_, password)| Secret::new((*password).into())))
     }
 }
 
@@ -121,13 +126,13 @@ impl Clock for At {
 impl Connector for At {
     fn open(&self, settings: Settings) -> Arc<dyn Target> {
         self.0.opened.fetch_add(1, Ordering::SeqCst);
-        let (user, password) = match settings {
-            Settings::PostgreSql(settings) => (settings.endpoint.user, settings.endpoint.password),
-            Settings::MySql(settings) => (settings.username, settings.password),
-            Settings::Redis(settings) => (settings.username, settings.password),
+        let passwords = settings.passwords();
+        let user = match settings {
+            Settings::PostgreSql(settings) => settings.endpoint.user,
+            Settings::MySql(settings) => settings.username,
+            Settings::Redis(settings) => settings.username,
         };
-        let password = password.map(|password| password.expose().to_owned());
-        Arc::new(Database { world: self.0.clone(), user, password })
+        Arc::new(Database { world: self.0.clone(), user, passwords })
     }
 }
 
@@ -135,7 +140,7 @@ impl Connector for At {
 struct Database {
     world: Arc<World>,
     user: String,
-    password: Option<String>,
+    passwords: Passwords,
 }
 
 impl World {
@@ -154,9 +159,13 @@ impl Database {
         if self.world.down.load(Ordering::SeqCst) {
             return Err(TargetError::Connect("down".into()));
         }
-        if !self.world.takes(&self.user, self.password.as_deref()) {
-            return Err(TargetError::Connect("wrong password".into()));
+        let mut tries = self.passwords.tries();
+        while !self.world.takes(&self.user, tries.current().map(Secret::expose)) {
+            if !tries.go_on() {
+                return Err(TargetError::Connect("wrong password".into()));
+            }
         }
+        tries.succeed();
         Ok(())
     }
 }
@@ -173,13 +182,19 @@ impl Database {
             return Outcome::Unknown(TargetError::Lost("gone".into()));
         }
         let before = self.world.accounts.lock().unwrap().insert(username.into(), password.expose().into());
+        if let Some(before) = &before {
+            self.world.unwritten.lock().unwrap().entry(username.into()).or_insert_with(|| before.clone());
+        }
         if let Some(before) = before.filter(|_| retain) {
             self.world.beside.lock().unwrap().insert(username.into(), before);
         }
         if self.world.faults.point().await {
             return Outcome::Unknown(TargetError::Lost("gone".into()));
         }
-        Outcome::Done(())
+        match self.keep().await {
+            Ok(()) => Outcome::Done(()),
+            Err(e) => Outcome::Unknown(e),
+        }
     }
 }
 
@@ -262,6 +277,14 @@ impl Target for Database {
         if self.world.faults.point().await {
             return Err(TargetError::Lost("gone".into()));
         }
+        Ok(())
+    }
+    async fn keep(&self) -> Result<(), TargetError> {
+        self.reach()?;
+        if self.world.forgetful.load(Ordering::SeqCst) {
+            return Err(TargetError::Lost("the disk is full".into()));
+        }
+        self.world.unwritten.lock().unwrap().clear();
         Ok(())
     }
     async fn login(&self, username: &str, password: &Secret) -> Result<(), LoginError> {

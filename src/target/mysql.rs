@@ -194,7 +194,7 @@ impl Target for MySql {
             }
             proven => proven,
         };
-        proven.map_err(|e| LoginError::by_code(e, &["1045", "1698"]))
+        proven.map_err(|e| LoginError::by_code(e, session::WRONG_PASSWORD))
     }
 
     async fn renew(&self, plan: &RenewPlan) -> Result<(), TargetError> {

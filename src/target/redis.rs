@@ -227,6 +227,17 @@ impl Target for Redis {
         self.change(username, vec!["resetpass".to_owned(), acl_rule(password).expose().to_owned()]).await
     }
 
+    async fn keep(&self) -> Result<(), TargetError> {
+        let core = self.core.clone();
+        let keeping = async move {
+            let mut session = core.fresh().await?;
+            session.persist(core.settings.persistence).await?;
+            session.give_back();
+            Ok(())
+        };
+        tokio::spawn(keeping).await.unwrap_or_else(|_| Err(TargetError::Lost("the task that keeps users died".into())))
+    }
+
     async fn keeps_two_passwords(&self) -> Result<(), TargetError> {
         Ok(())
     }
@@ -261,7 +272,7 @@ impl Target for Redis {
     async fn login(&self, username: &str, password: &Secret) -> Result<(), LoginError> {
         let settings = &self.core.settings;
         let opened = node::connect(settings, username, Some(password), settings.limits.connect_timeout).await;
-        opened.map(drop).map_err(|e| LoginError::by_code(e, &["WRONGPASS"]))
+        opened.map(drop).map_err(|e| LoginError::by_code(e, node::WRONG_PASSWORD))
     }
 
     /// Users have no end of their own here: nothing to move.

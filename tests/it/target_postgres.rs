@@ -167,5 +167,5 @@ pub fn end_plan(user: &str, revocation: &[&str]) -> EndPlan {
 
 /// The server as another account sees it.
 fn as_user(rig: &Rig, user: &str) -> PgEndpoint {
-    PgEndpoint { user: user.to_owned(), password: Some(password()), ..endpoint(&rig.pg) }
+    PgEndpoint { user: user.to_owned(), passwords: Some(password()).into(), ..endpoint(&rig.pg) }
 }

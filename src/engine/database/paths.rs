@@ -81,6 +81,12 @@ pub const CONNECTION_DETAILS: &[Field] = &[
     Field::new("username", FieldType::String, "Account that Leasehold logs in with."),
     Field::new("password", FieldType::Secret, "Password of that account. Never returned."),
     Field::new(
+        "self_managed",
+        FieldType::Bool,
+        "PostgreSQL, MySQL: there is no such account. Each account of a static role logs in with its own password to change \
+         it; nothing can be minted here, and nothing is verified at a write. Never undone.",
+    ),
+    Field::new(
         "host",
         FieldType::String,
         "Host name, address or (PostgreSQL, MySQL) socket, instead of connection_url; PostgreSQL and MySQL take several, \
@@ -475,8 +481,10 @@ Makes a user at the role's connection and answers with its name and password. Th
             Field::new(
                 "password",
                 FieldType::Secret,
-                "The password that the user has now. Never returned. It may be given until the first change.",
+                "The password that the user has now. Never returned. It may be given until the first change; at a connection \
+                 with self_managed it is required on creation, and may be given whenever the user has got another one.",
             ),
+            Field::new("self_managed_password", FieldType::Secret, "An older name of password. Never returned."),
             Field::new(
                 "skip_import_rotation",
                 FieldType::Bool,

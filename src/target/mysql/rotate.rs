@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::account::{Account, Accounts, account, literal};
 use super::mint::prepared;
 use super::server::{Plugin, Server};
-use super::session::Session;
+use super::session::{Fault, Session};
 use super::settings::Hashing;
 use super::{Core, TargetError};
 use crate::secret::Secret;
@@ -48,7 +48,16 @@ impl Change {
             Err(e) => return Outcome::Failed(e),
         };
         for (position, (text, sensitive)) in statements.iter().enumerate() {
-            let Err(fault) = session.run(text.expose()).await else { continue };
+            let mut ran = session.run(text.expose()).await;
+            // Whoever may not change users may change itself.
+            if position == 0
+                && self.is_own()
+                && ran.as_ref().is_err_and(Fault::is_denied)
+                && let Ok(own) = self.own_statement(&session.server)
+            {
+                ran = session.run(own.expose()).await;
+            }
+            let Err(fault) = ran else { continue };
             let open = fault.is_open();
             let fault = if *sensitive { fault.without_quotation() } else { fault };
             if !open && !fault.is_read_only() {
@@ -70,6 +79,9 @@ impl Change {
         if self.old == Old::Retained {
             two_passwords(&session.server)?;
         }
+        if accounts.assumed && self.is_own() {
+            return Ok(vec![(self.own_statement(&session.server)?, true)]);
+        }
         let mut all = Vec::new();
         for account in accounts.list.iter().filter(|account| takes_password(&account.plugin)) {
             all.push((self.statement(session, account)?, true));
@@ -81,6 +93,29 @@ impl Change {
             )));
         }
         Ok(all)
+    }
+
+    /// What a user without privileges can tell the server: the new password of the account that it has logged in to, whose
+    /// plugin stays what it is. In MariaDB that is the one that the driver can log in by.
+    fn own_statement(&self, server: &Server) -> Result<Secret, TargetError> {
+        let retain = if self.old == Old::Retained { " RETAIN CURRENT PASSWORD" } else { "" };
+        if server.mariadb || !server.has_alter_user() {
+            let hash = Plugin::Native.hash(&self.password).map_err(|e| TargetError::Plan(e.to_string()))?;
+            return Ok(Secret::new(format!("SET PASSWORD = '{}'", hash.expose())));
+        }
+        // MySQL takes no hash here, and hides the password from its logs.
+        if self.core.settings.refuse_plain {
+            return Err(TargetError::Plan(
+                "MySQL takes no hash of a user that changes its own password, and refuse_plaintext_password is set"
+                    .into(),
+            ));
+        }
+        Ok(Secret::new(format!("SET PASSWORD = {}{retain}", literal(self.password.expose()))))
+    }
+
+    /// True if the user that logs in is the one whose password changes, by the default statements.
+    fn is_own(&self) -> bool {
+        self.statements.is_empty() && self.username == self.core.settings.username
     }
 
     /// The statement for one account: its plugin stays what it is, so that its clients can go on.

