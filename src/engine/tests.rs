@@ -2,6 +2,7 @@
 
 mod ending;
 mod mint;
+mod mode;
 mod reconcile;
 mod root;
 mod rotation;
@@ -17,7 +18,7 @@ use serde_json::{Value, json};
 
 use super::error::Error;
 use super::port::{Clock, Host, HostError, Storage, StorageError};
-use super::request::{Caller, Datum, Existence, Fields, LeaseRef, Operation, Reply, Request, Response};
+use super::request::{Caller, Datum, Existence, Fields, LeaseGrant, LeaseRef, Operation, Reply, Request, Response};
 use super::{Kind, Mount, Ports};
 use crate::secret::Secret;
 use crate::target::{
