@@ -15,6 +15,7 @@ mod ending;
 mod manifest;
 mod parity;
 mod protocol;
+mod reconcile;
 mod rotation;
 mod smoke;
 mod support;
