@@ -6,7 +6,7 @@
 //! moment also depends on the machine, so a seed brings back a kind of campaign rather than the very same one.
 
 mod clients;
-mod random;
+pub mod random;
 mod world;
 
 use std::collections::BTreeSet;

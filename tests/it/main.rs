@@ -11,6 +11,7 @@ mod certificates;
 mod chaos;
 mod connections;
 mod drivers;
+mod hostile;
 mod manifest;
 mod parity;
 mod protocol;
