@@ -13,6 +13,7 @@ mod connections;
 mod drivers;
 mod ending;
 mod faults;
+mod hostile;
 mod manifest;
 mod parity;
 mod protocol;

@@ -75,7 +75,13 @@ pub async fn in_transaction(
     let mut again = true;
     loop {
         let mut session = target.session(Lane::Issue).await.map_err(|e| Problem::Unsent(no_session(e)))?;
-        let messages = make(session.knows_scram()).map_err(Problem::Unsent)?;
+        let messages = match make(session.knows_scram()) {
+            Ok(messages) => messages,
+            Err(e) => {
+                session.give_back();
+                return Err(Problem::Unsent(e));
+            }
+        };
         match transact(&mut session, once, &messages).await {
             Ok(transaction) => return commit(target, session, &transaction).await,
             // Without COMMIT the server undoes what it did. A session that died while idle is not worth an error.
