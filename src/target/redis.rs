@@ -230,7 +230,7 @@ impl Target for Redis {
     async fn keep(&self) -> Result<(), TargetError> {
         let core = self.core.clone();
         let keeping = async move {
-            let mut session = core.fresh().await?;
+            let mut session = core.session(Lane::Issue).await?;
             session.persist(core.settings.persistence).await?;
             session.give_back();
             Ok(())

@@ -39,7 +39,7 @@ pub async fn set(target: &Postgres, username: &str, password: &Secret, statement
         joined(target, script, &filled)
     };
     let no_session = |e| TargetError::Account(Box::new(e));
-    let attempt = || in_transaction(target, Some(password), no_session, messages);
+    let attempt = || in_transaction(target, Some(password), None, no_session, messages);
     match target.retrying(attempt).await {
         Ok(()) => Outcome::Done(()),
         Err(Problem::Broken(e)) => Outcome::Unknown(e),
