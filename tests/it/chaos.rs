@@ -15,6 +15,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::support::number;
 use crate::support::random::Random;
 use clients::Clients;
 use sites::Kind;
@@ -78,13 +79,6 @@ impl fmt::Display for Tally {
             self.orphan.as_secs_f32(),
             self.lost.len(),
         )
-    }
-}
-
-fn number(variable: &str, default: u32) -> u32 {
-    match std::env::var(variable) {
-        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{variable}={text} is no number")),
-        Err(_) => default,
     }
 }
 
