@@ -54,10 +54,23 @@ const UNLIMITED: usize = 10_000;
 
 /// A session of some driver.
 pub trait Session: Send + 'static {
+    /// True if the driver still has something of a secret in its buffers. [`Session::ping`] puts an end to that.
+    fn holds_secret(&self) -> bool {
+        false
+    }
     /// Asks the server for a sign of life.
     fn ping(&mut self) -> impl Future<Output = bool> + Send;
     /// Says goodbye and closes.
     fn close(self) -> impl Future<Output = ()> + Send;
+}
+
+/// `sql` with as many spaces behind it as make it `length` bytes long. The driver writes each message over the one before:
+/// this one covers a secret of that length.
+pub fn covering(sql: &str, length: usize) -> String {
+    let mut text = String::with_capacity(sql.len().max(length));
+    text.push_str(sql);
+    text.extend(std::iter::repeat_n(' ', length.saturating_sub(sql.len())));
+    text
 }
 
 /// Open sessions to one target.
@@ -153,7 +166,21 @@ pub struct Checkout<S: Session> {
 
 impl<S: Session> Checkout<S> {
     /// Returns the session, which is in no transaction and waits for nothing.
-    pub fn give_back(self) {
+    pub fn give_back(mut self) {
+        if self.session.holds_secret() {
+            // On its own time: whoever gives it back has his answer.
+            tokio::spawn(async move {
+                let answered = tokio::time::timeout(self.pool.limits.connect_timeout, self.session.ping()).await;
+                if answered.unwrap_or(false) && !self.session.holds_secret() {
+                    self.keep();
+                }
+            });
+        } else {
+            self.keep();
+        }
+    }
+
+    fn keep(self) {
         let Self { session, opened, pool, _permit } = self;
         let mut idle = pool.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if !pool.permits.is_closed() && idle.len() < pool.limits.max_idle {
@@ -185,10 +212,15 @@ mod tests {
     struct Fake {
         alive: bool,
         closed: Arc<AtomicUsize>,
+        secret: bool,
     }
 
     impl Session for Fake {
+        fn holds_secret(&self) -> bool {
+            self.secret
+        }
         async fn ping(&mut self) -> bool {
+            self.secret = false;
             self.alive
         }
         async fn close(self) {
@@ -203,7 +235,7 @@ mod tests {
     async fn take(pool: &Arc<Pool<Fake>>, opened: &AtomicUsize, closed: &Arc<AtomicUsize>) -> Checkout<Fake> {
         let open = |_| async {
             opened.fetch_add(1, Ordering::SeqCst);
-            Ok(Fake { alive: true, closed: closed.clone() })
+            Ok(Fake { alive: true, closed: closed.clone(), secret: false })
         };
         pool.checkout(open).await.unwrap()
     }
@@ -215,6 +247,29 @@ mod tests {
         assert_eq!(limits(2, 9).max_idle, 2);
         assert_eq!(limits(2, -1).max_idle, 0);
         assert!(limits(-1, 0).max_open > 1000);
+    }
+
+    #[tokio::test]
+    async fn a_session_that_holds_a_secret_is_cleaned_before_it_is_used_again() {
+        let closed = Arc::new(AtomicUsize::new(0));
+        let pool = Pool::new(limits(1, 1));
+        let open = |alive| {
+            let closed = closed.clone();
+            move |_| async move { Ok(Fake { alive, closed, secret: true }) }
+        };
+        pool.checkout(open(true)).await.unwrap().give_back();
+        let again = pool.checkout(open(false)).await.unwrap();
+        assert!(again.alive && !again.secret, "the same session, cleaned");
+        drop(again);
+        pool.checkout(open(false)).await.unwrap().give_back();
+        let another = pool.checkout(open(true)).await.unwrap();
+        assert!(another.alive && another.secret, "one that cannot be cleaned is not kept");
+    }
+
+    #[test]
+    fn a_covering_text_is_as_long_as_what_it_covers() {
+        assert_eq!(covering("COMMIT", 0), "COMMIT");
+        assert_eq!(covering("é", 4), "é  ");
     }
 
     #[tokio::test]
@@ -233,7 +288,8 @@ mod tests {
         let (opened, closed) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
         let pool = Pool::new(limits(1, 0));
         let held = take(&pool, &opened, &closed).await;
-        let refused = pool.checkout(|_| async { Ok(Fake { alive: true, closed: closed.clone() }) }).await;
+        let refused =
+            pool.checkout(|_| async { Ok(Fake { alive: true, closed: closed.clone(), secret: false }) }).await;
         assert!(refused.err().unwrap().to_string().contains("max_open_connections"));
         held.give_back();
         take(&pool, &opened, &closed).await.give_back();
@@ -262,6 +318,8 @@ mod tests {
         assert_eq!(closed.load(Ordering::SeqCst), 1);
         held.give_back();
         assert!(pool.pop().is_none());
-        assert!(pool.checkout(|_| async { Ok(Fake { alive: true, closed: closed.clone() }) }).await.is_err());
+        assert!(
+            pool.checkout(|_| async { Ok(Fake { alive: true, closed: closed.clone(), secret: false }) }).await.is_err()
+        );
     }
 }

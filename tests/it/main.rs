@@ -12,6 +12,7 @@ mod chaos;
 mod connections;
 mod drivers;
 mod manifest;
+mod notrace;
 mod parity;
 mod protocol;
 mod rotation;

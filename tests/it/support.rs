@@ -11,10 +11,14 @@ pub mod client;
 pub mod cluster;
 #[path = "support/mariadb.rs"]
 pub mod mariadb;
+#[path = "support/memory.rs"]
+pub mod memory;
 #[path = "support/postgres.rs"]
 pub mod postgres;
 #[path = "support/redis.rs"]
 pub mod redis;
+#[path = "support/search.rs"]
+pub mod search;
 #[path = "support/server.rs"]
 pub mod server;
 #[path = "support/tls.rs"]

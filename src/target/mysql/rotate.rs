@@ -47,7 +47,7 @@ impl Change {
             Err(e) => return Outcome::Failed(e),
         };
         for (position, (text, sensitive)) in statements.iter().enumerate() {
-            let Err(fault) = session.run(text.expose()).await else { continue };
+            let Err(fault) = session.run_secret(text).await else { continue };
             let open = fault.is_open();
             let fault = if *sensitive { fault.without_quotation() } else { fault };
             if !open && !fault.is_read_only() {
