@@ -7,6 +7,8 @@
 mod broker;
 mod convert;
 mod delivery;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod handshake;
 mod host;
 mod lifetime;

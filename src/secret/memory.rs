@@ -21,10 +21,14 @@ static ALLOCATOR: Wiping<System> = Wiping(System);
 // that is being freed, which the caller owns until then.
 unsafe impl<A: GlobalAlloc> GlobalAlloc for Wiping<A> {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        #[cfg(fuzzing)]
+        refuse_too_much(layout);
         unsafe { self.0.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        #[cfg(fuzzing)]
+        refuse_too_much(layout);
         unsafe { self.0.alloc_zeroed(layout) }
     }
 
@@ -35,6 +39,14 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for Wiping<A> {
             zeroize::optimization_barrier(&*block);
             self.0.dealloc(block, layout);
         }
+    }
+}
+
+/// No input of a fuzz target has a use for a block of more than 64 MiB.
+#[cfg(fuzzing)]
+fn refuse_too_much(layout: Layout) {
+    if layout.size() > 64 << 20 {
+        std::process::abort();
     }
 }
 

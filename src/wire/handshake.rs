@@ -74,7 +74,7 @@ impl Invitation {
         Self::from_variables(|name| std::env::var(name).ok(), std::env::temp_dir())
     }
 
-    fn from_variables(var: impl Fn(&str) -> Option<String>, temporary: PathBuf) -> Result<Self, Refusal> {
+    pub(super) fn from_variables(var: impl Fn(&str) -> Option<String>, temporary: PathBuf) -> Result<Self, Refusal> {
         match var(COOKIE.0) {
             Some(cookie) if cookie == COOKIE.1 => {}
             Some(_) => return Err(Refusal::Cookie),

@@ -1,220 +1,22 @@
-//! No secret that was answered or used leaves a copy in the plugin: its memory is read, from outside, and searched.
+//! No secret that was answered or used leaves a copy: not in the memory of the plugin, which is read from outside and
+//! searched, and not in what anybody writes.
 
-use std::sync::Mutex;
+mod world;
+
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use rustix::process::Pid;
 use serde_json::{Value, json};
 
-use crate::support::bao::{Bao, PLUGIN};
-use crate::support::client::Client;
-use crate::support::mariadb::MariaDb;
-use crate::support::memory;
-use crate::support::postgres::{self, Postgres};
-use crate::support::redis::Redis;
-use crate::support::search::{Known, Search};
-use crate::support::tls::Authority;
+use crate::support::search::Search;
+use crate::support::{memory, redis, words};
+use world::World;
 
 /// How many credentials of each kind are minted.
 const MINTS: usize = 200;
-/// How many clients do so at a time.
-const CLIENTS: usize = 4;
 /// How long the plugin is left alone before its memory is read.
 const QUIET: Duration = Duration::from_secs(2);
-
-/// A host with our engine, three servers and an account of its own at each, and every secret that was seen.
-struct World {
-    postgres: Postgres,
-    mariadb: MariaDb,
-    redis: Redis,
-    bao: Bao,
-    client: Client,
-    known: Mutex<Vec<Known>>,
-}
-
-/// A password that occurs nowhere else.
-fn fresh() -> String {
-    uuid::Uuid::new_v4().simple().to_string()
-}
-
-impl World {
-    fn start() -> World {
-        let bao = Bao::start_with("raw_storage_endpoint = true");
-        bao.register();
-        bao.mount("database", PLUGIN);
-        let client = bao.client();
-        World {
-            postgres: Postgres::start(),
-            mariadb: MariaDb::start(),
-            redis: Redis::start(),
-            bao,
-            client,
-            known: Mutex::default(),
-        }
-    }
-
-    fn know(&self, what: &str, text: &str) {
-        self.known.lock().unwrap().push(Known::new(what, text));
-    }
-
-    fn know_key(&self, what: &str, pem: &str) {
-        self.known.lock().unwrap().extend(Known::private_key(what, pem));
-    }
-
-    /// A text of an answer, which is a secret.
-    fn take(&self, what: &str, answer: &Value) -> String {
-        let text = answer.as_str().unwrap_or_else(|| panic!("{what}: {answer}")).to_owned();
-        self.know(what, &text);
-        text
-    }
-
-    /// Configures `name` with the account `own` and a password that is used this once.
-    fn connection(&self, name: &str, more: Value) -> String {
-        let password = fresh();
-        self.know(&format!("{name}: first root password"), &password);
-        let create = |sql: &str| sql.replace("SECRET", &password);
-        match name {
-            "pg" => drop(self.postgres.sql(&create("CREATE ROLE own LOGIN SUPERUSER PASSWORD 'SECRET'"))),
-            "my" => drop(self.mariadb.sql(&create(
-                "CREATE USER own@'%' IDENTIFIED BY 'SECRET'; GRANT ALL ON *.* TO own@'%' WITH GRANT OPTION",
-            ))),
-            _ => {
-                drop(self.redis.command(&["ACL", "SETUSER", "own", "on", &format!(">{password}"), "~*", "&*", "+@all"]))
-            }
-        }
-        let mut body = json!({ "username": "own", "password": password, "allowed_roles": "*" });
-        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        self.client.post(&format!("database/config/{name}"), body).expect(204);
-        password
-    }
-
-    /// Connections, roles and accounts of every kind.
-    fn configure(&self) {
-        let (pg, my) = (self.postgres.url(), self.mariadb.url());
-        self.connection("pg", json!({ "plugin_name": "postgresql-database-plugin", "connection_url": pg }));
-        self.connection("my", json!({ "plugin_name": "mysql-database-plugin", "connection_url": my }));
-        let text = json!({ "plugin_name": "postgresql-database-plugin", "connection_url": pg,
-                           "password_authentication": "password", "username": postgres::ADMIN,
-                           "password": postgres::ADMIN_PASSWORD, "allowed_roles": "*" });
-        self.client.post("database/config/pg-text", text).expect(204);
-        let port = self.redis.port();
-        self.connection("rd", json!({ "plugin_name": "redis-database-plugin", "host": "127.0.0.1", "port": port }));
-        let authority = Authority::new();
-        self.know_key("CA's private key", &authority.key());
-        let role = |name: &str, body: Value| self.client.post(&format!("database/roles/{name}"), body).expect(204);
-        let create = "CREATE ROLE \"{{name}}\" LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}'";
-        role("pg", json!({ "db_name": "pg", "creation_statements": create }));
-        role("pg-text", json!({ "db_name": "pg-text", "creation_statements": create }));
-        for kind in ["ec", "rsa"] {
-            let config = json!({ "common_name_template": "{{.Username}}", "key_type": kind,
-                                 "ca_cert": authority.pem, "ca_private_key": authority.key() });
-            role(
-                kind,
-                json!({ "db_name": "pg", "credential_type": "client_certificate", "credential_config": config,
-                        "creation_statements": "CREATE ROLE \"{{name}}\" LOGIN" }),
-            );
-        }
-        let create = "CREATE USER '{{name}}'@'%' IDENTIFIED BY '{{password}}'";
-        role("my", json!({ "db_name": "my", "creation_statements": create }));
-        // Here the text of the password goes to the server.
-        let own = "CREATE USER '{{name}}'@'%'; DO LENGTH('{{password}}')";
-        role("my-text", json!({ "db_name": "my", "creation_statements": own }));
-        role("rd", json!({ "db_name": "rd", "creation_statements": [r#"["~app:*", "+@read"]"#] }));
-        self.postgres.sql("CREATE ROLE st LOGIN");
-        self.mariadb.sql("CREATE USER st@'%'");
-        for db in ["pg", "my"] {
-            let body = json!({ "db_name": db, "username": "st", "rotation_period": 86400 });
-            self.client.post(&format!("database/static-roles/{db}-static"), body).expect(204);
-        }
-    }
-
-    /// Mints `count` credentials by some clients at a time, renews half of them, and revokes half of those.
-    fn mint(&self, role: &str, count: usize) {
-        std::thread::scope(|scope| {
-            for _ in 0..CLIENTS {
-                scope.spawn(|| {
-                    for number in 0..count / CLIENTS {
-                        let minted = self.client.get(&format!("database/creds/{role}")).expect(200);
-                        let (data, lease) = (&minted["data"], minted["lease_id"].as_str().unwrap());
-                        match data.get("password") {
-                            Some(password) => drop(self.take(&format!("{role}: minted password"), password)),
-                            None => {
-                                let key = data["private_key"].as_str().unwrap_or_else(|| panic!("{data}"));
-                                self.know_key(&format!("{role}: minted key"), key);
-                            }
-                        }
-                        if number % 2 == 0 && minted["renewable"] == true {
-                            self.client.renew(lease, 600).expect(200);
-                        }
-                        if number % 4 == 0 {
-                            self.client.revoke(lease).expect(204);
-                        }
-                    }
-                });
-            }
-        });
-    }
-
-    /// Reads and rotates the accounts with fixed names, and changes the root passwords.
-    fn rotate(&self) {
-        for db in ["pg", "my"] {
-            for _ in 0..5 {
-                for _ in 0..4 {
-                    let answer = self.client.get(&format!("database/static-creds/{db}-static")).data();
-                    self.take(&format!("{db}: static password"), &answer["password"]);
-                }
-                self.client.post(&format!("database/rotate-role/{db}-static"), json!({})).expect(204);
-            }
-            for _ in 0..3 {
-                self.client.post(&format!("database/rotate-root/{db}"), json!({})).expect(204);
-                let password = self.root_password(db);
-                self.take(&format!("{db}: former root password"), &password);
-            }
-        }
-    }
-
-    /// What the servers keep of the passwords, and were sent instead of them.
-    fn know_verifiers(&self) {
-        let kept = self.postgres.sql("SELECT rolpassword FROM pg_authid WHERE rolname LIKE 'v-%'");
-        for (_, salt_and_keys) in kept.lines().filter_map(|line| line.split_once(':')) {
-            let (salt, keys) = salt_and_keys.split_once('$').unwrap();
-            let (stored, server) = keys.split_once(':').unwrap();
-            for part in [salt, stored, server] {
-                self.know("pg: salt or key of a verifier", part.trim_end_matches('='));
-            }
-        }
-        let kept = self.mariadb.sql("SELECT authentication_string FROM mysql.user WHERE User LIKE 'v-%'");
-        kept.lines().filter(|line| line.len() > 20).for_each(|hash| self.know("my: hash", hash));
-    }
-
-    /// The root password in force, from the host's storage.
-    fn root_password(&self, connection: &str) -> Value {
-        let mounts = self.client.get("sys/mounts").data();
-        let mount = mounts["database/"]["uuid"].as_str().unwrap();
-        let raw = self.client.get(&format!("sys/raw/logical/{mount}/config/{connection}")).data();
-        let stored: Value = serde_json::from_str(raw["value"].as_str().unwrap()).unwrap();
-        stored["connection_details"]["password"].clone()
-    }
-
-    /// All that was seen. What is in use now has a name of its own.
-    fn search(&self) -> Search {
-        let mut known = self.known.lock().unwrap().clone();
-        for connection in ["pg", "my", "rd"] {
-            let password = self.root_password(connection).as_str().unwrap().to_owned();
-            known.retain(|known| known.bytes != password.as_bytes());
-            known.push(Known::new(&format!("{connection}: root password in force"), &password));
-        }
-        Search::new(known)
-    }
-
-    fn plugin(&self) -> Pid {
-        let processes = self.bao.plugin_processes();
-        assert_eq!(processes.len(), 1, "one plugin");
-        processes[0]
-    }
-}
 
 #[test]
 fn no_copy_of_a_secret_stays_in_memory() {
@@ -223,7 +25,7 @@ fn no_copy_of_a_secret_stays_in_memory() {
         eprintln!("nothing was proven: only root may read another process's memory");
         return;
     }
-    let world = World::start();
+    let world = World::start(&[]);
     world.configure();
     for role in ["pg", "my", "rd"] {
         world.mint(role, MINTS);
@@ -273,5 +75,104 @@ fn no_copy_of_a_secret_stays_in_memory() {
         assert_eq!(report.copies.len(), 3, "copies were left behind: {}", report.explained());
         assert_eq!(planted.copies.len(), 3 + 7, "planted copies were not seen: {}", planted.explained());
         assert_eq!(planted.counts().get("pg: minted password"), Some(&7));
+    }
+}
+
+/// With everything logged that can be: the plugin's records at `trace`, the host's too, every statement at the servers,
+/// and errors of all kinds.
+#[test]
+fn no_secret_is_in_a_log_or_an_error() {
+    let world = World::start(&["--log-level=trace"]);
+    let (mut monitor, mut heard) = (world.redis.session(redis::ADMIN, redis::ADMIN_PASSWORD), String::new());
+    assert_eq!(monitor.ask("MONITOR").as_deref(), Some("+OK"));
+    world.configure();
+    for role in ["pg", "my", "rd", "ec"] {
+        world.mint(role, 8);
+    }
+    world.rotate();
+
+    // What goes wrong with a password in it; the client searches each answer.
+    let secret = "not-the-password-of-anybody";
+    let refused = |path: &str, body: Value| {
+        let answer = world.client.post(path, body);
+        assert!(answer.status >= 400, "{path}: {answer:?}");
+        answer.body.to_string()
+    };
+    for (plugin, url) in [
+        ("postgresql", world.postgres.url()),
+        ("postgresql", format!("postgresql://own:{secret}@127.0.0.1:1/postgres?sslmode=bogus")),
+        ("postgresql", format!("host=127.0.0.1 port=x user=own password='{secret}")),
+        ("mysql", world.mariadb.url()),
+        ("mysql", format!("own:{secret}@tcp(127.0.0.1:x)/?tls=bogus")),
+        ("redis", format!("redis://own:{secret}@127.0.0.1:x")),
+    ] {
+        words::note("password", secret);
+        let body = json!({ "plugin_name": format!("{plugin}-database-plugin"), "connection_url": url,
+                           "username": "own", "password": secret });
+        let told = refused("database/config/wrong", body);
+        assert!(!told.contains(secret), "{told}");
+    }
+    let (pg, my) =
+        ("CREATE ROLE \"{{name}}\" PASSWORD '{{password}}'", "CREATE USER '{{name}}' IDENTIFIED BY '{{password}}'");
+    for (db, statement) in [
+        ("pg", format!("{pg} NONSENSE")),
+        ("pg", format!("{pg}; SELECT 1/0")),
+        ("pg", "DO $$ BEGIN RAISE EXCEPTION 'no'; END $$".to_owned()),
+        ("my", format!("{my} NONSENSE")),
+        ("my", format!("{my}; SELECT nonsense")),
+        ("rd", "[\"nonsense\"]".to_owned()),
+    ] {
+        let body = json!({ "db_name": db, "creation_statements": [statement] });
+        world.client.post("database/roles/wrong", body).expect(204);
+        assert!(world.client.get("database/creds/wrong").status >= 400, "{statement}");
+    }
+    for field in ["password", "private_key", "allowed_roles", "max_open_connections"] {
+        let body =
+            json!({ "plugin_name": "postgresql-database-plugin", "connection_url": "x", field: { "a": [secret] } });
+        let told = refused("database/config/wrong", body);
+        assert!(!told.contains(secret), "{told}");
+    }
+
+    let audit = world.bao.temporary().join("audit.log");
+    let mut wrote = vec![
+        ("the plugin and the host", world.bao.log()),
+        ("the audit device", std::fs::read_to_string(audit).unwrap()),
+        ("PostgreSQL", world.postgres.log()),
+        ("MariaDB", world.mariadb.general_log()),
+    ];
+    while let Some(line) = monitor.heard() {
+        heard.push_str(&line);
+    }
+    wrote.push(("Redis", heard));
+    let seen = words::seen();
+    assert!(seen.len() > 40, "{} secrets", seen.len());
+    let search = Search::new(seen.clone());
+    let planted = str::from_utf8(&seen.iter().find(|known| known.what == "password").unwrap().bytes).unwrap();
+    for (whose, text) in &wrote {
+        let proof = match *whose {
+            "the plugin and the host" => "leasehold",
+            "the audit device" => "hmac-sha256:",
+            // Redis itself keeps what sets users out of it.
+            "Redis" => "127.0.0.1",
+            _ => "v-token-",
+        };
+        assert!(text.contains(proof), "nothing is in what {whose} wrote");
+        assert_eq!(words::found(&search, text.as_bytes()), [""; 0], "{whose}");
+        let text = format!("{text}{planted}");
+        assert_eq!(words::found(&search, text.as_bytes()).len(), 1, "a planted one was not found");
+    }
+    println!(
+        "{} secrets, {} bytes of words: 0 found",
+        seen.len(),
+        wrote.iter().map(|(_, text)| text.len()).sum::<usize>()
+    );
+}
+
+#[test]
+fn what_was_seen_is_found_in_words() {
+    words::note_all(&json!({ "data": { "username": "v-app-0000000000", "password": "planted-password" } }));
+    words::check("nobody", b"v-app-0000000000 logged in");
+    for text in ["CREATE ROLE x PASSWORD 'planted-password'", "planted-passwo", "706c616e7465642d70617373776f7264"] {
+        assert!(std::panic::catch_unwind(|| words::check("somebody", text.as_bytes())).is_err(), "{text}");
     }
 }

@@ -23,6 +23,8 @@ pub mod search;
 pub mod server;
 #[path = "support/tls.rs"]
 pub mod tls;
+#[path = "support/words.rs"]
+pub mod words;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
