@@ -66,7 +66,7 @@ struct Nowhere;
 
 impl Connector for Nowhere {
     fn open(&self, _: Settings) -> Arc<dyn Target> {
-        let source = redis::Source { host: "127.0.0.1", port: "1", ..Default::default() };
+        let source = redis::Source { host: "127.0.0.1", port: "1", username: "u", ..Default::default() };
         match redis::Settings::new(&source) {
             Ok(settings) => Drivers.open(Settings::Redis(settings)),
             Err(error) => panic!("{error}"),

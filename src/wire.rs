@@ -75,10 +75,13 @@ pub enum RunError {
 /// Serves mounts of `kind` to the host that sent `invitation`, until it is told to end or the host is gone.
 pub fn run(invitation: &Invitation, kind: Kind) -> Result<(), RunError> {
     let parent = lifetime::parent();
-    if invitation.lock_pages
-        && let Err(e) = memory::lock_pages()
-    {
-        tracing::warn!(error = %e, "cannot lock memory, secrets may be swapped out; grant CAP_IPC_LOCK to the plugin");
+    if let Err(e) = memory::lock_pages() {
+        let advice = "memory is not locked: grant CAP_IPC_LOCK, or keep swap off or encrypted";
+        if invitation.lock_pages || memory::may_swap() {
+            tracing::warn!(error = %e, "{advice}");
+        } else {
+            tracing::info!(error = %e, "{advice} (it is off now)");
+        }
     }
     let identity = Identity::generate()?;
     let socket = invitation.bind().map_err(RunError::Listen)?;

@@ -30,7 +30,7 @@ pub struct Invitation {
     pub(super) peer: CertificateDer<'static>,
     /// Say on the handshake line that we do not share one connection. Older hosts do not know the field.
     pub(super) answer_mux: bool,
-    /// Lock all memory into RAM.
+    /// The host wants all memory locked into RAM.
     pub(super) lock_pages: bool,
     socket_directory: PathBuf,
     /// Group that may use the socket too.

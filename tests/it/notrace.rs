@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use crate::support::search::Search;
-use crate::support::{memory, redis, words};
+use crate::support::{bao, memory, redis, words};
 use world::World;
 
 /// How many credentials of each kind are minted.
@@ -42,6 +42,18 @@ fn no_copy_of_a_secret_stays_in_memory() {
     println!("{} secrets, memory: {}", search.known().len(), report.explained());
     let core = memory::scan_core(process, &search, world.bao.temporary());
     println!("{} secrets, core image: {}", search.known().len(), core.explained());
+
+    let about = |file: &str| std::fs::read(format!("/proc/{}/{file}", process.as_raw_nonzero())).unwrap();
+    for file in ["environ", "cmdline"] {
+        assert_eq!(words::found(&search, &about(file)), [""; 0], "{file}");
+    }
+    let (status, limits) = (about("status"), String::from_utf8(about("limits")).unwrap());
+    let locked = String::from_utf8(status).unwrap().lines().find_map(|line| {
+        line.strip_prefix("VmLck:").map(|size| size.trim().trim_end_matches(" kB").parse::<u64>().unwrap())
+    });
+    assert!(locked.is_some_and(|size| size > 1024), "memory is locked: {locked:?} KiB");
+    let files = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(files.split_whitespace().nth(4), Some("0"), "no core files");
 
     // Would a copy have been seen? In each form, where no code of the process looks.
     let (_, known) = search.known().iter().enumerate().find(|(_, known)| known.what == "pg: minted password").unwrap();
@@ -83,6 +95,7 @@ fn no_copy_of_a_secret_stays_in_memory() {
 #[test]
 fn no_secret_is_in_a_log_or_an_error() {
     let world = World::start(&["--log-level=trace"]);
+    words::note("the host's environment", bao::INHERITED_TOKEN);
     let (mut monitor, mut heard) = (world.redis.session(redis::ADMIN, redis::ADMIN_PASSWORD), String::new());
     assert_eq!(monitor.ask("MONITOR").as_deref(), Some("+OK"));
     world.configure();
