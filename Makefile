@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 export PATH := $(CURDIR)/.cache/bin:$(PATH)
 
-.PHONY: docs help setup build release demo test unit parity chaos bench fmt lint advisories clean
+.PHONY: docs help setup build release demo test unit parity chaos bench fuzz fmt lint advisories clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
@@ -44,6 +44,9 @@ docs: ## write docs/fields.md from the route table
 
 bench: setup ## mints and revocations a second, beside the built-in engine: about five minutes (ARGS=--help: less, or raft)
 	@cargo bench --locked --bench creds -- $(ARGS)
+
+fuzz: ## the fuzz targets, a million inputs each (RUNS=…), after a build of its own
+	@scripts/fuzz
 
 fmt: ## format the code
 	@cargo fmt

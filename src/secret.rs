@@ -58,3 +58,21 @@ impl PartialEq for Secret {
     }
 }
 impl Eq for Secret {}
+
+/// Does not compile if [`Secret`] implements one of these: each would make a copy that nobody asked for by name.
+macro_rules! never {
+    ($($way:path),+) => {$(
+        const _: fn() = || {
+            /// With an implementation for all, and another for those that implement `$way`, the call below has two
+            /// meanings for what does.
+            trait Unclear<Which> {
+                fn call() {}
+            }
+            struct Implements;
+            impl<T: ?Sized> Unclear<()> for T {}
+            impl<T: ?Sized + $way> Unclear<Implements> for T {}
+            let _ = <Secret as Unclear<_>>::call;
+        };
+    )+};
+}
+never!(Clone, fmt::Display, serde::Serialize, std::hash::Hash, PartialOrd, Default, AsRef<str>, Into<String>);

@@ -7,6 +7,8 @@
 mod broker;
 mod convert;
 mod delivery;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod handshake;
 mod host;
 mod lifetime;
@@ -16,6 +18,7 @@ mod process;
 pub mod proto;
 mod returned;
 mod scratch;
+mod scrub;
 mod service;
 #[cfg(test)]
 mod tests;
@@ -73,10 +76,13 @@ pub enum RunError {
 /// Serves mounts that are made by `orders` to the host that sent `invitation`, until it is told to end or the host is gone.
 pub fn run(invitation: &Invitation, orders: Orders) -> Result<(), RunError> {
     let parent = lifetime::parent();
-    if invitation.lock_pages
-        && let Err(e) = memory::lock_pages()
-    {
-        tracing::warn!(error = %e, "cannot lock memory, secrets may be swapped out; grant CAP_IPC_LOCK to the plugin");
+    if let Err(e) = memory::lock_pages() {
+        let advice = "memory is not locked: grant CAP_IPC_LOCK, or keep swap off or encrypted";
+        if invitation.lock_pages || memory::may_swap() {
+            tracing::warn!(error = %e, "{advice}");
+        } else {
+            tracing::info!(error = %e, "{advice} (it is off now)");
+        }
     }
     let identity = Identity::generate()?;
     let socket = invitation.bind().map_err(RunError::Listen)?;

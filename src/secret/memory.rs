@@ -4,7 +4,9 @@
 #![allow(unsafe_code)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::ffi::{CString, OsStr, c_char};
 use std::io;
+use std::os::unix::ffi::OsStrExt as _;
 
 use rustix::process::{Resource, Rlimit};
 
@@ -21,10 +23,14 @@ static ALLOCATOR: Wiping<System> = Wiping(System);
 // that is being freed, which the caller owns until then.
 unsafe impl<A: GlobalAlloc> GlobalAlloc for Wiping<A> {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        #[cfg(fuzzing)]
+        refuse_too_much(layout);
         unsafe { self.0.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        #[cfg(fuzzing)]
+        refuse_too_much(layout);
         unsafe { self.0.alloc_zeroed(layout) }
     }
 
@@ -35,6 +41,14 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for Wiping<A> {
             zeroize::optimization_barrier(&*block);
             self.0.dealloc(block, layout);
         }
+    }
+}
+
+/// No input of a fuzz target has a use for a block of more than 64 MiB.
+#[cfg(fuzzing)]
+fn refuse_too_much(layout: Layout) {
+    if layout.size() > 64 << 20 {
+        std::process::abort();
     }
 }
 
@@ -71,8 +85,8 @@ pub fn harden() -> Vec<HardenError> {
     failed
 }
 
-/// Keeps every page of the process out of swap. Without the privilege to lock any amount it is refused: a limit reached
-/// later would fail an allocation, and with it the process.
+/// Keeps every page of the process out of swap, as each comes into use. Without the privilege to lock any amount it is
+/// refused: a limit reached later would fail an allocation, and with it the process.
 pub fn lock_pages() -> io::Result<()> {
     use rustix::mm::{MlockAllFlags, mlockall};
     let unlimited = rustix::process::getrlimit(Resource::Memlock).current.is_none();
@@ -83,7 +97,13 @@ pub fn lock_pages() -> io::Result<()> {
     if !unlimited {
         return Err(io::ErrorKind::PermissionDenied.into());
     }
-    Ok(mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE)?)
+    Ok(mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT)?)
+}
+
+/// True if this machine swaps to somewhere, or if it cannot be told.
+pub fn may_swap() -> bool {
+    // One line of headings, then one for each place.
+    std::fs::read_to_string("/proc/swaps").map_or(true, |swaps| swaps.lines().count() > 1)
 }
 
 /// Removes what [`is_credential`] names: drivers read some of it, children would inherit all of it.
@@ -94,10 +114,34 @@ fn clear_environment() -> Result<(), HardenError> {
     for (name, _) in std::env::vars_os() {
         if name.to_str().is_some_and(is_credential) {
             // SAFETY: this is the only thread, counted above, so nobody reads the environment meanwhile.
-            unsafe { std::env::remove_var(&name) };
+            unsafe {
+                wipe_variable(&name);
+                std::env::remove_var(&name);
+            }
         }
     }
     Ok(())
+}
+
+/// Clears the value of a variable where the kernel put it, which [`std::env::remove_var`] leaves as it is: for whoever
+/// reads the process's memory, or its `environ` file.
+///
+/// # Safety
+/// No other thread may use the environment.
+unsafe fn wipe_variable(name: &OsStr) {
+    unsafe extern "C" {
+        fn getenv(name: *const c_char) -> *mut c_char;
+    }
+    let Ok(name) = CString::new(name.as_bytes()) else { return };
+    // SAFETY: the name ends with a zero. What comes back is null, or a text of the process's own memory that ends with a
+    // zero and that nobody else uses.
+    unsafe {
+        let mut at = getenv(name.as_ptr());
+        while !at.is_null() && *at != 0 {
+            at.write_volatile(0);
+            at = at.add(1);
+        }
+    }
 }
 
 /// True for a variable that steers a driver or may hold a credential. The plugin is configured by its arguments and by

@@ -76,6 +76,10 @@ const UNLIMITED: usize = 10_000;
 
 /// A session of some driver.
 pub trait Session: Send + 'static {
+    /// True if the driver still has something of a secret in its buffers. [`Session::ping`] puts an end to that.
+    fn holds_secret(&self) -> bool {
+        false
+    }
     /// Asks the server for a sign of life. The pool does not wait for ever.
     fn ping(&mut self) -> impl Future<Output = bool> + Send;
     /// Says goodbye and closes. The pool does not wait for ever.
@@ -119,6 +123,15 @@ pub enum Trust {
     Recent,
     /// No: it must show that it lives.
     Nobody,
+}
+
+/// `sql` with as many spaces behind it as make it `length` bytes long. The driver writes each message over the one before:
+/// this one covers a secret of that length.
+pub fn covering(sql: &str, length: usize) -> String {
+    let mut text = String::with_capacity(sql.len().max(length));
+    text.push_str(sql);
+    text.extend(std::iter::repeat_n(' ', length.saturating_sub(sql.len())));
+    text
 }
 
 /// Open sessions to one target.
@@ -298,7 +311,21 @@ pub struct Checkout<S: Session> {
 
 impl<S: Session> Checkout<S> {
     /// Returns the session, which is in no transaction and waits for nothing.
-    pub fn give_back(self) {
+    pub fn give_back(mut self) {
+        if self.session.holds_secret() {
+            // On its own time: whoever gives it back has his answer.
+            tokio::spawn(async move {
+                let answered = tokio::time::timeout(self.pool.limits.connect_timeout, self.session.ping()).await;
+                if answered.unwrap_or(false) && !self.session.holds_secret() {
+                    self.keep();
+                }
+            });
+        } else {
+            self.keep();
+        }
+    }
+
+    fn keep(self) {
         let Self { session, opened, pool, _permit } = self;
         let mut idle = pool.idle();
         if pool.lanes.is_closed() || idle.len() >= pool.limits.max_idle {

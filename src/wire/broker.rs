@@ -11,17 +11,18 @@ use futures_util::future::BoxFuture;
 use futures_util::{Stream, StreamExt as _, stream};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
+use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, watch};
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::proto::plugin::ConnInfo;
 use super::proto::plugin::grpc_broker_server::GrpcBroker;
+use super::scrub::Scrubbed;
+use super::tls::TlsStream;
 
 /// How long to wait for an announcement, and for the connection to it.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -91,7 +92,7 @@ impl Broker {
         if info.network != "unix" {
             return Err(BrokerError::Network(info.network));
         }
-        let dialer = Dialer { path: Arc::from(info.address), tls: TlsConnector::from(tls) };
+        let dialer = Dialer { path: Arc::from(info.address), tls };
         // No keepalive: the host ends connections that ping it more often than it likes.
         let endpoint = Endpoint::from_static("http://localhost").timeout(CALL_LIMIT);
         match tokio::time::timeout(PATIENCE, endpoint.connect_with_connector(dialer)).await {
@@ -159,11 +160,11 @@ impl GrpcBroker for Broker {
 /// Opens connections to one listener. The host's listener accepts many, so a lost connection can be made again.
 struct Dialer {
     path: Arc<str>,
-    tls: TlsConnector,
+    tls: Arc<ClientConfig>,
 }
 
 impl tower_service::Service<http::Uri> for Dialer {
-    type Response = TokioIo<TlsStream<UnixStream>>;
+    type Response = TokioIo<Scrubbed<TlsStream<UnixStream, UnbufferedClientConnection>>>;
     type Error = io::Error;
     type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
 
@@ -172,11 +173,11 @@ impl tower_service::Service<http::Uri> for Dialer {
     }
 
     fn call(&mut self, _: http::Uri) -> Self::Future {
-        let (path, tls) = (Arc::clone(&self.path), self.tls.clone());
+        let (path, tls) = (Arc::clone(&self.path), Arc::clone(&self.tls));
         Box::pin(async move {
             let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
             let socket = UnixStream::connect(&*path).await?;
-            Ok(TokioIo::new(tls.connect(name, socket).await?))
+            Ok(TokioIo::new(Scrubbed::from_server(TlsStream::connect(socket, tls, name).await?)))
         })
     }
 }

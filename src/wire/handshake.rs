@@ -30,7 +30,7 @@ pub struct Invitation {
     pub(super) peer: CertificateDer<'static>,
     /// Say on the handshake line that we do not share one connection. Older hosts do not know the field.
     pub(super) answer_mux: bool,
-    /// Lock all memory into RAM.
+    /// The host wants all memory locked into RAM.
     pub(super) lock_pages: bool,
     socket_directory: PathBuf,
     /// Group that may use the socket too.
@@ -74,7 +74,7 @@ impl Invitation {
         Self::from_variables(|name| std::env::var(name).ok(), std::env::temp_dir())
     }
 
-    fn from_variables(var: impl Fn(&str) -> Option<String>, temporary: PathBuf) -> Result<Self, Refusal> {
+    pub(super) fn from_variables(var: impl Fn(&str) -> Option<String>, temporary: PathBuf) -> Result<Self, Refusal> {
         match var(COOKIE.0) {
             Some(cookie) if cookie == COOKIE.1 => {}
             Some(_) => return Err(Refusal::Cookie),

@@ -19,19 +19,21 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
-use rustls::server::NoServerSessionStorage;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{NoServerSessionStorage, UnbufferedServerConnection};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
 use super::returned::{Returns, Scan};
+use super::scrub::Scrubbed;
+
+mod stream;
+pub(super) use stream::TlsStream;
 
 /// How long a peer may take over the TLS handshake.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
@@ -252,7 +254,7 @@ impl ServerCertVerifier for Pinned {
 
 /// A connection that the host made to us, after TLS.
 pub(super) struct HostStream {
-    tls: TlsStream<UnixStream>,
+    tls: Scrubbed<TlsStream<UnixStream, UnbufferedServerConnection>>,
     scan: Scan,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
 }
@@ -310,7 +312,6 @@ pub(super) fn incoming(
     cut: CancellationToken,
     returns: Returns,
 ) -> impl Stream<Item = io::Result<HostStream>> + Send {
-    let acceptor = TlsAcceptor::from(config);
     let (accepted, stream) = mpsc::channel(8);
     tokio::spawn(async move {
         loop {
@@ -327,12 +328,12 @@ pub(super) fn incoming(
                     continue;
                 }
             };
-            let (acceptor, accepted, cut) = (acceptor.clone(), accepted.clone(), cut.clone());
+            let (config, accepted, cut) = (Arc::clone(&config), accepted.clone(), cut.clone());
             let scan = returns.scan();
             tokio::spawn(async move {
-                match tokio::time::timeout(HANDSHAKE_LIMIT, acceptor.accept(socket)).await {
+                match tokio::time::timeout(HANDSHAKE_LIMIT, TlsStream::accept(socket, config)).await {
                     Ok(Ok(tls)) => {
-                        let cut = Box::pin(cut.cancelled_owned());
+                        let (tls, cut) = (Scrubbed::from_client(tls), Box::pin(cut.cancelled_owned()));
                         // Nobody to take it any more: it closes.
                         let _ = accepted.send(Ok(HostStream { tls, scan, cut })).await;
                     }

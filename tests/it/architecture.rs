@@ -80,6 +80,27 @@ fn unsafe_code_is_in_one_file() {
     }
 }
 
+/// What is called a secret is kept as one: no field, argument or static is a bare text or bytes.
+#[test]
+fn secrets_have_their_own_type() {
+    let names = ["password", "passwd", "secret", "private_key", "session_token", "salt", "connection_url"];
+    let bare = ["String", "Option<String>", "Vec<u8>", "Option<Vec<u8>>", "Box<str>", "Arc<str>", "Vec<String>"];
+    let mut wrong = Vec::new();
+    for (_, file, text) in sources().into_iter().filter(|(_, file, _)| !file.ends_with("tests.rs")) {
+        for line in text.split("mod tests {").next().unwrap_or_default().lines() {
+            let Some((before, kind)) = line.split_once(": ") else { continue };
+            let name = before.rsplit(|c: char| !(c.is_alphanumeric() || c == '_')).next().unwrap_or_default();
+            // A setting about passwords is none: `password_policy`.
+            let named = names.iter().any(|secret| name == *secret || name.ends_with(&format!("_{secret}")));
+            let kind = kind.trim_end_matches([',', ';', ' ', '{']);
+            if named && bare.contains(&kind) {
+                wrong.push(format!("{}: {}", file.display(), line.trim()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "use crate::secret::Secret:\n{}", wrong.join("\n"));
+}
+
 /// True if the text names `root::module`, alone or in a braced list.
 fn names(text: &str, root: &str, module: &str) -> bool {
     if text.contains(&format!("{root}::{module}::")) || text.contains(&format!("{root}::{module};")) {

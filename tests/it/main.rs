@@ -15,6 +15,7 @@ mod ending;
 mod faults;
 mod hostile;
 mod manifest;
+mod notrace;
 mod parity;
 mod protocol;
 mod reconcile;

@@ -11,6 +11,8 @@ pub mod client;
 pub mod cluster;
 #[path = "support/mariadb.rs"]
 pub mod mariadb;
+#[path = "support/memory.rs"]
+pub mod memory;
 #[path = "support/postgres.rs"]
 pub mod postgres;
 #[path = "support/proxy.rs"]
@@ -19,10 +21,14 @@ pub mod proxy;
 pub mod random;
 #[path = "support/redis.rs"]
 pub mod redis;
+#[path = "support/search.rs"]
+pub mod search;
 #[path = "support/server.rs"]
 pub mod server;
 #[path = "support/tls.rs"]
 pub mod tls;
+#[path = "support/words.rs"]
+pub mod words;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

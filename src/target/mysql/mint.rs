@@ -84,7 +84,7 @@ impl Creation {
                 }
                 return Outcome::Failed(TargetError::Plan("the request was cancelled".into()));
             }
-            let Err(fault) = session.run(statement.text.expose()).await else {
+            let Err(fault) = session.run_secret(&statement.text).await else {
                 created |= creates_user(statement.text.expose());
                 continue;
             };
@@ -269,7 +269,7 @@ impl Undo {
         session.drop_accounts(&self.username, &found).await?;
         for statement in &self.rollback {
             // They were written for a state that may not be there.
-            if let Err(fault) = session.run(statement.expose()).await {
+            if let Err(fault) = session.run_secret(statement).await {
                 let open = fault.is_open();
                 tracing::info!(username = self.username, "a rollback statement failed: {}", TargetError::from(fault));
                 if open {

@@ -48,14 +48,14 @@ impl Change {
             Err(e) => return Outcome::Failed(e),
         };
         for (position, (text, sensitive)) in statements.iter().enumerate() {
-            let mut ran = session.run(text.expose()).await;
+            let mut ran = session.run_secret(text).await;
             // Whoever may not change users may change itself.
             if position == 0
                 && self.is_own()
                 && ran.as_ref().is_err_and(Fault::is_denied)
                 && let Ok(own) = self.own_statement(&session.server)
             {
-                ran = session.run(own.expose()).await;
+                ran = session.run_secret(&own).await;
             }
             let Err(fault) = ran else { continue };
             let open = fault.is_open();

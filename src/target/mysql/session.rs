@@ -122,6 +122,9 @@ pub struct Session {
     pub sees_sessions: bool,
     limit: Duration,
     read_only: bool,
+    /// How much of the driver's buffer the last secret text takes: the buffer is written from its beginning again for
+    /// each message, and not cleared.
+    secret: usize,
 }
 
 impl Session {
@@ -166,6 +169,7 @@ impl Session {
                 sees_sessions: true,
                 limit: settings.statement_timeout,
                 read_only: false,
+                secret: 0,
             };
             match session.introduce(settings).await {
                 Ok(()) => Ok(session),
@@ -233,6 +237,21 @@ impl Session {
 
     /// Runs one statement that holds no secret; tries again when a lock was in the way.
     pub async fn run(&mut self, sql: &str) -> Result<(), Fault> {
+        let covering = self.covering(sql);
+        self.tried(&covering).await
+    }
+
+    /// Runs one statement that may hold a secret; tries again when a lock was in the way.
+    pub async fn run_secret(&mut self, sql: &Secret) -> Result<(), Fault> {
+        self.secret = self.secret.max(sql.expose().len());
+        self.tried(sql.expose()).await
+    }
+
+    fn covering(&mut self, sql: &str) -> String {
+        pool::covering(sql, std::mem::take(&mut self.secret))
+    }
+
+    async fn tried(&mut self, sql: &str) -> Result<(), Fault> {
         let limit = self.limit;
         let tries = async {
             let mut pause = Duration::from_millis(20);
@@ -255,7 +274,7 @@ impl Session {
 
     /// Runs one statement and returns its rows.
     pub async fn rows(&mut self, sql: &str) -> Result<Vec<Texts>, Fault> {
-        let query = sqlx::raw_sql(AssertSqlSafe(sql.to_owned()));
+        let query = sqlx::raw_sql(AssertSqlSafe(self.covering(sql)));
         let all = query.fetch_all(&mut self.connection);
         let rows = tokio::time::timeout(self.limit, all).await.map_err(|_| Fault::Timeout(self.limit))?;
         Ok(rows.map_err(fault)?.iter().map(texts).collect())
@@ -263,7 +282,14 @@ impl Session {
 }
 
 impl pool::Session for Session {
+    fn holds_secret(&self) -> bool {
+        self.secret > 0
+    }
+
     async fn ping(&mut self) -> bool {
+        if self.holds_secret() {
+            return self.run("DO 0").await.is_ok();
+        }
         self.connection.ping().await.is_ok()
     }
 

@@ -5,10 +5,15 @@ use super::*;
 struct Fake {
     alive: bool,
     closed: Arc<AtomicUsize>,
+    secret: bool,
 }
 
 impl Session for Fake {
+    fn holds_secret(&self) -> bool {
+        self.secret
+    }
     async fn ping(&mut self) -> bool {
+        self.secret = false;
         self.alive
     }
     async fn close(self) {
@@ -31,7 +36,7 @@ impl Rig {
     async fn take(&self) -> Checkout<Fake> {
         let open = |_| async {
             self.opened.fetch_add(1, Ordering::SeqCst);
-            Ok(Fake { alive: true, closed: self.closed.clone() })
+            Ok(Fake { alive: true, closed: self.closed.clone(), secret: false })
         };
         self.pool.checkout(Lane::Issue, Trust::Recent, open).await.unwrap()
     }
@@ -183,7 +188,7 @@ async fn a_server_that_starts_is_asked_again() {
     let open = |_| async {
         match asked.fetch_add(1, Ordering::SeqCst) {
             0..3 => Err(NotOpened::Busy(TargetError::Connect("the database system is starting up".into()))),
-            _ => Ok(Fake { alive: true, closed: Arc::default() }),
+            _ => Ok(Fake { alive: true, closed: Arc::default(), secret: false }),
         }
     };
     assert!(rig.pool.checkout(Lane::Issue, Trust::Recent, open).await.is_ok());
@@ -200,4 +205,30 @@ async fn an_opening_that_hangs_is_given_up() {
     let hangs = |_| async { std::future::pending::<Result<Fake, NotOpened>>().await };
     let refused = rig.pool.checkout(Lane::Issue, Trust::Recent, hangs).await.err().unwrap();
     assert!(refused.to_string().contains("connect_timeout"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_session_that_holds_a_secret_is_cleaned_before_it_is_used_again() {
+    let rig = Rig::new(limits(1, 1));
+    let open = |alive| {
+        let closed = rig.closed.clone();
+        move |_| {
+            let closed = closed.clone();
+            async move { Ok(Fake { alive, closed, secret: true }) }
+        }
+    };
+    let take = |alive| rig.pool.checkout(Lane::Issue, Trust::Recent, open(alive));
+    take(true).await.unwrap().give_back();
+    let again = take(false).await.unwrap();
+    assert!(again.alive && !again.secret, "the same session, cleaned");
+    drop(again);
+    take(false).await.unwrap().give_back();
+    let another = take(true).await.unwrap();
+    assert!(another.alive && another.secret, "one that cannot be cleaned is not kept");
+}
+
+#[test]
+fn a_covering_text_is_as_long_as_what_it_covers() {
+    assert_eq!(covering("COMMIT", 0), "COMMIT");
+    assert_eq!(covering("é", 4), "é  ");
 }

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::secret::Secret;
 use crate::target::TargetError;
 use crate::target::dsn::{Pem, PgEndpoint, SessionAttrs, SslMode};
-use crate::target::pool::{NotOpened, Session};
+use crate::target::pool::{self, NotOpened, Session};
 
 /// How much longer than the server's own `statement_timeout` we wait for its answer.
 const ANSWER_GRACE: Duration = Duration::from_secs(2);
@@ -27,6 +27,9 @@ const GOODBYE: Duration = Duration::from_millis(500);
 pub struct PgSession {
     connection: PgConnection,
     statement_timeout: Duration,
+    /// How much of the driver's buffer the last secret text takes: the buffer is written from its beginning again for
+    /// each message, and not cleared.
+    secret: usize,
 }
 
 /// Why a statement did not succeed.
@@ -77,12 +80,18 @@ impl From<Problem> for TargetError {
 impl PgSession {
     /// Runs one message of statements; rows are dropped, but for the first.
     pub async fn run(&mut self, sql: &str) -> Result<Option<PgRow>, Problem> {
+        let covering = pool::covering(sql, self.secret);
+        self.secret = 0;
+        self.send(covering).await
+    }
+
+    async fn send(&mut self, sql: String) -> Result<Option<PgRow>, Problem> {
         let limit = self.statement_timeout + ANSWER_GRACE;
         let mut first = None;
         let reading = async {
             // The one door for statement text that is made at run time: everything that reaches it was filled by
             // `statement` or quoted here.
-            let mut answers = self.connection.fetch_many(sqlx::raw_sql(AssertSqlSafe(sql.to_owned())));
+            let mut answers = self.connection.fetch_many(sqlx::raw_sql(AssertSqlSafe(sql)));
             while let Some(answer) = answers.try_next().await? {
                 if let Either::Right(row) = answer
                     && first.is_none()
@@ -110,7 +119,8 @@ impl PgSession {
 
     /// Runs one message whose text holds a secret.
     pub async fn run_secret(&mut self, sql: &Secret) -> Result<Option<PgRow>, Problem> {
-        self.run(sql.expose()).await
+        self.secret = self.secret.max(sql.expose().len());
+        self.send(sql.expose().to_owned()).await
     }
 
     /// Begins a transaction in which no statement takes longer than `statement_timeout`.
@@ -149,6 +159,10 @@ impl PgSession {
 }
 
 impl Session for PgSession {
+    fn holds_secret(&self) -> bool {
+        self.secret > 0
+    }
+
     async fn ping(&mut self) -> bool {
         self.run("-- ping").await.is_ok()
     }
@@ -331,7 +345,7 @@ async fn try_host(
     address: &Address<'_>,
 ) -> Result<PgSession, Refusal> {
     let connection = PgConnection::connect_with(&options).await.map_err(|e| connect_refusal(e, address))?;
-    let mut session = PgSession { connection, statement_timeout };
+    let mut session = PgSession { connection, statement_timeout, secret: 0 };
     // Whoever got this far has logged in.
     let passing = |text| Refusal { text, is_final: false, verdict: Some(Verdict::Accepted), answer: Answer::None };
     // What is filled into plain quotes counts on it, and the server reads a message by the setting from before it.

@@ -15,6 +15,8 @@ use super::server::Server;
 
 /// The token that may do everything.
 pub const ROOT_TOKEN: &str = "root";
+/// A secret in the environment of the server, which its plugins inherit.
+pub const INHERITED_TOKEN: &str = "Zt7-qK2vXw9-bRm4LpD8-hY3";
 /// What the plugin is registered as: the host lets no external plugin be called `database`.
 pub const PLUGIN: &str = "leasehold-database";
 
@@ -66,7 +68,9 @@ impl Bao {
             ];
             // Sockets of plugins go to the temporary directory of the server: into ours, so that nothing is left.
             let temporary = dir.path().to_string_lossy().into_owned();
-            let env = [more, &[("TMPDIR", temporary.as_str()), ("HOME", temporary.as_str())]].concat();
+            let own =
+                [("TMPDIR", temporary.as_str()), ("HOME", temporary.as_str()), ("SOME_API_TOKEN", INHERITED_TOKEN)];
+            let env = [more, &own].concat();
             let server = Server::start("OpenBao", &command, &env, "TERM", &dir.path().join("log"));
             let address = format!("http://{listen}");
             if ready(&server, &address) {

@@ -83,6 +83,12 @@ impl Client {
         body: Option<&Value>,
         headers: &[(&str, &str)],
     ) -> Result<Answer, ureq::Error> {
+        if let Some(body) = body {
+            if path.starts_with("sys/mounts/") && body["type"] == "database" {
+                super::words::leave();
+            }
+            super::words::note_all(body);
+        }
         let mut request = ureq::http::Request::builder()
             .method(method)
             .uri(format!("{}/v1/{path}", self.address))
@@ -106,6 +112,11 @@ impl Client {
         let text = response.body_mut().read_to_string()?;
         let body =
             if text.is_empty() { Value::Null } else { serde_json::from_str(&text).unwrap_or(Value::String(text)) };
+        if status < 400 {
+            super::words::note_all(&body);
+        } else {
+            super::words::check("an error of the host", body.to_string().as_bytes());
+        }
         Ok(Answer { status, body })
     }
 

@@ -202,6 +202,12 @@ impl MariaDb {
     }
 }
 
+impl Drop for MariaDb {
+    fn drop(&mut self) {
+        super::words::check("MariaDB's general log", self.general_log().as_bytes());
+    }
+}
+
 /// For tests: nothing here has to outlive the machine, everything is small, and all that is said can be read.
 const SETTINGS: [&str; 10] = [
     "--bind-address=127.0.0.1",

@@ -173,6 +173,14 @@ impl Redis {
 pub struct Session(BufReader<TcpStream>);
 
 impl Session {
+    /// The next line that comes unasked; `None` if none comes within half a second.
+    pub fn heard(&mut self) -> Option<String> {
+        self.0.get_ref().set_read_timeout(Some(std::time::Duration::from_millis(500))).ok()?;
+        let mut line = String::new();
+        let read = self.0.read_line(&mut line).ok()?;
+        (read > 0).then_some(line)
+    }
+
     /// Sends a command that is answered with one line; `None` when the session is dead.
     pub fn ask(&mut self, command: &str) -> Option<String> {
         self.0.get_mut().write_all(format!("{command}\r\n").as_bytes()).ok()?;

@@ -93,6 +93,7 @@ pub fn is_gone(process: Pid) -> bool {
 impl Drop for Server {
     fn drop(&mut self) {
         self.stop();
+        super::words::check(self.name, &std::fs::read(&self.log).unwrap_or_default());
         if std::thread::panicking() {
             let mut text = String::new();
             if let Ok(mut file) = File::open(&self.log) {

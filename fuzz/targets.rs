@@ -1,0 +1,174 @@
+//! What is fuzzed. Each target reads an input as the process would; it may refuse it, and nothing else.
+
+use std::time::{Duration, SystemTime};
+
+use leasehold::engine::go::GoDuration;
+use leasehold::engine::go::layout;
+use leasehold::engine::schedule::{self, Schedule};
+use leasehold::engine::template::{Names, NoEntropy, Template};
+use leasehold::secret::authority::{Authority, Leaf};
+use leasehold::secret::key::{Hash, PrivateKey};
+use leasehold::secret::{Secret, verifier};
+use leasehold::target::dsn::{self, PgEndpoint};
+use leasehold::target::statement::Vars;
+use leasehold::target::{Dialect, Script, mysql, redis};
+use leasehold::wire;
+
+/// By name; `scripts/fuzz` runs them in this order.
+pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+    ("request", |data| wire::fuzzing::request(data)),
+    ("environment", |data| text(data, wire::fuzzing::environment)),
+    ("frames", |data| wire::fuzzing::frames(data)),
+    ("dsn_postgres", |data| text(data, dsn_postgres)),
+    ("dsn_mysql", |data| text(data, dsn_mysql)),
+    ("dsn_redis", |data| text(data, dsn_redis)),
+    ("statements", |data| text(data, statements)),
+    ("template", |data| text(data, template)),
+    ("schedule", |data| text(data, times)),
+    ("certificate", |data| text(data, certificate)),
+    ("key", |data| drop(PrivateKey::read(data))),
+    ("engine", |data| text(data, crate::engine::requests)),
+    ("records", |data| text(data, crate::engine::records)),
+];
+
+fn text(data: &[u8], target: fn(&str)) {
+    if let Ok(text) = str::from_utf8(data) {
+        target(text);
+    }
+}
+
+fn secret(text: &str) -> Secret {
+    Secret::new(text.to_owned())
+}
+
+/// No error and no shown form may hold the password.
+fn without(password: &str, shown: impl std::fmt::Display) {
+    assert!(!shown.to_string().contains(password), "a password is shown");
+}
+
+const PASSWORD: &str = "the-password-of-the-fuzz-target";
+
+fn dsn_postgres(text: &str) {
+    let password = secret(PASSWORD);
+    for disable_escaping in [false, true] {
+        let source = dsn::Source {
+            connection_url: text,
+            username: "u",
+            password: Some(&password),
+            disable_escaping,
+            ..Default::default()
+        };
+        if let Err(error) = PgEndpoint::parse(&source) {
+            without(PASSWORD, error);
+        }
+    }
+    let mut parts = text.split('\n');
+    let mut next = || parts.next().unwrap_or_default();
+    let source = dsn::Source {
+        host: next(),
+        port: next(),
+        database: next(),
+        sslmode: next(),
+        tls_ca: next(),
+        tls_certificate: next(),
+        ..Default::default()
+    };
+    let _ = PgEndpoint::parse(&source);
+    let _ = (dsn::redact(text), dsn::has_embedded_password(text));
+}
+
+fn dsn_mysql(text: &str) {
+    let password = secret(PASSWORD);
+    let source = mysql::Source { connection_url: text, username: "u", password: Some(&password), ..Default::default() };
+    if let Err(error) = mysql::Settings::new(&source) {
+        without(PASSWORD, error);
+    }
+    let mut parts = text.split('\n');
+    let mut next = || parts.next().unwrap_or_default();
+    let source = mysql::Source {
+        host: next(),
+        port: next(),
+        database: next(),
+        tls: next(),
+        tls_ca: next(),
+        ..Default::default()
+    };
+    let _ = mysql::Settings::new(&source);
+}
+
+fn dsn_redis(text: &str) {
+    let password = secret(PASSWORD);
+    let source = redis::Source { connection_url: text, username: "u", password: Some(&password), ..Default::default() };
+    if let Err(error) = redis::Settings::new(&source) {
+        without(PASSWORD, error);
+    }
+}
+
+fn statements(text: &str) {
+    let (password, scram) = (secret(PASSWORD), secret("SCRAM-SHA-256$4096:c2FsdA==$a:b"));
+    for dialect in [Dialect::Postgres, Dialect::MySql, Dialect::Redis] {
+        let script = Script::parse(&[text.to_owned()], dialect);
+        for statement in script.statements() {
+            assert!(dialect == Dialect::Redis || !statement.text().is_empty());
+            let _ = (statement.is_transaction_control(), statement.is_rollback(), statement.touches_shared_rows());
+            let _ = (statement.calls_functions(), statement.is_closed());
+        }
+        for name in ["v-plain", "o'; DROP--", "\\\"$$"] {
+            for verifier_everywhere in [false, true] {
+                let vars = Vars {
+                    name,
+                    password: Some(&password),
+                    verifier: Some(&scram),
+                    verifier_everywhere,
+                    expiration: Some("2026-11-22 02:11:17+0000"),
+                };
+                if let Err(error) = script.fill(&vars) {
+                    without(PASSWORD, error);
+                }
+            }
+        }
+    }
+}
+
+fn template(text: &str) {
+    let mut entropy = |buffer: &mut [u8]| -> Result<(), NoEntropy> {
+        buffer.fill(0x5a);
+        Ok(())
+    };
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_313_477);
+    if let Ok(template) = Template::checked(text, &mut entropy, now) {
+        let names = Names { display_name: "token-\u{e9}'\"{{", role_name: "app", ..Default::default() };
+        if let Ok(name) = template.render(&names, &mut entropy, now) {
+            assert!(name.len() <= 8192);
+        }
+    }
+}
+
+fn times(text: &str) {
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_313_477);
+    let (first, rest) = text.split_once('\n').unwrap_or((text, ""));
+    let zone = schedule::zone(rest);
+    if let (Ok(cron), Ok(zone)) = (schedule::cron(first), zone) {
+        let schedule = Schedule::Cron { cron: Box::new(cron), zone, window: Duration::from_secs(3600) };
+        if let Some(next) = schedule.next(now) {
+            assert!(next > now, "in the past");
+            let _ = schedule.revised(now, next);
+        }
+    }
+    if let Ok(span) = GoDuration::parse_field(first) {
+        assert_eq!(GoDuration::parse(&span.short()).ok(), Some(span), "{}", span.short());
+    }
+    let _ = layout::format(first, now);
+    let _ = verifier::is_of(&first.chars().take(200).collect::<String>().replace("SCRAM-SHA-256$9", "S"), &secret("x"));
+}
+
+fn certificate(text: &str) {
+    let (certificate, key) = text.split_once("\n--\n").unwrap_or((text, ""));
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_313_477);
+    if let Ok(authority) = Authority::read(certificate, &secret(key), Hash::Sha256)
+        && let Ok(key) = PrivateKey::generate(leasehold::secret::key::KeyKind::Ed25519)
+    {
+        let leaf = Leaf { common_name: "v-app", key: &key, now, not_after: now + Duration::from_secs(60) };
+        let _ = authority.issue(&leaf);
+    }
+}

@@ -1,0 +1,92 @@
+//! Every secret that a test sends or is answered, and every log of the servers it runs: none may be in the other.
+//!
+//! The client notes what it sees, and each server's log is searched when the server stops; a find fails the test. What
+//! the built-in engine does with passwords is not ours to judge: tests that run it say so with [`leave`].
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use serde_json::Value;
+
+use super::search::{Form, Hit, Known, SHORTEST, Search};
+
+/// Fields of requests and answers whose text is a secret, whatever the path.
+const SECRET: &[&str] = &[
+    "password",
+    "private_key",
+    "rsa_private_key",
+    "ca_private_key",
+    "tls_certificate_key",
+    "secret_key",
+    "session_token",
+    "security_token",
+];
+
+static SEEN: Mutex<BTreeSet<Known>> = Mutex::new(BTreeSet::new());
+static LEFT: AtomicBool = AtomicBool::new(false);
+
+/// From now on nothing is noted and nothing searched, in this process: the test runs the built-in engine too.
+pub fn leave() {
+    LEFT.store(true, Ordering::Relaxed);
+}
+
+/// Notes a secret. Those that are too short to be anything's are passed over: tests have words like `rootpw`.
+pub fn note(what: &str, text: &str) {
+    let known = match text.contains("PRIVATE KEY-----") {
+        true => Known::private_key(what, text),
+        false if text.len() < SHORTEST => return,
+        false => vec![Known::new(what, text)],
+    };
+    SEEN.lock().unwrap_or_else(PoisonError::into_inner).extend(known);
+}
+
+/// A secret that a server was shown on purpose may be in its log.
+pub fn forget(text: &str) {
+    SEEN.lock().unwrap_or_else(PoisonError::into_inner).retain(|known| known.bytes != text.as_bytes());
+}
+
+/// Notes the secrets among the fields of a request or an answer.
+pub fn note_all(value: &Value) {
+    if LEFT.load(Ordering::Relaxed) {
+        return;
+    }
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                match value {
+                    Value::String(text) if SECRET.contains(&name.as_str()) => note(name, text),
+                    value => note_all(value),
+                }
+            }
+        }
+        Value::Array(values) => values.iter().for_each(note_all),
+        _ => {}
+    }
+}
+
+/// What was noted so far.
+pub fn seen() -> Vec<Known> {
+    SEEN.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+}
+
+/// The secrets that stand in `text`, with what surrounds them. Of a secret a part of twelve bytes counts.
+pub fn found(search: &Search, text: &[u8]) -> Vec<String> {
+    let hits = search.find(text).into_iter().filter(|hit| !matches!(hit.form, Form::Part(length) if length < SHORTEST));
+    hits.map(|Hit { secret, form, at, length }| {
+        let around = |from: usize, to: usize| text[from..to].escape_ascii().to_string();
+        let before = around(at.saturating_sub(80), at);
+        let after = around(at + length, (at + length + 40).min(text.len()));
+        format!("{} ({form:?}): {before}#####{after}", search.known()[secret].what)
+    })
+    .collect()
+}
+
+/// Fails if `text`, which `whose` has written, holds anything that was noted. To be called when a server stops.
+pub fn check(whose: &str, text: &[u8]) {
+    if LEFT.load(Ordering::Relaxed) || std::thread::panicking() {
+        return;
+    }
+    let found = found(&Search::new(seen()), text);
+    assert!(found.is_empty(), "secrets in what {whose} wrote: {}", found.join("\n"));
+}
