@@ -3,9 +3,11 @@
 //! A request goes one way: [`Mount::handle`] finds its [`route`], the path's own module makes a plan of it, and
 //! [`issue`], [`lease`] or [`end`] carry the plan to a target.
 
+pub mod access;
 pub mod database;
 pub mod end;
 pub mod error;
+pub mod evidence;
 pub mod field;
 pub mod go;
 pub mod help;
@@ -33,7 +35,7 @@ use field::Input;
 use port::{Clock, Host, Storage};
 use request::{Existence, Fields, LeaseGrant, Operation, Reply, Request, Response};
 
-use crate::target::Connector;
+use crate::target::{Connector, Ended};
 
 /// Which paths a mount answers on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +86,8 @@ pub struct Inner {
     ports: Ports,
     connections: Connections,
     rotation: Rotation,
+    access: access::Access,
+    evidence: evidence::Log,
 }
 
 /// What changes passwords: see [`rotation`].
@@ -95,18 +99,26 @@ struct Rotation {
 }
 
 /// Storage prefixes the host should wrap with its seal.
-pub const SEAL_WRAPPED: &[&str] = &["config/*", "static-role/*", "rotation/*"];
+pub const SEAL_WRAPPED: &[&str] = &["config/*", "static-role/*", "rotation/*", evidence::checkpoint::KEY];
 
 impl Mount {
     /// A mount with the host's stable id for it. Touches nothing yet: storage may not be writable.
     pub fn new(kind: Kind, id: String, ports: Ports) -> Self {
-        let (connections, rotation) = (Connections::default(), Rotation::default());
-        Self(Arc::new(Inner { kind, id, ports, connections, rotation }))
+        Self(Arc::new(Inner {
+            kind,
+            id,
+            ports,
+            connections: Connections::default(),
+            rotation: Rotation::default(),
+            access: access::Access::default(),
+            evidence: evidence::Log::default(),
+        }))
     }
 
     /// Storage works from now on: the mount may begin what it does without being asked. Any request says the same.
     pub fn start(&self) {
         self.rotation.queue.start(self);
+        self.access.start(self);
     }
 
     fn weak(&self) -> WeakMount {
@@ -127,21 +139,57 @@ impl Mount {
                 None => Err(Error::Failed("the host sent no lease to renew".into())),
             },
             Operation::Revoke => match &request.lease {
-                Some(lease) => database::creds::revoke(self, &lease.internal).await,
+                Some(lease) => self.revoke(&lease.internal).await,
                 None => Err(Error::Failed("the host sent no lease to revoke".into())),
             },
             _ => self.route(request).await,
         }
     }
 
+    /// The host ends a lease.
+    async fn revoke(&self, internal: &Fields) -> Reply {
+        let ended = self.end_credential(internal).await?;
+        // Access is over; what is not in the record yet comes into it when the grant is over.
+        if let Err(e) = access::ending::lease_ended(self, role_of(internal), internal, "lease", &ended).await {
+            tracing::warn!("the end of a gated credential is not in the record yet: {e}");
+        }
+        Ok(None)
+    }
+
+    /// Ends what was issued, by a lease's internal data. Ending what is already gone succeeds.
+    async fn end_credential(&self, internal: &Fields) -> Result<Ended, Error> {
+        match self.kind {
+            Kind::Database => database::creds::end(self, internal).await,
+        }
+    }
+
+    /// What a role says of access; `None` if there is no such role.
+    async fn gate(&self, role: &str) -> Result<Option<access::Gate>, Error> {
+        match self.kind {
+            Kind::Database => Ok(database::role::Role::load(self, role).await?.map(|role| role.gate)),
+        }
+    }
+
     async fn route(&self, request: Request) -> Reply {
+        if let Some((route, _)) = route::find(access::paths::ROUTES, &request.path) {
+            if !route.takes(request.operation) {
+                return Err(Error::UnsupportedOperation);
+            }
+            let input = Input::decode(route.fields, &request.data, route.captured(&request.path))
+                .map_err(|e| Error::Refused(e.in_handler()))?;
+            let mut reply = access::handle(self, route.id, &input, &request).await?;
+            if let Some(response) = &mut reply {
+                response.warnings.extend(route.ignored(&request.data));
+            }
+            return Ok(reply);
+        }
         let (route, name) = route::find(self.routes(), &request.path).ok_or(Error::UnsupportedPath)?;
         if !route.takes(request.operation) {
             return Err(Error::UnsupportedOperation);
         }
         let input = match request.operation {
             Operation::Create | Operation::Update | Operation::List => {
-                Input::decode(route.fields, &request.data, route.captured(name))
+                Input::decode(route.fields, &request.data, route.captured(&request.path))
                     .map_err(|e| Error::Refused(e.in_handler()))?
             }
             _ => Input::default(),
@@ -161,7 +209,9 @@ impl Mount {
 
     /// `path-help` and the OpenAPI document, of one path or of the whole mount.
     fn help(&self, request: &Request) -> Result<Response, Error> {
-        help::answer(self.routes(), paths::HELP, &request.path).ok_or(Error::UnsupportedPath)
+        let own = self.routes().iter().map(route::Route::plain);
+        let routes: Vec<_> = access::paths::ROUTES.iter().map(route::Route::plain).chain(own).collect();
+        help::answer(&routes, paths::HELP, &request.path).ok_or(Error::UnsupportedPath)
     }
 
     /// Whether the path of a write has an entry already. A pure read: the host asks before it checks the ACL.
@@ -169,10 +219,13 @@ impl Mount {
     /// # Errors
     /// [`Error::Refused`] if a field of the request is wrong; [`Error::UnsupportedPath`].
     pub async fn exists(&self, path: &str, data: &Fields) -> Result<Existence, Error> {
+        if let Some((route, name)) = route::find(access::paths::ROUTES, path) {
+            return access::exists(self, route.id, name).await;
+        }
         let (route, name) = route::find(self.routes(), path).ok_or(Error::UnsupportedPath)?;
         let found = database::exists(self, route.id, name).await?;
         if found != Existence::Unchecked {
-            Input::decode(route.fields, data, route.captured(name)).map_err(|e| Error::Refused(e.to_string()))?;
+            Input::decode(route.fields, data, route.captured(path)).map_err(|e| Error::Refused(e.to_string()))?;
         }
         Ok(found)
     }
@@ -181,6 +234,12 @@ impl Mount {
     pub fn invalidate(&self, key: &str) {
         if let Some(name) = key.strip_prefix("config/") {
             self.connections.forget(name);
+        }
+        if key.starts_with(evidence::PREFIX) {
+            self.evidence.outdated();
+        }
+        if key.starts_with("access/") {
+            self.access.outdated(key);
         }
         if key.starts_with("static-role/")
             || [journal::PREFIX, intent::PREFIX].iter().any(|prefix| key.starts_with(prefix))
@@ -192,7 +251,14 @@ impl Mount {
     /// A credential was made, but the answer never reached the host: there is no lease that will ever end it, so it
     /// ends now.
     pub async fn undelivered(&self, _path: String, lease: LeaseGrant) {
-        if let Err(e) = database::creds::unwanted(self, &lease.internal).await {
+        let told = match database::creds::unwanted(self, &lease.internal).await {
+            Ok(ended) => {
+                let (role, cause) = (role_of(&lease.internal), access::ending::NOBODY);
+                access::ending::lease_ended(self, role, &lease.internal, cause, &ended).await
+            }
+            Err(e) => Err(e),
+        };
+        if let Err(e) = told {
             tracing::error!(
                 "a credential that reached nobody could not be ended; the target ends its login, or the next tick: {e}"
             );
@@ -201,6 +267,7 @@ impl Mount {
 
     /// Ends what the mount does by itself, and closes every session. The mount is not used afterwards.
     pub async fn close(&self) {
+        self.access.close();
         self.rotation.queue.close().await;
         self.connections.close().await;
     }
@@ -209,6 +276,11 @@ impl Mount {
     async fn refuse_on_standby(&self) -> Result<(), Error> {
         if self.ports.host.is_standby().await? { Err(Error::ReadOnly) } else { Ok(()) }
     }
+}
+
+/// The role of a lease.
+fn role_of(internal: &Fields) -> &str {
+    internal.get("role").and_then(serde_json::Value::as_str).unwrap_or_default()
 }
 
 /// The kind of lease, as the host keeps it with its internal data.

@@ -91,7 +91,7 @@ pub async fn exists(mount: &Mount, path: Path, name: &str) -> Result<Existence, 
 }
 
 /// LIST below a storage prefix, with `after` and `limit`. An empty list is a 404 of the host.
-async fn list(mount: &Mount, prefix: &str, input: &Input) -> Reply {
+pub(super) async fn list(mount: &Mount, prefix: &str, input: &Input) -> Reply {
     let after = input.text("after").unwrap_or_default();
     let limit = input.int("limit").unwrap_or(-1);
     let limit = i32::try_from(limit).map_err(|_| Error::Refused(format!("limit {limit} is out of range")))?;

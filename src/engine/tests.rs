@@ -1,5 +1,6 @@
 //! The engine on simulated ports: storage, host and target in memory.
 
+mod access;
 mod mint;
 mod rotation;
 
@@ -13,7 +14,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::error::Error;
-use super::port::{Clock, Host, HostError, Storage, StorageError};
+use super::port::{Clock, Entity, Host, HostError, Storage, StorageError};
 use super::request::{Caller, Datum, Existence, Fields, LeaseRef, Operation, Reply, Request, Response};
 use super::{Kind, Mount, Ports};
 use crate::secret::Secret;
@@ -40,6 +41,10 @@ struct World {
     /// Seconds that have passed.
     later: AtomicU64,
     faults: Faults,
+    /// Who there is, and in which groups.
+    entities: Mutex<BTreeMap<String, (Entity, Vec<String>)>>,
+    /// Writes to storage.
+    writes: AtomicU64,
 }
 
 struct At(Arc<World>);
@@ -60,6 +65,7 @@ impl Storage for At {
         if self.0.faults.point().await {
             return Err(StorageError("storage is away".into()));
         }
+        self.0.writes.fetch_add(1, Ordering::SeqCst);
         self.0.entries.lock().unwrap().insert(key.into(), value.expose().into());
         if self.0.faults.point().await {
             return Err(StorageError("storage is away".into()));
@@ -78,8 +84,11 @@ impl Storage for At {
     }
     async fn list(&self, prefix: &str, after: &str, limit: i32) -> Result<Vec<String>, StorageError> {
         let entries = self.0.entries.lock().unwrap();
-        let keys = entries.keys().filter_map(|key| key.strip_prefix(prefix)).filter(|key| *key > after);
-        Ok(keys.map(str::to_owned).take(usize::try_from(limit).unwrap_or(usize::MAX)).collect())
+        let child = |key: &'_ str| key.split_inclusive('/').next().unwrap_or_default().to_owned();
+        let mut keys: Vec<String> = entries.keys().filter_map(|key| key.strip_prefix(prefix)).map(child).collect();
+        keys.dedup();
+        keys.retain(|key| key.as_str() > after);
+        Ok(keys.into_iter().take(usize::try_from(limit).unwrap_or(usize::MAX)).collect())
     }
 }
 
@@ -96,6 +105,12 @@ impl Host for At {
     }
     async fn generate_password(&self, policy: &str) -> Result<Option<Secret>, HostError> {
         Ok((policy == "known").then(|| Secret::new("by-policy".into())))
+    }
+    async fn entity(&self, id: &str) -> Result<Option<Entity>, HostError> {
+        Ok(self.0.entities.lock().unwrap().get(id).map(|(entity, _)| entity.clone()))
+    }
+    async fn groups(&self, id: &str) -> Result<Vec<String>, HostError> {
+        Ok(self.0.entities.lock().unwrap().get(id).map(|(_, groups)| groups.clone()).unwrap_or_default())
     }
 }
 
@@ -223,6 +238,7 @@ fn mount(world: &Arc<World>) -> Mount {
     let mount =
         Mount::new(Kind::Database, "id".into(), Ports { storage: at(), host: at(), clock: at(), targets: at() });
     mount.rotation.queue.by_hand();
+    mount.access.by_hand();
     mount
 }
 

@@ -14,10 +14,10 @@ use crate::engine::issue::{self, Permit, Site};
 use crate::engine::lease::{MountTerms, Terms};
 use crate::engine::request::{Datum, Fields, LeaseGrant, LeaseRef, Reply, Request, Response};
 use crate::engine::template::{Names, OsEntropy};
-use crate::engine::{Mount, end};
+use crate::engine::{Mount, access, end as ending};
 use crate::secret::Secret;
 use crate::secret::password;
-use crate::target::{EndOptions, EndPlan, Marker, MintPlan, RenewPlan, Script};
+use crate::target::{EndOptions, EndPlan, Ended, Marker, MintPlan, RenewPlan, Script};
 
 /// The server refuses the login this long after the lease's end: its clock and the host's may differ, and the host
 /// needs a moment to renew. The built-in engine's own figure.
@@ -43,7 +43,7 @@ pub async fn read(mount: &Mount, name: &str, request: &Request) -> Reply {
         return Err(Error::Failed("empty creation statements".into()));
     }
     let terms = Terms::of(&role, bounds?);
-    let permit = issue::authorize(mount, name, request, terms.at_issue(mount.ports.clock.now()))?;
+    let permit = issue::authorize(mount, name, &role.gate, request, terms.at_issue(mount.ports.clock.now())).await?;
     let plan = plan(mount, name, &role, &connection, &permit)?;
     let made = make(mount, name, &role, &connection, &permit, &plan).await?;
     let site = Site {
@@ -60,14 +60,11 @@ pub async fn read(mount: &Mount, name: &str, request: &Request) -> Reply {
     }
     let mut data = vec![("username".to_owned(), Datum::Plain(json!(plan.username)))];
     data.extend(made.into_data());
+    data.extend(permit.answer(mount).await);
+    let (ttl, max_ttl) = permit.lease(mount, role.default_ttl, role.max_ttl);
     Ok(Some(Response {
         data: Some(data),
-        lease: Some(LeaseGrant {
-            ttl: role.default_ttl,
-            max_ttl: role.max_ttl,
-            renewable: ends_for_good.is_none(),
-            internal,
-        }),
+        lease: Some(LeaseGrant { ttl, max_ttl, renewable: ends_for_good.is_none(), internal }),
         warnings: Vec::new(),
     }))
 }
@@ -128,7 +125,10 @@ fn plan(mount: &Mount, name: &str, role: &Role, connection: &Connection, permit:
         .map_err(|e| Error::Failed(format!("failed to generate username: {e}")))?;
     let dialect = connection.driver.dialect();
     Ok(MintPlan {
-        creation: Script::parse(&role.statements.creation, dialect),
+        creation: match permit.params() {
+            Some(params) => Script::parse(&access::narrowed(&role.statements.creation, params), dialect),
+            None => Script::parse(&role.statements.creation, dialect),
+        },
         rollback: Script::parse(&role.statements.rollback, dialect),
         expiration: permit.until() + LOGIN_GRACE,
         marker: Marker {
@@ -185,6 +185,8 @@ pub async fn renew(mount: &Mount, lease: &LeaseRef) -> Reply {
         .ok_or_else(|| Error::Failed(format!("error during renew: could not find role with name {:?}", leased.role)))?;
     let terms = Terms::of(&role, bounds?);
     let until = terms.at_renew(mount.ports.clock.now(), lease.issued, lease.increment);
+    let extension = issue::prolong(mount, &leased.role, &role.gate, lease, until).await?;
+    let until = extension.until();
     let connection = mount.connections.get(mount, &role.db_name).await?;
     if let Some(key) = &leased.note {
         // First: a note that ends later than its user does no harm.
@@ -199,13 +201,9 @@ pub async fn renew(mount: &Mount, lease: &LeaseRef) -> Reply {
     // The host's own texts around this one count the errors, as the built-in engine's do.
     let renewed = connection.target.renew(&plan).await;
     renewed.map_err(|e| Error::Failed(format!("1 error occurred:\n\t* {e}\n\n")))?;
+    let (ttl, max_ttl) = extension.lease(mount, lease, role.default_ttl, role.max_ttl);
     Ok(Some(Response {
-        lease: Some(LeaseGrant {
-            ttl: role.default_ttl,
-            max_ttl: role.max_ttl,
-            renewable: true,
-            internal: lease.internal.clone(),
-        }),
+        lease: Some(LeaseGrant { ttl, max_ttl, renewable: true, internal: lease.internal.clone() }),
         ..Response::default()
     }))
 }
@@ -231,10 +229,10 @@ async fn prolong(mount: &Mount, key: &str, leased: &Leased, db_name: &str, until
     Ok(())
 }
 
-/// Revoke, asked by the host's lease manager, or for a credential that never reached the host.
+/// Ends a user: asked by the host's lease manager, for a credential that never reached the host, or because a grant is over.
 ///
 /// Statements and connection come from the role as it is now; from the lease if the role is gone.
-pub async fn revoke(mount: &Mount, internal: &Fields) -> Reply {
+pub async fn end(mount: &Mount, internal: &Fields) -> Result<Ended, Error> {
     let leased = Leased::of(internal)?;
     let (db_name, revocation) = match Role::load(mount, &leased.role).await? {
         Some(role) => (role.db_name, role.statements.revocation),
@@ -246,11 +244,11 @@ pub async fn revoke(mount: &Mount, internal: &Fields) -> Reply {
         revocation: Script::parse(&revocation, connection.driver.dialect()),
         options: EndOptions::default(),
     };
-    end::end(connection.target.as_ref(), &plan, &leased.role).await?;
+    let ended = ending::end(connection.target.as_ref(), &plan, &leased.role).await?;
     if let Some(key) = &leased.note {
         intent::forget(mount, key).await;
     }
-    Ok(None)
+    Ok(ended)
 }
 
 /// A credential that was made and reached nobody. If it cannot be ended now and has a note, the note says so: the tick
@@ -258,8 +256,11 @@ pub async fn revoke(mount: &Mount, internal: &Fields) -> Reply {
 ///
 /// # Errors
 /// If it could not be ended now.
-pub async fn unwanted(mount: &Mount, internal: &Fields) -> Result<(), Error> {
-    let Err(error) = revoke(mount, internal).await else { return Ok(()) };
+pub async fn unwanted(mount: &Mount, internal: &Fields) -> Result<Ended, Error> {
+    let error = match end(mount, internal).await {
+        Ok(ended) => return Ok(ended),
+        Err(error) => error,
+    };
     let storage = mount.ports.storage.as_ref();
     if let Some(key) = Leased::of(internal)?.note
         && let Ok(Some(note)) = Intent::load(storage, &key).await
@@ -306,8 +307,5 @@ pub async fn when_due(mount: &Mount, key: &str) -> Result<(), Error> {
     }
     let what = if note.made { "outlived its lease" } else { "was left by a mint that did not come to its end" };
     tracing::warn!(username = note.username, role = note.role, request = note.request, "ending a user that {what}");
-    revoke(mount, &note.lease(key))
-        .await
-        .map(drop)
-        .inspect_err(|e| queue.failed(key, &note.db_name, now, &e.to_string()))
+    end(mount, &note.lease(key)).await.map(drop).inspect_err(|e| queue.failed(key, &note.db_name, now, &e.to_string()))
 }

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::credential::{CredentialType, Settings};
 use crate::engine::Mount;
+use crate::engine::access::Gate;
 use crate::engine::error::Error;
 use crate::engine::field::Input;
 use crate::engine::request::{Fields, Reply, Response};
@@ -51,6 +52,9 @@ pub struct Role {
     pub credential_type: CredentialType,
     /// Settings of that kind.
     pub credential_config: Settings,
+    /// Who may have a credential, beyond the host's own ACL.
+    #[serde(flatten)]
+    pub gate: Gate,
     /// What other engines of this stored form keep here; carried along untouched.
     #[serde(flatten)]
     pub other: Fields,
@@ -109,6 +113,7 @@ pub async fn read(mount: &Mount, name: &str) -> Reply {
     if !shown.is_empty() {
         data.push(("credential_config", Value::Object(shown.clone())));
     }
+    data.extend(role.gate.shown());
     Ok(Some(Response::data(data)))
 }
 
@@ -161,6 +166,8 @@ pub async fn write(mount: &Mount, name: &str, input: &Input) -> Reply {
     if let Some(list) = input.list("renew_statements") {
         role.statements.renewal = list.to_vec();
     }
+
+    role.gate.lay_over(input, &role.statements.creation)?;
 
     role.store(mount, name).await?;
     if !role.max_ttl.is_zero() && role.default_ttl > role.max_ttl {
