@@ -11,6 +11,7 @@ mod certificates;
 mod chaos;
 mod connections;
 mod drivers;
+mod jit;
 mod manifest;
 mod parity;
 mod protocol;
