@@ -16,6 +16,7 @@ pub mod issue;
 pub mod journal;
 pub mod lease;
 pub mod port;
+pub mod remnant;
 pub mod request;
 pub mod rotation;
 pub mod route;
@@ -29,13 +30,14 @@ use std::ops::Deref;
 use std::sync::{Arc, Weak};
 
 use database::connection::Connections;
+use database::credential::Ahead;
 use database::paths;
 use error::Error;
 use field::Input;
 use port::{Clock, Host, Storage};
 use request::{Existence, Fields, LeaseGrant, Operation, Reply, Request, Response};
 
-use crate::target::{Connector, Ended};
+use crate::target::Connector;
 
 /// Which paths a mount answers on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,7 +87,9 @@ pub struct Inner {
     id: String,
     ports: Ports,
     connections: Connections,
+    ahead: Ahead,
     rotation: Rotation,
+    ending: end::Ending,
     access: access::Access,
     evidence: evidence::Log,
 }
@@ -109,7 +113,9 @@ impl Mount {
             id,
             ports,
             connections: Connections::default(),
+            ahead: Ahead::default(),
             rotation: Rotation::default(),
+            ending: end::Ending::default(),
             access: access::Access::default(),
             evidence: evidence::Log::default(),
         }))
@@ -157,9 +163,23 @@ impl Mount {
     }
 
     /// Ends what was issued, by a lease's internal data. Ending what is already gone succeeds.
-    async fn end_credential(&self, internal: &Fields) -> Result<Ended, Error> {
+    async fn end_credential(&self, internal: &Fields) -> Result<end::Report, Error> {
         match self.kind {
-            Kind::Database => database::creds::end(self, internal).await,
+            Kind::Database => database::creds::revoke(self, internal).await,
+        }
+    }
+
+    /// The names of all roles.
+    async fn roles(&self) -> Result<Vec<String>, Error> {
+        match self.kind {
+            Kind::Database => Ok(self.ports.storage.list("role/", "", -1).await?),
+        }
+    }
+
+    /// Whether somebody has decided that what is left of it may stay.
+    async fn is_accepted(&self, internal: &Fields) -> Result<bool, Error> {
+        match self.kind {
+            Kind::Database => database::creds::is_accepted(self, internal).await,
         }
     }
 
@@ -234,6 +254,7 @@ impl Mount {
     pub fn invalidate(&self, key: &str) {
         if let Some(name) = key.strip_prefix("config/") {
             self.connections.forget(name);
+            self.rotation.queue.outdated();
         }
         if key.starts_with(evidence::PREFIX) {
             self.evidence.outdated();
@@ -242,7 +263,7 @@ impl Mount {
             self.access.outdated(key);
         }
         if key.starts_with("static-role/")
-            || [journal::PREFIX, intent::PREFIX].iter().any(|prefix| key.starts_with(prefix))
+            || [journal::PREFIX, intent::PREFIX, remnant::PREFIX].iter().any(|prefix| key.starts_with(prefix))
         {
             self.rotation.queue.outdated();
         }

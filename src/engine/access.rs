@@ -8,12 +8,18 @@
 //! [`issue`]: super::issue
 
 pub mod config;
+pub mod coverage;
+pub mod emergency;
 pub mod ending;
 mod file;
+pub mod freeze;
 pub mod gate;
 pub mod identity;
 pub mod paths;
 pub mod policy;
+pub mod preapproval;
+pub mod proof;
+mod report;
 pub mod request;
 pub mod rules;
 mod verbs;
@@ -44,6 +50,9 @@ use verbs::Verb;
 const TICK: Duration = Duration::from_secs(1);
 /// The pause after something that was due could not be done.
 const PAUSE: Duration = Duration::from_secs(10);
+
+/// How many entities are remembered that were refused.
+const REFUSALS: usize = 1000;
 
 /// What a role says of access.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -170,6 +179,10 @@ pub struct Access {
     pub locks: Locks,
     /// Something changed that somebody may wait for.
     pub changed: Notify,
+    /// Proofs that were used.
+    pub proofs: proof::Used,
+    /// Who was refused lately because it was not clear who they are, and why.
+    refusals: Mutex<BTreeMap<String, String>>,
     settings: Mutex<Option<Arc<config::Settings>>>,
     agenda: Mutex<Agenda>,
     stop: CancellationToken,
@@ -190,6 +203,18 @@ impl Access {
 
     fn settings(&self) -> MutexGuard<'_, Option<Arc<config::Settings>>> {
         self.settings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Somebody is not known well enough.
+    fn refused(&self, entity: &str, why: &str) {
+        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        if refusals.len() < REFUSALS || refusals.contains_key(entity) {
+            refusals.insert(entity.to_owned(), why.to_owned());
+        }
+    }
+
+    fn refusals(&self) -> BTreeMap<String, String> {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Wakes who waits for an approval.
@@ -329,6 +354,24 @@ pub async fn handle(mount: &Mount, path: Path, input: &Input, request: &Request)
         (Path::Cancel, Create | Update) => verbs::act(mount, Verb::Cancel, (role, id), input, request).await,
         (Path::Complete, Create | Update) => verbs::act(mount, Verb::Complete, (role, id), input, request).await,
         (Path::Revoke, Create | Update) => verbs::act(mount, Verb::Revoke, (role, id), input, request).await,
+        (Path::Freezes, List) => super::database::list(mount, freeze::PREFIX, input).await,
+        (Path::Freeze, Create | Update) => freeze::write(mount, name, input, request).await,
+        (Path::Freeze, Read) => freeze::read(mount, name).await,
+        (Path::Freeze, Delete) => freeze::delete(mount, name, request).await,
+        (Path::Preapprovals, List) => super::database::list(mount, preapproval::PREFIX, input).await,
+        (Path::Preapproval, Create | Update) => preapproval::write(mount, name, input, request).await,
+        (Path::Preapproval, Read) => preapproval::read(mount, name).await,
+        (Path::Preapproval, Delete) => preapproval::delete(mount, name, request).await,
+        (Path::Preapprove, Create | Update) => preapproval::approve(mount, name, request).await,
+        (Path::Emergencies, List) => emergency::list(mount).await,
+        (Path::Emergency, Create | Update) => {
+            let gate = verbs::gate_of(mount, role).await?;
+            emergency::open(mount, role, &gate, input, request).await
+        }
+        (Path::EmergencyReview, Create | Update) => emergency::review(mount, role, id, input, request).await,
+        (Path::Reports, List) => report::list(),
+        (Path::Report, Read) => report::read(mount, name).await,
+        (Path::Offboard, Create | Update) => verbs::offboard(mount, text("entity_id"), input, request).await,
         (Path::Inbox, Read) => verbs::inbox(mount, request).await,
         (Path::Lookup, Create | Update) => verbs::lookup(mount, id, request).await,
         (Path::Chain, Read) => evidence::answer::chain(mount, id).await,

@@ -20,7 +20,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::Mount;
+use super::end::Doomed;
+use super::end::wishes::Wishes;
 use super::error::Error;
+use super::issue::Site;
 use super::port::Storage;
 use super::request::Fields;
 use crate::secret::{Secret, password};
@@ -50,6 +53,9 @@ pub struct Intent {
     /// What ends it, if the role is gone by then.
     #[serde(default)]
     pub revocation: Vec<String>,
+    /// And how, then.
+    #[serde(default, skip_serializing_if = "Wishes::is_silent")]
+    pub wishes: Wishes,
     /// Id of the request that asked for it.
     #[serde(default)]
     pub request: String,
@@ -67,12 +73,13 @@ pub struct Intent {
 
 impl Intent {
     /// Of a mint that is about to begin.
-    pub fn new(plan: &MintPlan, db_name: &str, revocation: &[String], now: SystemTime) -> Self {
+    pub fn new(plan: &MintPlan, site: &Site<'_>, now: SystemTime) -> Self {
         Self {
             username: plan.username.clone(),
             role: plan.marker.role.clone(),
-            db_name: db_name.to_owned(),
-            revocation: revocation.to_vec(),
+            db_name: site.db_name.to_owned(),
+            revocation: site.revocation.to_vec(),
+            wishes: site.wishes.clone(),
             request: plan.marker.request.clone(),
             entity: plan.marker.entity.clone(),
             begun: unix_seconds(now),
@@ -101,24 +108,35 @@ impl Intent {
         SystemTime::UNIX_EPOCH + Duration::from_secs(since).saturating_add(pause)
     }
 
-    /// What a lease of this user says.
-    pub fn lease(&self, key: &str) -> Fields {
-        let mut internal = lease(&self.username, &self.role, &self.db_name, &self.revocation);
-        internal.insert(LEASE_FIELD.into(), json!(key));
-        internal
+    /// What ends the user, and with it this note at `key`.
+    pub fn doomed(&self, key: &str) -> Doomed {
+        Doomed {
+            username: self.username.clone(),
+            role: self.role.clone(),
+            db_name: self.db_name.clone(),
+            entity: self.entity.clone(),
+            revocation: self.revocation.clone(),
+            wishes: self.wishes.clone(),
+            note: Some(key.to_owned()),
+        }
     }
 }
 
-/// The internal data of a lease: the built-in engine's own.
-pub fn lease(username: &str, role: &str, db_name: &str, revocation: &[String]) -> Fields {
+/// The internal data of a lease: the built-in engine's own, and what else is needed to end its user.
+pub fn lease(user: &Doomed) -> Fields {
     let fields = [
-        ("username", json!(username)),
-        ("role", json!(role)),
-        ("db_name", json!(db_name)),
-        ("revocation_statements", json!(revocation)),
+        ("username", json!(user.username)),
+        ("role", json!(user.role)),
+        ("db_name", json!(user.db_name)),
+        ("revocation_statements", json!(user.revocation)),
         (super::SECRET_TYPE, json!("creds")),
     ];
-    fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+    let mut internal: Fields = fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+    user.wishes.store(&mut internal);
+    if let Some(note) = &user.note {
+        internal.insert(LEASE_FIELD.into(), json!(note));
+    }
+    internal
 }
 
 /// A key for a new note.
@@ -151,6 +169,7 @@ mod tests {
             role: "r".into(),
             db_name: "d".into(),
             revocation: vec!["DROP".into()],
+            wishes: Wishes::default(),
             request: "q".into(),
             entity: String::new(),
             begun: 1000,
@@ -163,6 +182,6 @@ mod tests {
         assert_eq!(intent.due(), at(5300));
         let text = serde_json::to_string(&intent).unwrap();
         assert_eq!(serde_json::from_str::<Intent>(&text).unwrap(), intent);
-        assert_eq!(intent.lease("mint/x")["mint"], "mint/x");
+        assert_eq!(lease(&intent.doomed("mint/x"))["mint"], "mint/x");
     }
 }

@@ -6,11 +6,13 @@ use std::time::{Duration, SystemTime};
 use super::access::Gate;
 use super::access::ending::REQUEST_FIELD;
 use super::access::gate::{self, Use};
+use super::end::Doomed;
+use super::end::wishes::Wishes;
 use super::error::Error;
 use super::intent::{self, Intent};
 use super::request::{Datum, Fields, LeaseRef, Request};
 use super::{Mount, end};
-use crate::target::{Driver, EndOptions, EndPlan, Login, MintPlan, Outcome, Script, Target, TargetError};
+use crate::target::{Driver, Login, MintPlan, Outcome, Target, TargetError};
 
 /// Leave to mint one credential for one caller until a certain time. Only [`authorize`] makes one, and nothing is
 /// minted without one.
@@ -151,6 +153,8 @@ pub struct Site<'a> {
     pub target: &'a dyn Target,
     /// What ends the user.
     pub revocation: &'a [String],
+    /// And how.
+    pub wishes: Wishes,
 }
 
 /// Mints, and gives back what the host is to keep with the lease. Of a gated role the use is in the record before the
@@ -163,7 +167,7 @@ pub async fn mint(
     login: Login<'_>,
 ) -> Result<Fields, Error> {
     let Some(grant) = &permit.grant else { return made(mount, site, plan, login).await };
-    let named = intent::lease(&plan.username, &plan.marker.role, site.db_name, site.revocation);
+    let named = intent::lease(&site.doomed(plan, None));
     grant.begin(mount, &plan.username, named, permit.until).await?;
     let mut internal = match made(mount, site, plan, login).await {
         Ok(internal) => internal,
@@ -187,13 +191,13 @@ pub async fn mint(
 async fn made(mount: &Mount, site: &Site<'_>, plan: &MintPlan, login: Login<'_>) -> Result<Fields, Error> {
     if site.driver.keeps_marker() {
         return match site.target.mint(plan, login).await {
-            Outcome::Done(()) => Ok(intent::lease(&plan.username, &plan.marker.role, site.db_name, site.revocation)),
+            Outcome::Done(()) => Ok(intent::lease(&site.doomed(plan, None))),
             Outcome::Failed(e) => Err(Error::Failed(e.to_string())),
             Outcome::Unknown(e) => Err(unsettled(plan, "its marker ends the login at the target", &e)),
         };
     }
     let storage = mount.ports.storage.as_ref();
-    let mut note = Intent::new(plan, site.db_name, site.revocation, mount.ports.clock.now());
+    let mut note = Intent::new(plan, site, mount.ports.clock.now());
     let key = intent::key()?;
     // Who finds the note leaves it alone for as long as we are at it, however long that is.
     let _lock = mount.rotation.locks.hold(&key).await;
@@ -212,19 +216,28 @@ async fn made(mount: &Mount, site: &Site<'_>, plan: &MintPlan, login: Login<'_>)
     note.made = true;
     if let Err(e) = note.store(storage, &key).await {
         mount.rotation.queue.plan(&key, site.db_name, note.due());
-        let ending = EndPlan {
-            username: plan.username.clone(),
-            revocation: Script::parse(site.revocation, site.driver.dialect()),
-            options: EndOptions::default(),
-        };
-        match end::end(site.target, &ending, &note.role).await {
-            Ok(_) => intent::forget(mount, &key).await,
-            Err(why) => tracing::error!(username = plan.username, "a user without a note could not be ended: {why}"),
+        if let Err(why) = end::end(mount, note.doomed(&key)).await {
+            tracing::error!(username = plan.username, "a user without a note could not be ended: {why}");
         }
         return Err(e);
     }
     mount.rotation.queue.plan(&key, site.db_name, note.due());
-    Ok(note.lease(&key))
+    Ok(intent::lease(&note.doomed(&key)))
+}
+
+impl Site<'_> {
+    /// What ends the user of this plan.
+    pub fn doomed(&self, plan: &MintPlan, note: Option<String>) -> Doomed {
+        Doomed {
+            username: plan.username.clone(),
+            role: plan.marker.role.clone(),
+            db_name: self.db_name.to_owned(),
+            entity: plan.marker.entity.clone(),
+            revocation: self.revocation.to_vec(),
+            wishes: self.wishes.clone(),
+            note,
+        }
+    }
 }
 
 fn unsettled(plan: &MintPlan, hope: &str, error: &TargetError) -> Error {

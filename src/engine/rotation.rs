@@ -49,6 +49,14 @@ pub trait Account: Send + Sync {
     fn target(&self) -> Arc<dyn Target>;
     /// What changes its password.
     fn statements(&self) -> Script;
+    /// Gives it `password` at the target.
+    async fn set(&self, password: &Secret) -> Outcome<()> {
+        self.target().set_password(self.username(), password, &self.statements()).await
+    }
+    /// True if the stored password goes on working after a change.
+    fn keeps_stored(&self) -> bool {
+        false
+    }
     /// What is stored with its first password, in its stored form, if this is the first.
     fn creating(&self) -> Result<Option<Secret>, Error>;
     /// A new password.
@@ -96,6 +104,11 @@ impl Settled {
     /// True if the stored password is not known to open the account.
     pub fn is_open(&self) -> bool {
         matches!(self, Self::Unknown(_))
+    }
+
+    /// True if nothing is left to be settled.
+    pub fn is_over(&self) -> bool {
+        matches!(self, Self::Nothing | Self::Adopted | Self::Kept)
     }
 }
 
@@ -187,7 +200,7 @@ pub async fn change(mount: &Mount, account: &mut dyn Account) -> Result<(), Fail
     record.store(storage, &key).await?;
 
     let target = account.target();
-    match target.set_password(account.username(), &fresh, &account.statements()).await {
+    match account.set(&fresh).await {
         Outcome::Done(()) => {}
         Outcome::Failed(e) => {
             withdraw(mount, &key, record).await;
@@ -243,7 +256,8 @@ async fn prove(
                 return Err(Failure::Open(format!("the password was changed, but could not be tried: {e}")));
             }
             Err(LoginError::Refused(e)) => {
-                let unchanged = match account.stored() {
+                // One that goes on working in any case says nothing of the new one.
+                let unchanged = match account.stored().filter(|_| !account.keeps_stored()) {
                     Some(stored) => target.login(account.username(), stored).await.is_ok(),
                     None => false,
                 };

@@ -1,7 +1,9 @@
 //! The engine on simulated ports: storage, host and target in memory.
 
 mod access;
+mod ending;
 mod mint;
+mod root;
 mod rotation;
 
 use std::collections::BTreeMap;
@@ -19,8 +21,8 @@ use super::request::{Caller, Datum, Existence, Fields, LeaseRef, Operation, Repl
 use super::{Kind, Mount, Ports};
 use crate::secret::Secret;
 use crate::target::{
-    Capability, Connector, EndPlan, Ended, Login, LoginError, Marked, MintPlan, Outcome, RenewPlan, Script, Settings,
-    Target, TargetError,
+    Capability, Connector, EndOptions, EndPlan, Ended, Left, Login, LoginError, Marked, MintPlan, Outcome, RenewPlan,
+    Script, Settings, Target, TargetError,
 };
 use rotation::Faults;
 
@@ -32,14 +34,24 @@ struct World {
     standby: AtomicBool,
     down: AtomicBool,
     touched: AtomicBool,
+    /// Targets that were made of settings.
+    opened: AtomicU64,
     /// Accounts with a password; an account that is not here has any.
     accounts: Mutex<BTreeMap<String, String>>,
+    /// Passwords that accounts have beside.
+    beside: Mutex<BTreeMap<String, String>>,
     /// The target's policy takes no password.
     picky: AtomicBool,
     /// Attempts to log in.
     logins: AtomicU64,
     /// Seconds that have passed.
     later: AtomicU64,
+    /// Users own something, which somebody has to decide on.
+    owners: AtomicBool,
+    /// The target lets nobody be ended.
+    strict: AtomicBool,
+    /// Ends that the target was asked for, and how.
+    ends: Mutex<Vec<crate::target::EndOptions>>,
     faults: Faults,
     /// Who there is, and in which groups.
     entities: Mutex<BTreeMap<String, (Entity, Vec<String>)>>,
@@ -122,6 +134,7 @@ impl Clock for At {
 
 impl Connector for At {
     fn open(&self, settings: Settings) -> Arc<dyn Target> {
+        self.0.opened.fetch_add(1, Ordering::SeqCst);
         let (user, password) = match settings {
             Settings::PostgreSql(settings) => (settings.endpoint.user, settings.endpoint.password),
             Settings::MySql(settings) => (settings.username, settings.password),
@@ -141,6 +154,10 @@ struct Database {
 
 impl World {
     fn takes(&self, user: &str, password: Option<&str>) -> bool {
+        let beside = self.beside.lock().unwrap();
+        if password.is_some() && beside.get(user).map(String::as_str) == password {
+            return true;
+        }
         self.accounts.lock().unwrap().get(user).is_none_or(|valid| Some(valid.as_str()) == password)
     }
 }
@@ -155,6 +172,28 @@ impl Database {
             return Err(TargetError::Connect("wrong password".into()));
         }
         Ok(())
+    }
+}
+
+impl Database {
+    async fn set(&self, username: &str, password: &Secret, retain: bool) -> Outcome<()> {
+        if let Err(e) = self.reach() {
+            return Outcome::Failed(TargetError::Account(Box::new(e)));
+        }
+        if self.world.picky.load(Ordering::SeqCst) {
+            return Outcome::Failed(TargetError::Server { message: "too weak".into(), code: "22023".into() });
+        }
+        if self.world.faults.point().await {
+            return Outcome::Unknown(TargetError::Lost("gone".into()));
+        }
+        let before = self.world.accounts.lock().unwrap().insert(username.into(), password.expose().into());
+        if let Some(before) = before.filter(|_| retain) {
+            self.world.beside.lock().unwrap().insert(username.into(), before);
+        }
+        if self.world.faults.point().await {
+            return Outcome::Unknown(TargetError::Lost("gone".into()));
+        }
+        Outcome::Done(())
     }
 }
 
@@ -189,7 +228,21 @@ impl Target for Database {
         if self.world.faults.point().await {
             return Err(TargetError::Lost("gone".into()));
         }
-        let existed = self.world.users.lock().unwrap().remove(&plan.username).is_some();
+        self.world.ends.lock().unwrap().push(plan.options.clone());
+        tokio::task::yield_now().await;
+        if self.world.strict.load(Ordering::SeqCst) {
+            return Err(TargetError::Server { message: "permission denied".into(), code: "42501".into() });
+        }
+        let mut users = self.world.users.lock().unwrap();
+        if self.world.owners.load(Ordering::SeqCst)
+            && plan.options.owned == crate::target::Owned::Fail
+            && let Some(user) = users.get_mut(&plan.username)
+        {
+            *user = SystemTime::UNIX_EPOCH;
+            let left = Left { database: "db".into(), object: "table t".into(), reason: "the user owns it".into() };
+            return Ok(Ended { existed: true, left: vec![left], ..Ended::default() });
+        }
+        let existed = users.remove(&plan.username).is_some();
         Ok(Ended { existed, ..Ended::default() })
     }
     async fn marked(&self, _mount: &str) -> Result<Vec<Marked>, TargetError> {
@@ -197,27 +250,33 @@ impl Target for Database {
     }
     async fn present(&self, usernames: &[String]) -> Result<Vec<String>, TargetError> {
         self.reach()?;
-        let users = self.world.users.lock().unwrap();
-        Ok(usernames.iter().filter(|name| users.contains_key(*name)).cloned().collect())
+        let (users, accounts) = (self.world.users.lock().unwrap(), self.world.accounts.lock().unwrap());
+        let there = |name: &&String| users.contains_key(*name) || accounts.contains_key(*name);
+        Ok(usernames.iter().filter(there).cloned().collect())
     }
-    async fn check(&self) -> Result<Vec<Capability>, TargetError> {
+    async fn check(&self, _options: &EndOptions) -> Result<Vec<Capability>, TargetError> {
         self.reach().map(|()| Vec::new())
     }
     async fn set_password(&self, username: &str, password: &Secret, _statements: &Script) -> Outcome<()> {
-        if let Err(e) = self.reach() {
-            return Outcome::Failed(TargetError::Account(Box::new(e)));
-        }
-        if self.world.picky.load(Ordering::SeqCst) {
-            return Outcome::Failed(TargetError::Server { message: "too weak".into(), code: "22023".into() });
-        }
+        self.set(username, password, false).await
+    }
+    async fn keeps_two_passwords(&self) -> Result<(), TargetError> {
+        self.reach()
+    }
+    /// As MySQL: what is kept is the password that the account has.
+    async fn add_password(&self, username: &str, password: &Secret, _old: &Secret) -> Outcome<()> {
+        self.set(username, password, true).await
+    }
+    async fn remove_password(&self, username: &str, _old: &Secret) -> Result<(), TargetError> {
+        self.reach()?;
         if self.world.faults.point().await {
-            return Outcome::Unknown(TargetError::Lost("gone".into()));
+            return Err(TargetError::Lost("gone".into()));
         }
-        self.world.accounts.lock().unwrap().insert(username.into(), password.expose().into());
+        self.world.beside.lock().unwrap().remove(username);
         if self.world.faults.point().await {
-            return Outcome::Unknown(TargetError::Lost("gone".into()));
+            return Err(TargetError::Lost("gone".into()));
         }
-        Outcome::Done(())
+        Ok(())
     }
     async fn login(&self, username: &str, password: &Secret) -> Result<(), LoginError> {
         self.world.logins.fetch_add(1, Ordering::SeqCst);
@@ -309,6 +368,35 @@ async fn a_user_lives_from_creds_to_revoke() {
     }
 }
 
+/// What bounds sessions and knows of the outage is one target, whoever asks.
+#[tokio::test]
+async fn a_database_that_is_down_from_the_start_is_asked_by_one_target() {
+    let world: Arc<World> = Arc::default();
+    prepared(&world).await;
+    let mount = mount(&world);
+    let before = world.opened.load(Ordering::SeqCst);
+    world.down.store(true, Ordering::SeqCst);
+    let creds = || ask(&mount, Operation::Read, "creds/app", json!({}));
+    for _ in 0..3 {
+        let (one, other) = tokio::join!(creds(), creds());
+        assert!(one.is_err() && other.is_err());
+    }
+    assert_eq!(world.opened.load(Ordering::SeqCst) - before, 1);
+    world.down.store(false, Ordering::SeqCst);
+    let (one, other) = tokio::join!(creds(), creds());
+    assert!(one.is_ok() && other.is_ok());
+    assert_eq!(world.opened.load(Ordering::SeqCst) - before, 1);
+
+    // Written anew by another node: what was kept is of no use any more.
+    world.down.store(true, Ordering::SeqCst);
+    mount.invalidate("config/pg");
+    assert!(creds().await.is_err());
+    mount.invalidate("config/pg");
+    let before = world.opened.load(Ordering::SeqCst);
+    assert!(creds().await.is_err());
+    assert_eq!(world.opened.load(Ordering::SeqCst) - before, 1);
+}
+
 /// A certificate has an end that no lease can move.
 #[tokio::test]
 async fn a_lease_with_a_certificate_is_not_prolonged() {
@@ -364,6 +452,8 @@ async fn a_standby_touches_no_target() {
         (Operation::Delete, "static-roles/app", json!({})),
         (Operation::Update, "rotate-role/app", json!({})),
         (Operation::Update, "rotate-root/pg", json!({})),
+        (Operation::Update, "remnants/x/accept", json!({"reason": "x"})),
+        (Operation::Update, "remnants/x/retry", json!({})),
     ] {
         let reply = ask(&mount, operation, path, data).await;
         assert!(matches!(reply, Err(Error::ReadOnly)), "{path}: {reply:?}");
@@ -471,6 +561,7 @@ proptest! {
         path in prop_oneof![
             (prop::sample::select(vec![
                 "config", "roles", "creds", "reset", "reload", "static-roles", "static-creds", "rotate-role", "rotate-root",
+                "remnants",
             ]),
              prop_oneof![Just("pg".to_owned()), Just("app".to_owned()), ".{0,10}"])
                 .prop_map(|(place, name)| format!("{place}/{name}")),

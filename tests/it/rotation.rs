@@ -1,6 +1,8 @@
 //! Static roles and rotation through the real host: what happens by itself, and what is left when the plugin is killed.
 
 mod faults;
+mod overlap;
+mod root;
 
 use std::time::{Duration, Instant, SystemTime};
 

@@ -11,7 +11,8 @@ use std::time::{Duration, SystemTime};
 use leasehold::secret::{Secret, password};
 use leasehold::target::mysql::{MySql, Settings, Source};
 use leasehold::target::{
-    Dialect, EndOptions, EndPlan, Ended, Login, Marker, MintPlan, Outcome, Script, Target, TargetError,
+    Dialect, EndOptions, EndPlan, Ended, Left, Login, Marker, MintPlan, Need, Outcome, Owned, Script, Sessions, Target,
+    TargetError, Verify,
 };
 
 use crate::support::mariadb::{ADMIN, ADMIN_PASSWORD, MariaDb};
@@ -63,6 +64,10 @@ impl Rig {
 
     async fn end(&self, user: &str, revocation: &[&str]) -> Result<Ended, TargetError> {
         self.target.end(&end_plan(user, revocation)).await
+    }
+
+    async fn end_by(&self, user: &str, options: EndOptions) -> Ended {
+        self.target.end(&EndPlan { options, ..end_plan(user, &[]) }).await.unwrap()
     }
 
     /// The general log does not hold `secret`; and is being written, or this would prove nothing.
@@ -122,12 +127,18 @@ fn mint_plan(user: &str, creation: &[&str], rollback: &[&str]) -> MintPlan {
         creation: script(creation),
         rollback: script(rollback),
         expiration: SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_313_477),
+        scram_iterations: None,
         marker,
     }
 }
 
 fn end_plan(user: &str, revocation: &[&str]) -> EndPlan {
     EndPlan { username: user.to_owned(), revocation: script(revocation), options: EndOptions::default() }
+}
+
+/// `database: object`.
+fn objects(left: &[Left]) -> Vec<String> {
+    left.iter().map(|left| format!("{}: {}", left.database, left.object)).collect()
 }
 
 /// A port that nobody listens on.

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::identity::Class;
+use super::proof;
 use crate::engine::Mount;
 use crate::engine::error::Error;
 use crate::engine::evidence::{self, event::Draft};
@@ -29,6 +30,14 @@ pub struct Settings {
     pub person_key: String,
     /// Groups that may see every request.
     pub auditor_groups: Vec<String>,
+    /// Keys that sign proofs of workload identity: a JWK set, or nothing.
+    pub proof_keys: Value,
+    /// What proofs have to be made for.
+    pub proof_audience: Vec<String>,
+    /// Who may have made them; empty: whoever has a key.
+    pub proof_issuers: Vec<String>,
+    /// Entities that may do nothing any more, whatever the identity store says.
+    pub offboarded: Vec<String>,
 }
 
 impl Default for Settings {
@@ -38,6 +47,10 @@ impl Default for Settings {
             agent_patterns: Vec::new(),
             person_key: "employee_id".into(),
             auditor_groups: Vec::new(),
+            proof_keys: json!({ "keys": [] }),
+            proof_audience: Vec::new(),
+            proof_issuers: Vec::new(),
+            offboarded: Vec::new(),
         }
     }
 }
@@ -65,7 +78,11 @@ pub async fn read(mount: &Mount) -> Reply {
         ("agent_patterns", json!(settings.agent_patterns)),
         ("auditor_groups", json!(settings.auditor_groups)),
         ("identity_map", json!(settings.identity_map)),
+        ("offboarded", json!(settings.offboarded)),
         ("person_key", json!(settings.person_key)),
+        ("proof_audience", json!(settings.proof_audience)),
+        ("proof_issuers", json!(settings.proof_issuers)),
+        ("proof_keys", settings.proof_keys.clone()),
     ])))
 }
 
@@ -90,10 +107,30 @@ pub async fn write(mount: &Mount, input: &Input, request: &Request) -> Reply {
     if let Some(key) = input.text("person_key") {
         settings.person_key = key.to_owned();
     }
-    let value = serde_json::to_value(&settings).map_err(|_| Error::Failed("cannot encode config/jit".into()))?;
+    if let Some(keys) = input.json("proof_keys") {
+        settings.proof_keys = if keys.is_null() { json!({ "keys": [] }) } else { keys.clone() };
+        proof::keys(&settings).map_err(Error::Refused)?;
+    }
+    if let Some(list) = input.list("proof_audience") {
+        settings.proof_audience = list.to_vec();
+    }
+    if let Some(list) = input.list("proof_issuers") {
+        settings.proof_issuers = list.to_vec();
+    }
+    if let Some(list) = input.list("offboarded") {
+        settings.offboarded = list.to_vec();
+    }
+    store(mount, &settings, request).await?;
+    Ok(None)
+}
+
+/// Writes the settings, the record first.
+pub async fn store(mount: &Mount, settings: &Settings, request: &Request) -> Result<(), Error> {
+    let value = serde_json::to_value(settings).map_err(|_| Error::Failed("cannot encode config/jit".into()))?;
     let draft = Draft::new("config.written").with("path", "config/jit").with("config", value.clone());
     evidence::append(mount, vec![draft.with("actor", super::token(request))]).await?;
     mount.ports.storage.put(KEY, &Secret::new(value.to_string()), false).await?;
     mount.access.settings().take();
-    Ok(None)
+    mount.access.stir();
+    Ok(())
 }

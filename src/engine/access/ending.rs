@@ -6,15 +6,15 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use super::identity;
-use super::request::{AccessRequest, Credential, End, OPEN, Overdue, State};
-use super::{config, rules, rules::Act};
+use super::request::{AccessRequest, Credential, End, Mode, OPEN, Overdue, State};
+use super::{config, emergency, rules, rules::Act};
 use crate::engine::Mount;
 use crate::engine::access::policy::Policy;
+use crate::engine::end::Report;
 use crate::engine::error::Error;
 use crate::engine::evidence::{self, event::Draft};
 use crate::engine::intent::unix_seconds;
 use crate::engine::request::Fields;
-use crate::target::Ended;
 
 /// How often somebody who has access is looked at again: an entity may be disabled, or its last day be over.
 pub const LOOK_AGAIN: Duration = Duration::from_secs(30);
@@ -81,6 +81,9 @@ pub async fn end(
             trouble = Some(e);
         }
     }
+    if request.state == State::Remnant {
+        accepted(mount, request, now).await?;
+    }
     let outcomes = join_all(request.live().map(|credential| mount.end_credential(&credential.internal))).await;
     let mut drafts = Vec::new();
     let mut left = false;
@@ -88,7 +91,10 @@ pub async fn end(
     for (place, outcome) in live.into_iter().zip(outcomes) {
         match outcome {
             Ok(ended) => {
-                drafts.push(ended_event(request, &request.credentials[place], cause, &ended));
+                // What is left is said once.
+                if ended.left.is_empty() || request.state != State::Remnant {
+                    drafts.push(ended_event(request, &request.credentials[place], cause, &ended));
+                }
                 if ended.left.is_empty() {
                     request.credentials[place].ended = now;
                 } else {
@@ -120,7 +126,8 @@ pub async fn end(
     if request.state.is_over() {
         Ok(())
     } else {
-        let again = mount.ports.clock.now() + RETRY;
+        let pause = if request.state == State::Remnant { LOOK_AGAIN } else { RETRY };
+        let again = mount.ports.clock.now() + pause;
         mount.access.plan(&request.role, &request.id, again);
         match trouble {
             Some(e) => Err(Error::Failed(format!("the grant is being ended, and tried again until it is: {e}"))),
@@ -129,12 +136,27 @@ pub async fn end(
     }
 }
 
-fn ended_event(request: &AccessRequest, credential: &Credential, cause: &str, ended: &Ended) -> Draft {
-    let kind = if ended.left.is_empty() { "revoke.verified" } else { "revoke.contained" };
+/// What somebody has decided to leave at the target counts as ended.
+async fn accepted(mount: &Mount, request: &mut AccessRequest, now: u64) -> Result<(), Error> {
+    for place in 0..request.credentials.len() {
+        let credential = &request.credentials[place];
+        if credential.ended == 0 && mount.is_accepted(&credential.internal).await? {
+            let name = json!({ "name": credential.name });
+            let draft = request.event("remnant.accepted").with("credential", name);
+            request.last_event = evidence::append(mount, vec![draft]).await?;
+            request.credentials[place].ended = now;
+        }
+    }
+    Ok(())
+}
+
+fn ended_event(request: &AccessRequest, credential: &Credential, cause: &str, ended: &Report) -> Draft {
+    let kind = if ended.verdict() == "verified" { "revoke.verified" } else { "revoke.contained" };
     request.event(kind).with("issue_id", credential.issue_id.as_str()).with("credential", json!({ "name": credential.name })).with(
         "end",
         json!({
             "cause": cause,
+            "verdict": ended.verdict(),
             "existed": ended.existed,
             "sessions_ended": ended.sessions,
             "milliseconds": u64::try_from(ended.took.as_millis()).unwrap_or(u64::MAX),
@@ -150,7 +172,7 @@ pub async fn lease_ended(
     role: &str,
     internal: &Fields,
     cause: &str,
-    ended: &Ended,
+    ended: &Report,
 ) -> Result<(), Error> {
     let text = |key: &str| internal.get(key).and_then(Value::as_str);
     let (Some(id), Some(issue)) = (text(REQUEST_FIELD), text(ISSUE_FIELD)) else { return Ok(()) };
@@ -165,7 +187,13 @@ pub async fn lease_ended(
     let draft = ended_event(&request, &request.credentials[place], cause, ended);
     request.last_event = evidence::append(mount, vec![draft]).await?;
     let now = unix_seconds(evidence::now(mount).await);
-    request.credentials[place].ended = now;
+    if ended.left.is_empty() {
+        request.credentials[place].ended = now;
+    } else if !request.has_use_left() {
+        request.state = State::Remnant;
+        request.end = Some(End { cause: cause.to_owned(), at: now, reason: String::new() });
+        return request.store(mount).await;
+    }
     if cause == NOBODY {
         request.used = request.used.saturating_sub(1);
     } else if !request.has_use_left() && request.live().next().is_none() {
@@ -204,6 +232,7 @@ pub async fn when_due(mount: &Mount, role: &str, id: &str) -> Result<(), Error> 
             if let Some((cause, why)) = lost(mount, &request).await? {
                 return end(mount, &mut request, cause, &why, None).await;
             }
+            make_room(mount, &mut request).await?;
             mount.access.plan(role, id, due(&request, mount.ports.clock.now()));
             Ok(())
         }
@@ -214,6 +243,23 @@ pub async fn when_due(mount: &Mount, role: &str, id: &str) -> Result<(), Error> 
             Ok(())
         }
     }
+}
+
+/// Ends credentials that a newer one of the same grant has replaced.
+async fn make_room(mount: &Mount, request: &mut AccessRequest) -> Result<(), Error> {
+    let now = unix_seconds(evidence::now(mount).await);
+    for place in 0..request.credentials.len() {
+        let credential = &request.credentials[place];
+        if credential.ended > 0 || credential.room == 0 || credential.room > now {
+            continue;
+        }
+        let ended = mount.end_credential(&credential.internal).await?;
+        let draft = ended_event(request, credential, "superseded", &ended);
+        request.last_event = evidence::append(mount, vec![draft]).await?;
+        request.credentials[place].ended = now;
+        request.store(mount).await?;
+    }
+    Ok(())
 }
 
 /// Whether the requester may no longer have what he has: he is gone, disabled, of another class, or his last day is over.
@@ -230,7 +276,11 @@ async fn lost(mount: &Mount, request: &AccessRequest) -> Result<Option<(&'static
         return Ok(Some(("end_date", "the end date of the third party is over".into())));
     }
     let Some(policy) = Policy::load(mount, &request.policy).await? else { return Ok(None) };
-    match rules::permit(&policy, &who, Act::Ask, now) {
+    let permitted = match request.mode {
+        Mode::BreakGlass => emergency::permit(&policy, &who),
+        _ => rules::permit(&policy, &who, Act::Ask, now),
+    };
+    match permitted {
         Err(Error::Coded(_, why)) => Ok(Some(("policy", why))),
         _ => Ok(None),
     }
@@ -242,7 +292,10 @@ pub fn due(request: &AccessRequest, now: SystemTime) -> SystemTime {
     match request.state {
         State::Pending => at(request.pending_until),
         State::Approved => at(request.activate_until.min(request.grant_until)).min(now + LOOK_AGAIN),
-        State::Active => at(request.grant_until).min(now + LOOK_AGAIN),
+        State::Active => {
+            let room = request.live().filter(|c| c.room > 0).map(|c| at(c.room)).min();
+            at(request.grant_until).min(now + LOOK_AGAIN).min(room.unwrap_or(now + LOOK_AGAIN))
+        }
         _ => now,
     }
 }

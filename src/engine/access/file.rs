@@ -6,9 +6,10 @@ use std::time::SystemTime;
 use serde_json::json;
 
 use super::config::Settings;
-use super::identity::Who;
+use super::identity::{Class, Who};
 use super::policy::Policy;
-use super::request::{AccessRequest, Mode, State, new_id};
+use super::preapproval::Preapproval;
+use super::request::{AccessRequest, Mode, State, Vote, new_id};
 use super::rules::{self, Act, Said};
 use super::{Gate, ending};
 use crate::engine::Mount;
@@ -81,6 +82,9 @@ pub async fn file(
     let mut request = drafted(case, asked, mode, now)?;
     let mut drafts = vec![filed_event(&request, source)];
     if mode == Mode::Auto {
+        if case.who.class == Class::ThirdParty {
+            return Err(Error::Coded(403, "jit_policy: third parties are approved by people only".into()));
+        }
         request.approve(request.filed, case.policy.activate_within, case.policy.grant_ttl);
         drafts.push(decision(&request, "decision.auto", &case.policy));
     }
@@ -91,7 +95,8 @@ pub async fn file(
     Ok((request, true))
 }
 
-fn drafted(case: &Case<'_>, asked: &Asked, mode: Mode, now: SystemTime) -> Result<AccessRequest, Error> {
+/// A request that nobody has seen.
+pub fn drafted(case: &Case<'_>, asked: &Asked, mode: Mode, now: SystemTime) -> Result<AccessRequest, Error> {
     let seconds = unix_seconds(now);
     Ok(AccessRequest {
         id: new_id(now)?,
@@ -106,6 +111,7 @@ fn drafted(case: &Case<'_>, asked: &Asked, mode: Mode, now: SystemTime) -> Resul
         policy_hash: case.policy.hash(),
         tier: case.policy.tier,
         mode,
+        preapproval: String::new(),
         ttl: asked.ttl,
         uses: case.policy.uses,
         used: 0,
@@ -121,6 +127,36 @@ fn drafted(case: &Case<'_>, asked: &Asked, mode: Mode, now: SystemTime) -> Resul
         first_event: 0,
         last_event: 0,
     })
+}
+
+/// Draws one use from a preapproval.
+///
+/// # Errors
+/// If it cannot be written.
+pub async fn draw(
+    mount: &Mount,
+    case: &Case<'_>,
+    (name, from): (&str, &Preapproval),
+    source: &Request,
+) -> Result<AccessRequest, Error> {
+    let now = evidence::now(mount).await;
+    rules::permit(&case.policy, &case.who, Act::Ask, now)?;
+    let asked = Asked { reason: from.reason.clone(), params: from.params.clone(), ttl: from.ttl, ..Asked::default() };
+    let mut request = drafted(case, &asked, Mode::Preapproved, now)?;
+    name.clone_into(&mut request.preapproval);
+    request.uses = 1;
+    request.votes = from
+        .votes
+        .iter()
+        .map(|who| Vote { who: who.clone(), approve: true, comment: String::new(), at: request.filed })
+        .collect();
+    request.approve(request.filed, from.ttl, from.ttl);
+    let decided = decision(&request, "decision.preapproved", &case.policy).with("preapproval", name);
+    let drafts = vec![filed_event(&request, source), decided];
+    request.first_event = evidence::append(mount, drafts).await?;
+    request.last_event = request.first_event + 1;
+    request.store(mount).await?;
+    Ok(request)
 }
 
 fn filed_event(request: &AccessRequest, source: &Request) -> Draft {

@@ -8,11 +8,13 @@ use serde_json::{Value, json};
 use tokio::sync::OwnedMutexGuard;
 
 use super::ending::{self, ISSUE_FIELD, REQUEST_FIELD};
-use super::file::{Asked, Case, file};
+use super::file::{self, Asked, Case, file};
 use super::policy::{Approval, Policy, Unapproved};
+use super::preapproval;
+use super::proof::{self, Proven};
 use super::request::{AccessRequest, Credential, Mode, State};
 use super::rules::{self, Act};
-use super::{Gate, config, identity, votes};
+use super::{Gate, config, emergency, freeze, identity, votes};
 use crate::engine::Mount;
 use crate::engine::error::Error;
 use crate::engine::evidence::{self, checkpoint};
@@ -31,6 +33,9 @@ pub struct Use {
     issue_id: String,
     core_request_id: String,
     actor: Value,
+    proven: Option<Proven>,
+    /// How long older credentials of the grant go on.
+    overlap: Option<u64>,
     bound: SystemTime,
     _lock: OwnedMutexGuard<()>,
 }
@@ -40,6 +45,7 @@ struct Wish {
     request_id: Option<String>,
     params: Option<BTreeMap<String, String>>,
     wait: Duration,
+    proof: Option<String>,
 }
 
 impl Wish {
@@ -57,7 +63,8 @@ impl Wish {
                 .map(Duration::from_secs)
                 .ok_or_else(|| Error::Refused("wait: a duration is needed, as 45s".into()))?,
         };
-        Ok(Self { request_id: text("request_id"), params, wait: wait.min(LONGEST_WAIT) })
+        let proof = text("identity_proof");
+        Ok(Self { request_id: text("request_id"), params, wait: wait.min(LONGEST_WAIT), proof })
     }
 }
 
@@ -99,14 +106,32 @@ async fn attempt(mount: &Mount, role: &str, gate: &Gate, wish: &Wish, source: &R
     let settings = config::load(mount).await?;
     let who = identity::of_caller(mount, &settings, &source.caller).await?;
     let policy = Policy::of_role(mount, role, &gate.jit_policy).await?;
-    rules::permit(&policy, &who, Act::Issue, evidence::now(mount).await)?;
     let case = Case { role, gate, policy, who, settings };
     let found = find(mount, &case, wish).await?;
-    if let Some(usable) = found.iter().find(|request| request.has_use_left()) {
-        return take(mount, &case, &usable.id, source).await;
+    let usable = found.iter().find(|request| request.has_use_left());
+    if let Some(emergency) = usable.filter(|request| request.mode == Mode::BreakGlass) {
+        return take(mount, &case, &emergency.id, wish, source).await;
+    }
+    rules::permit(&case.policy, &case.who, Act::Issue, evidence::now(mount).await)?;
+    freeze::check(mount, role).await?;
+    if let Some(usable) = usable {
+        return take(mount, &case, &usable.id, wish, source).await;
     }
     if let Some(pending) = found.iter().find(|request| request.state == State::Pending) {
         return Err(pending_text(&case, pending));
+    }
+    let params = wish.params.clone().unwrap_or_default();
+    if wish.request_id.is_none()
+        && let Some((name, from)) = preapproval::find(mount, &case, &params, evidence::now(mount).await).await?
+    {
+        let lock = mount.access.locks.hold(&format!("{role}/{}", case.who.entity_id)).await;
+        // Somebody may have drawn the last one meanwhile.
+        if preapproval::find(mount, &case, &params, evidence::now(mount).await).await?.is_none() {
+            return Err(missing(&case, source, ""));
+        }
+        let request = file::draw(mount, &case, (&name, &from), source).await?;
+        drop(lock);
+        return take(mount, &case, &request.id, wish, source).await;
     }
     let asked = || Asked {
         reason: case.policy.service_reason.clone(),
@@ -119,7 +144,7 @@ async fn attempt(mount: &Mount, role: &str, gate: &Gate, wish: &Wish, source: &R
             let lock = mount.access.locks.hold(&format!("{role}/{}", case.who.entity_id)).await;
             let (request, _) = file(mount, &case, &asked(), Mode::Auto, source).await?;
             drop(lock);
-            take(mount, &case, &request.id, source).await
+            take(mount, &case, &request.id, wish, source).await
         }
         (Approval::Manual, Unapproved::File) => {
             let _lock = mount.access.locks.hold(&format!("{role}/{}", case.who.entity_id)).await;
@@ -164,7 +189,7 @@ async fn refile_in_time(mount: &Mount, case: &Case<'_>) -> Result<(), Error> {
 }
 
 /// The use of this grant, if all still holds.
-async fn take(mount: &Mount, case: &Case<'_>, id: &str, source: &Request) -> Result<Use, Error> {
+async fn take(mount: &Mount, case: &Case<'_>, id: &str, wish: &Wish, source: &Request) -> Result<Use, Error> {
     let lock = mount.access.locks.hold(id).await;
     let Some(mut request) = AccessRequest::load(mount, case.role, id).await? else {
         return Err(missing(case, source, ""));
@@ -191,9 +216,12 @@ async fn take(mount: &Mount, case: &Case<'_>, id: &str, source: &Request) -> Res
     if let Some(end) = rules::third_party_end(&case.who).filter(|_| case.who.class == identity::Class::ThirdParty) {
         bound = bound.min(end);
     }
+    let proven =
+        proof::judge(&case.policy, &case.settings, &mount.access.proofs, &case.who, wish.proof.as_deref(), now)?;
     let issue_id = password::base62(16).map_err(|e| Error::Failed(e.to_string()))?;
     let actor = super::actor(&case.who, source);
-    Ok(Use { request, issue_id, core_request_id: source.id.clone(), actor, bound, _lock: lock })
+    let overlap = case.policy.supersede.then_some(case.policy.overlap);
+    Ok(Use { request, issue_id, core_request_id: source.id.clone(), actor, proven, overlap, bound, _lock: lock })
 }
 
 /// What was approved must be so by the policy of today and by those who voted, as they are today.
@@ -202,13 +230,15 @@ async fn approved_still(mount: &Mount, case: &Case<'_>, request: &AccessRequest)
     if case.policy.uses != 0 && request.used >= case.policy.uses {
         return refused("the policy allows fewer uses by now");
     }
-    match (case.policy.approval, request.mode) {
-        (Approval::Auto, _) => Ok(()),
-        (Approval::Manual, Mode::Auto) => refused("the policy asks for people who approve by now"),
-        (Approval::Manual, Mode::Manual) => {
+    match (request.mode, case.policy.approval) {
+        (Mode::BreakGlass, _) => emergency::permit(&case.policy, &case.who),
+        (Mode::Preapproved, _) => preapproval::still(mount, case, request, evidence::now(mount).await).await,
+        (_, Approval::Auto) => Ok(()),
+        (Mode::Auto, Approval::Manual) => refused("the policy asks for people who approve by now"),
+        (Mode::Manual, Approval::Manual) => {
             let standing = votes::standing(mount, &case.settings, request).await?;
             let tally = votes::tally(&case.policy.steps, case.policy.distinct_groups, &standing);
-            if tally.is_full() {
+            if votes::is_enough(&case.policy, request, &standing) {
                 return Ok(());
             }
             refused(&format!("only {} of {} votes for it still count", tally.given, tally.needed))
@@ -288,16 +318,24 @@ impl Use {
             .with("core_request_id", self.core_request_id.as_str())
             .with("actor", self.actor.clone())
             .with("credential", json!({ "name": name, "expires": unix_seconds(expires) }))
+            .with("proof", self.proven.as_ref().map_or(Value::Null, Proven::shown))
             .with("target", internal.get("db_name").cloned().unwrap_or(Value::Null));
         next.last_event = evidence::append(mount, vec![draft]).await?;
         next.state = State::Active;
         next.used = next.used.saturating_add(1);
+        let now = unix_seconds(evidence::now(mount).await);
+        if let Some(overlap) = self.overlap {
+            for older in next.credentials.iter_mut().filter(|c| c.ended == 0 && c.room == 0) {
+                older.room = now.saturating_add(overlap);
+            }
+        }
         next.credentials.push(Credential {
             issue_id: self.issue_id.clone(),
             name: name.to_owned(),
-            issued: unix_seconds(evidence::now(mount).await),
+            issued: now,
             expires: unix_seconds(expires),
             ended: 0,
+            room: 0,
             internal,
         });
         next.store(mount).await
@@ -378,7 +416,10 @@ pub async fn prolong(
     let now = evidence::now(mount).await;
     if !gate.jit_policy.is_empty() {
         let policy = Policy::of_role(mount, role, &gate.jit_policy).await?;
-        rules::permit(&policy, &who, Act::Issue, now)?;
+        if request.mode != Mode::BreakGlass {
+            rules::permit(&policy, &who, Act::Issue, now)?;
+            freeze::check(mount, role).await?;
+        }
         let case = Case { role, gate, policy, who, settings };
         approved_still_used(mount, &case, &request).await?;
     }

@@ -176,11 +176,18 @@ pub async fn of_caller(mount: &Mount, settings: &Settings, caller: &Caller) -> R
     if caller.entity_id.is_empty() {
         return Err(refused("the token has no entity (root and orphan tokens have none): log in by an auth method"));
     }
-    of_entity(mount, settings, &caller.entity_id).await
+    let known = of_entity(mount, settings, &caller.entity_id).await;
+    if let Err(Error::Coded(_, why)) = &known {
+        mount.access.refused(&caller.entity_id, why);
+    }
+    known
 }
 
 async fn of_entity(mount: &Mount, settings: &Settings, entity_id: &str) -> Result<Who, Error> {
     let host = &mount.ports.host;
+    if settings.offboarded.iter().any(|id| id == entity_id) {
+        return Err(refused("the entity was offboarded here (config/jit offboarded)"));
+    }
     let (entity, groups) = tokio::try_join!(host.entity(entity_id), host.groups(entity_id))?;
     let entity = entity.ok_or_else(|| refused(&format!("there is no entity {entity_id}")))?;
     if entity.disabled {

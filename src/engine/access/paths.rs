@@ -29,6 +29,28 @@ pub enum Path {
     Complete,
     /// `requests/:role/:request_id/revoke`
     Revoke,
+    /// `freezes/`
+    Freezes,
+    /// `freezes/:name`
+    Freeze,
+    /// `preapprovals/`
+    Preapprovals,
+    /// `preapprovals/:name`
+    Preapproval,
+    /// `preapprovals/:name/approve`
+    Preapprove,
+    /// `break-glass/`
+    Emergencies,
+    /// `break-glass/:role`
+    Emergency,
+    /// `break-glass/:role/:request_id/review`
+    EmergencyReview,
+    /// `reports/`
+    Reports,
+    /// `reports/:name`
+    Report,
+    /// `offboard/entity/:entity_id`
+    Offboard,
     /// `inbox`
     Inbox,
     /// `lookup/request`
@@ -149,6 +171,46 @@ const POLICY: &[Field] = &[
     )
     .preset(Preset::Int(20)),
     Field::new(
+        "max_coverage",
+        FieldType::String,
+        "The largest share of a time that one person may have held the role when he asks again: 0.5/24h. Empty: any.",
+    ),
+    Field::new(
+        "require_proof",
+        FieldType::String,
+        "What a read has to bring besides its token, in identity_proof. none. workload: a JWT for proof_audience, signed by \
+         one of proof_keys, whose subject is an alias of the caller, and used once. step_up: one that tells of a login with \
+         a second factor (auth_time, and amr or acr) as well.",
+    )
+    .preset(Preset::Text("none")),
+    Field::new("proof_max_age", FieldType::DurationSecond, "How old a proof may be, in seconds or as a duration.")
+        .preset(Preset::Int(300)),
+    Field::new("supersede", FieldType::Bool, "A newer credential of a grant ends the older ones of it, after overlap."),
+    Field::new("overlap", FieldType::DurationSecond, "With supersede: so many seconds, or this duration.")
+        .preset(Preset::Int(120)),
+    Field::new(
+        "break_glass_groups",
+        FieldType::CommaStringSlice,
+        "Identity groups whose members (people only) may have access without anybody's agreement. Empty: nobody.",
+    ),
+    Field::new(
+        "break_glass_ttl",
+        FieldType::DurationSecond,
+        "How long that lasts, in seconds or as a duration; at most 1h.",
+    )
+    .preset(Preset::Int(900)),
+    Field::new(
+        "break_glass_review_within",
+        FieldType::DurationSecond,
+        "By when somebody else has to review it, in seconds or as a duration.",
+    )
+    .preset(Preset::Int(86_400)),
+    Field::new(
+        "break_glass_open_reviews",
+        FieldType::Int,
+        "How many reviews of one person may be open without his next use being refused.",
+    ),
+    Field::new(
         "on_unapproved",
         FieldType::String,
         "What a read does that finds no grant: deny, or file, which files the request with service_reason and is refused \
@@ -202,6 +264,27 @@ pub const ROUTES: &[Route<Path>] = &[
                 "The entity metadata that is the same for all entities of one person.",
             )
             .preset(Preset::Text("employee_id")),
+            Field::new(
+                "proof_keys",
+                FieldType::Json,
+                "Public keys that sign proofs of workload identity, as a JWK set: those of a cluster, a SPIFFE trust domain or \
+                 an OpenID provider. RSA, P-256, P-384 and Ed25519.",
+            ),
+            Field::new(
+                "proof_audience",
+                FieldType::CommaStringSlice,
+                "What such a proof has to be made for (aud). Without it none is taken.",
+            ),
+            Field::new(
+                "proof_issuers",
+                FieldType::CommaStringSlice,
+                "Who may have made it (iss). Empty: whoever has one of the keys.",
+            ),
+            Field::new(
+                "offboarded",
+                FieldType::CommaStringSlice,
+                "Ids of entities that may do nothing here any more: see offboard/entity/:entity_id.",
+            ),
             Field::new("auditor_groups", FieldType::CommaStringSlice, "Identity groups whose members may see every request."),
         ],
         details: None,
@@ -318,6 +401,143 @@ approved is all of it: role, parameters, time and number of uses. Lists show wha
         &[ROLE, ID, Field::new("reason", FieldType::String, "Why. Needed, and kept in the record.")],
         "End a request, and everything that was issued of it, now.",
         "For one person of those who may approve it, or of owner_groups.",
+    ),
+    Route {
+        id: Path::Freezes,
+        pattern: "freezes/?",
+        operations: &[List],
+        fields: &[],
+        details: None,
+        synopsis: "List the freezes.",
+        description: "Names only; read freezes/:name for one.",
+    },
+    Route {
+        id: Path::Freeze,
+        pattern: "freezes/{name}",
+        operations: &[Create, Update, Read, Delete],
+        fields: &[
+            Field::new("name", FieldType::String, "Name of the freeze."),
+            Field::new("reason", FieldType::String, "Why. Needed: who is refused is told."),
+            Field::new("roles", FieldType::CommaStringSlice, "Which roles, with \"*\". By default all that are gated."),
+            Field::new(
+                "ttl",
+                FieldType::DurationSecond,
+                "The freeze ends by itself after so many seconds, or this duration. 0: it does not.",
+            ),
+            Field::new("end", FieldType::Bool, "End the grants that there are, too."),
+        ],
+        details: None,
+        synopsis: "Stop issuing credentials of gated roles, whoever has agreed.",
+        description: "For a change freeze or an incident. Leases are not prolonged either. Break-glass goes on.",
+    },
+    Route {
+        id: Path::Preapprovals,
+        pattern: "preapprovals/?",
+        operations: &[List],
+        fields: &[],
+        details: None,
+        synopsis: "List the preapprovals.",
+        description: "Names only; read preapprovals/:name for one.",
+    },
+    Route {
+        id: Path::Preapproval,
+        pattern: "preapprovals/{name}",
+        operations: &[Create, Update, Read, Delete],
+        fields: &[
+            Field::new("name", FieldType::String, "Name of the preapproval."),
+            Field::new("role", FieldType::String, "The role."),
+            Field::new("entity_id", FieldType::String, "For whom: an entity."),
+            Field::new("group", FieldType::String, "Or the members of an identity group."),
+            Field::new("params", FieldType::KvPairs, "What narrows the role: see params_allowed in roles/:name."),
+            Field::new("reason", FieldType::String, "Why. It is the reason of each request that is drawn from it."),
+            Field::new(
+                "period",
+                FieldType::DurationSecond,
+                "How long it lasts, in seconds or as a duration; at most 90 days.",
+            )
+            .preset(Preset::Int(30 * 86_400)),
+            Field::new("per_day", FieldType::Int, "How many credentials in 24 hours.").preset(Preset::Int(1)),
+            Field::new("ttl", FieldType::DurationSecond, "How long each lasts at most, in seconds or as a duration.")
+                .preset(Preset::Int(900)),
+            Field::new("hours", FieldType::String, "When, as in policies/:name. Empty: as the policy says."),
+        ],
+        details: None,
+        synopsis: "Agree beforehand, for shifts and nightly jobs.",
+        description: "\
+Written by somebody who may approve requests for the role, and is not among those whom it is for; his vote counts, others
+add theirs at preapprovals/:name/approve. Votes are counted anew at each use. Every read that draws from it files a request.",
+    },
+    verb(
+        Path::Preapprove,
+        "preapprovals/{name}/approve",
+        &[Field::new("name", FieldType::String, "Name of the preapproval.")],
+        "Vote for a preapproval.",
+        "Where a policy asks for more than one vote.",
+    ),
+    Route {
+        id: Path::Emergencies,
+        pattern: "break-glass/?",
+        operations: &[List],
+        fields: &[],
+        details: None,
+        synopsis: "List the uses of break-glass that wait for a review.",
+        description: "Each with who used it and by when it is to be reviewed.",
+    },
+    verb(
+        Path::Emergency,
+        "break-glass/{role}",
+        &[
+            ROLE,
+            Field::new("reason", FieldType::String, "Why; 10 characters at least."),
+            Field::new("incident", FieldType::String, "Id of the incident. Needed."),
+            Field::new("params", FieldType::KvPairs, "What narrows the role: see params_allowed in roles/:name."),
+            Field::new("drill", FieldType::Bool, "Do everything but give access."),
+        ],
+        "Get access without anybody's agreement, in an emergency.",
+        "For members of the policy's break_glass_groups. Gives a grant for one read of creds/:role, whatever hours and freezes \
+         say. It is in the record and in the host's log before anything is given, and somebody else has to review it.",
+    ),
+    verb(
+        Path::EmergencyReview,
+        "break-glass/{role}/{request_id}/review",
+        &[
+            ROLE,
+            ID,
+            Field::new("comment", FieldType::String, "What was found. Needed, and kept in the record."),
+            Field::new("justified", FieldType::Bool, "Whether it was in order.").preset(Preset::Bool(true)),
+        ],
+        "Review a use of break-glass.",
+        "For somebody else, who may approve requests for the role or is in owner_groups.",
+    ),
+    Route {
+        id: Path::Reports,
+        pattern: "reports/?",
+        operations: &[List],
+        fields: &[],
+        details: None,
+        synopsis: "List the reports.",
+        description: "Names only.",
+    },
+    Route {
+        id: Path::Report,
+        pattern: "reports/{name}",
+        operations: &[Read],
+        fields: &[Field::new("name", FieldType::String, "Name of the report.")],
+        details: None,
+        synopsis: "Who really holds what, what nobody uses, and what is out of order.",
+        description: "\
+coverage: how much of the last hour, day and week somebody held a role, in thousandths; metrics: counted from the record;
+unused; exceptions; identities: who was refused because it is not clear who they are; third-party; unapprovable; break-glass.",
+    },
+    verb(
+        Path::Offboard,
+        "offboard/entity/{entity_id}",
+        &[
+            Field::new("entity_id", FieldType::String, "Id of the entity."),
+            Field::new("reason", FieldType::String, "Why. Needed, and kept in the record."),
+        ],
+        "End everything of somebody now, and let nothing begin any more.",
+        "Grants end at the target, requests are void, votes do not count. Says what is left to do in the identity store.",
     ),
     Route {
         id: Path::Inbox,

@@ -57,6 +57,19 @@ pub enum Unapproved {
     File,
 }
 
+/// What a read has to bring besides its token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Proof {
+    /// Nothing.
+    #[default]
+    None,
+    /// A token of the workload itself: see [`super::proof`].
+    Workload,
+    /// One that says that somebody has logged in a moment ago, with a second factor.
+    StepUp,
+}
+
 /// Some people who have to agree.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -129,6 +142,24 @@ pub struct Policy {
     pub cooldown: u64,
     /// The most requests of one person for a role in 24 hours; 0: any number.
     pub max_requests_per_day: u32,
+    /// The largest share of a time that one person holds a role: see [`super::coverage`]. Empty: any.
+    pub max_coverage: String,
+    /// What a read has to bring besides its token.
+    pub require_proof: Proof,
+    /// How old that may be.
+    pub proof_max_age: u64,
+    /// A newer credential of a grant ends the older ones.
+    pub supersede: bool,
+    /// So long after it was issued.
+    pub overlap: u64,
+    /// Who may have access without anybody's agreement; empty: nobody.
+    pub break_glass_groups: Vec<String>,
+    /// How long that lasts.
+    pub break_glass_ttl: u64,
+    /// By when somebody looks at it.
+    pub break_glass_review_within: u64,
+    /// How many reviews of one person may be open.
+    pub break_glass_open_reviews: u32,
     /// What a read does that finds no grant.
     pub on_unapproved: Unapproved,
     /// How long after a request has lapsed or was denied a read may file the next.
@@ -163,6 +194,15 @@ impl Default for Policy {
             max_active: 1,
             cooldown: 0,
             max_requests_per_day: 20,
+            max_coverage: String::new(),
+            require_proof: Proof::None,
+            proof_max_age: 300,
+            supersede: false,
+            overlap: 120,
+            break_glass_groups: Vec::new(),
+            break_glass_ttl: 900,
+            break_glass_review_within: 86_400,
+            break_glass_open_reviews: 0,
             on_unapproved: Unapproved::Deny,
             refile_after: 900,
         }

@@ -90,6 +90,10 @@ pub enum Mode {
     Manual,
     /// By the policy.
     Auto,
+    /// By people, beforehand: see [`super::preapproval`].
+    Preapproved,
+    /// By nobody: see [`super::emergency`].
+    BreakGlass,
 }
 
 /// A vote.
@@ -120,6 +124,9 @@ pub struct Credential {
     /// When it ended, unix seconds; 0 if it has not.
     #[serde(default)]
     pub ended: u64,
+    /// When it makes room for a newer one, unix seconds; 0 if there is none.
+    #[serde(default)]
+    pub room: u64,
     /// What ends it: a lease's internal data.
     pub internal: Fields,
 }
@@ -168,6 +175,9 @@ pub struct AccessRequest {
     /// How it was approved.
     #[serde(default)]
     pub mode: Mode,
+    /// The preapproval that it was drawn from.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub preapproval: String,
     /// How long each credential was asked to last; 0: as role and policy say.
     #[serde(default)]
     pub ttl: u64,
@@ -335,6 +345,7 @@ impl AccessRequest {
             ("policy_hash", json!(self.policy_hash)),
             ("tier", json!(self.tier)),
             ("mode", json!(self.mode)),
+            ("preapproval", json!(self.preapproval)),
             ("ttl", json!(self.ttl)),
             ("uses", json!(self.uses)),
             ("used", json!(self.used)),

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use super::identity::{Class, Who};
-use super::pattern;
 use super::policy::Policy;
 use super::policy::hours::Hours;
 use super::request::{AccessRequest, DONE, OPEN, State, id_at};
+use super::{coverage, pattern};
 use crate::engine::Mount;
 use crate::engine::error::Error;
 use crate::engine::intent::unix_seconds;
@@ -169,6 +169,18 @@ pub async fn limits(
     let active = open.iter().filter(own).filter(|r| r.state.is_usable() || r.state == State::Ending).count();
     if policy.max_active > 0 && active >= policy.max_active as usize {
         return refused(format!("you have {active} grants of this role, and max_active says {}", policy.max_active));
+    }
+    if let Some((most, window)) = coverage::limit(&policy.max_coverage).ok().flatten() {
+        let used = coverage::used(mount, role, now, window).await?;
+        let share = coverage::share(&used, who, unix_seconds(now), window);
+        if share > most {
+            let show = |share: u64| format!("0.{share:03}");
+            return refused(format!(
+                "coverage {} of {window}s, and max_coverage says {}",
+                show(share),
+                policy.max_coverage
+            ));
+        }
     }
     if policy.max_requests_per_day == 0 && policy.cooldown == 0 {
         return Ok(());

@@ -8,7 +8,7 @@ use super::identity::{self, Who};
 use super::policy::{Approval, Policy};
 use super::request::{AccessRequest, DONE, Mode, OPEN, State, Vote};
 use super::rules::{self, Act};
-use super::{Gate, actor, ending, votes};
+use super::{Gate, actor, ending, token, votes};
 use crate::engine::Mount;
 use crate::engine::error::Error;
 use crate::engine::evidence;
@@ -57,8 +57,8 @@ pub async fn create(mount: &Mount, role: &str, input: &Input, source: &Request) 
     Ok(Some(response))
 }
 
-/// The gate of a role.
-async fn gate_of(mount: &Mount, role: &str) -> Result<Gate, Error> {
+/// The gate of a role that has one.
+pub async fn gate_of(mount: &Mount, role: &str) -> Result<Gate, Error> {
     let gate = mount.gate(role).await?.ok_or_else(|| Error::Refused(format!("unknown role: {role}")))?;
     if gate.jit_policy.is_empty() {
         return Err(Error::Refused(format!(
@@ -282,7 +282,7 @@ async fn vote(
         vec![next.event(kind).with("actor", actor(who, source)).with("comment", comment).with("ttl", next.ttl)];
     if approve {
         let standing = votes::standing(mount, settings, &next).await?;
-        if votes::tally(&policy.steps, policy.distinct_groups, &standing).is_full() {
+        if votes::is_enough(policy, &next, &standing) {
             next.approve(seconds, policy.activate_within, policy.grant_ttl);
             drafts.push(file::decision(&next, "decision.approved", policy));
         }
@@ -317,6 +317,53 @@ async fn reciprocal(mount: &Mount, policy: &Policy, request: &AccessRequest, vot
         ));
     }
     Ok(())
+}
+
+/// POST `offboard/entity/:entity_id`: everything of somebody ends now, and nothing begins any more.
+pub async fn offboard(mount: &Mount, entity: &str, input: &Input, source: &Request) -> Reply {
+    mount.refuse_on_standby().await?;
+    let reason = input.text("reason").unwrap_or_default().trim().to_owned();
+    if reason.is_empty() {
+        return Err(Error::Refused("reason: say why".into()));
+    }
+    // First: whatever is done meanwhile is refused.
+    let mut settings = Settings::clone(&*config::load(mount).await?);
+    if !settings.offboarded.iter().any(|id| id == entity) {
+        settings.offboarded.push(entity.to_owned());
+        config::store(mount, &settings, source).await?;
+    }
+    let (mut ended, mut voided, mut warnings) = (0, 0, Vec::new());
+    for role in mount.ports.storage.list(OPEN, "", -1).await? {
+        let role = role.trim_end_matches('/');
+        for found in rules::open(mount, role).await?.into_iter().filter(|found| found.who.entity_id == entity) {
+            let _lock = mount.access.locks.hold(&found.id).await;
+            let Some(mut request) = AccessRequest::load(mount, role, &found.id).await? else { continue };
+            let done = if request.state == State::Pending {
+                let draft =
+                    request.event("request.cancelled").with("actor", token(source)).with("reason", reason.as_str());
+                ending::over(mount, &mut request, State::Cancelled, draft).await.map(|()| voided += 1)
+            } else if request.state.is_over() {
+                continue;
+            } else {
+                let actor = Some(token(source));
+                ending::end(mount, &mut request, "offboarded", &reason, actor).await.map(|()| ended += 1)
+            };
+            if let Err(e) = done {
+                warnings.push(format!("{}: {e}", request.id));
+            }
+        }
+    }
+    Ok(Some(Response {
+        warnings,
+        ..Response::data([
+            ("ended", json!(ended)),
+            ("voided", json!(voided)),
+            (
+                "left_to_do",
+                json!("disable or delete the entity, its aliases and its group memberships in the identity store"),
+            ),
+        ])
+    }))
 }
 
 /// `evidence/by-credential/:name`: the request that a credential was issued of.

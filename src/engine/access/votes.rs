@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::config::Settings;
-use super::identity::{self, Who};
+use super::identity::{self, Class, Who};
 use super::policy::{Policy, Step};
 use super::request::AccessRequest;
 use crate::engine::Mount;
@@ -68,6 +68,21 @@ fn fill<'a>(
     if best == most { best } else { best.max(fill(steps, distinct, others, free, spoken)) }
 }
 
+/// Whether these people are enough for a request: all places are filled, and of a third party its sponsor is among them.
+pub fn is_enough(policy: &Policy, request: &AccessRequest, voters: &[Who]) -> bool {
+    let sponsored = request.who.class != Class::ThirdParty || {
+        let sponsor = request.who.about.get("sponsor").map(String::as_str).unwrap_or_default();
+        let is_sponsor = |who: &Who| {
+            who.name == sponsor
+                || who.entity_id == sponsor
+                || who.aliases.iter().any(|alias| alias == sponsor)
+                || who.groups.contains(sponsor)
+        };
+        voters.iter().any(is_sponsor)
+    };
+    sponsored && tally(&policy.steps, policy.distinct_groups, voters).is_full()
+}
+
 /// Why somebody may not vote on a request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoVote {
@@ -117,7 +132,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::engine::access::identity::Class;
 
     fn step(groups: &[&str], min: u32) -> Step {
         Step { groups: groups.iter().map(|g| (*g).to_owned()).collect(), min, classes: vec![] }

@@ -7,9 +7,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::root;
+use super::timing::{self, Timing};
 use crate::engine::Mount;
+use crate::engine::end::wishes::Wishes;
 use crate::engine::error::Error;
 use crate::engine::field::Input;
+use crate::engine::go::instant;
 use crate::engine::request::{Fields, Reply, Response};
 use crate::engine::template::{self, Names, OsEntropy, Template};
 use crate::secret::Secret;
@@ -26,6 +29,9 @@ const ENGINE_FIELDS: &[&str] = &[
     "allowed_roles",
     "root_rotation_statements",
     "password_policy",
+    "owned_objects",
+    "sessions",
+    "verify",
 ];
 
 /// Connection details that no read returns. `connection_url` is secret too (it may hold a password) and is shown
@@ -54,6 +60,8 @@ pub struct Config {
     pub root_rotation_statements: Vec<String>,
     /// The host's policy for passwords minted here, empty for the default generator.
     pub password_policy: String,
+    /// When the root password changes by itself.
+    pub timing: Timing,
     /// What other engines of this stored form keep here; carried along untouched.
     pub other: Fields,
 }
@@ -91,9 +99,10 @@ impl Config {
     /// The stored connection, `None` if there is none.
     pub async fn load(mount: &Mount, name: &str) -> Result<Option<Self>, Error> {
         let Some(entry) = mount.ports.storage.get(&key(name)).await? else { return Ok(None) };
-        let stored: Stored = serde_json::from_str(entry.expose())
-            .map_err(|_| Error::Failed(format!("the stored connection {name:?} cannot be read")))?;
+        let unreadable = || Error::Failed(format!("the stored connection {name:?} cannot be read"));
+        let mut stored: Stored = serde_json::from_str(entry.expose()).map_err(|_| unreadable())?;
         let mut config = Self {
+            timing: Timing::take(&mut stored.other).map_err(|()| unreadable())?,
             plugin_name: stored.plugin_name,
             plugin_version: stored.plugin_version,
             allowed_roles: stored.allowed_roles.unwrap_or_default(),
@@ -119,7 +128,7 @@ impl Config {
             allowed_roles: Some(self.allowed_roles.clone()),
             root_credentials_rotate_statements: Some(self.root_rotation_statements.clone()),
             password_policy: self.password_policy.clone(),
-            other: self.other.clone(),
+            other: self.other.clone().into_iter().chain(self.timing.stored()).collect(),
         };
         let text = serde_json::to_string(&stored).map_err(|_| Error::Failed("cannot encode the connection".into()))?;
         Ok(mount.ports.storage.put(&key(name), &Secret::new(text), true).await?)
@@ -162,6 +171,8 @@ impl Config {
             allowed_roles: self.allowed_roles.clone(),
             password_policy: self.password_policy.clone(),
             username,
+            wishes: Wishes::of(&self.other),
+            scram_iterations: settings.scram_iterations,
             target: mount.ports.targets.open(settings.target),
         })
     }
@@ -212,6 +223,10 @@ pub struct Connection {
     pub password_policy: String,
     /// How users are named.
     pub username: Template,
+    /// How users end of roles that do not say.
+    pub wishes: Wishes,
+    /// Rounds of the SCRAM verifiers that the server is sent, if it is sent any.
+    pub scram_iterations: Option<u32>,
     /// The target itself.
     pub target: Arc<dyn Target>,
 }
@@ -230,6 +245,9 @@ pub struct Connections(Mutex<Live>);
 #[derive(Default)]
 struct Live {
     by_name: HashMap<String, Arc<Connection>>,
+    /// Those that did not answer when they were opened. They are asked again as they are: what a target knows of its
+    /// outage, and its bound on sessions, hold for whoever asks.
+    unproven: HashMap<String, Arc<Connection>>,
     /// Counts changes, so that a connection opened from an older configuration is not taken for a new one.
     changes: u64,
 }
@@ -252,8 +270,10 @@ impl Connections {
             Some(connection) => live.by_name.insert(name.to_owned(), connection),
             None => live.by_name.remove(name),
         };
+        let unproven = live.unproven.remove(name);
         drop(live);
         retire(gone);
+        retire(unproven);
     }
 
     /// Forgets all, and waits until their sessions are closed.
@@ -261,7 +281,8 @@ impl Connections {
         let all: Vec<_> = {
             let mut live = self.lock();
             live.changes += 1;
-            live.by_name.drain().map(|(_, connection)| connection).collect()
+            let Live { by_name, unproven, .. } = &mut *live;
+            by_name.drain().chain(unproven.drain()).map(|(_, connection)| connection).collect()
         };
         for connection in all {
             connection.target.close().await;
@@ -285,29 +306,34 @@ impl Connections {
     /// As [`Connections::get`], for who holds the lock of the connection's password.
     pub(super) async fn opened(&self, mount: &Mount, name: &str) -> Result<Arc<Connection>, Error> {
         loop {
-            let seen = {
+            let (seen, unproven) = {
                 let live = self.lock();
                 if let Some(connection) = live.by_name.get(name) {
                     return Ok(connection.clone());
                 }
-                live.changes
+                (live.changes, live.unproven.get(name).cloned())
             };
-            let config = Config::load(mount, name).await?.ok_or_else(|| missing(name))?;
-            let opened = config.open(mount).map_err(Error::Failed)?;
-            if let Err(text) = verify(&opened).await {
-                opened.target.close().await;
-                return Err(Error::Failed(text));
-            }
-            let opened = Arc::new(opened);
+            let opened = match unproven {
+                Some(connection) => connection,
+                None => {
+                    let config = Config::load(mount, name).await?.ok_or_else(|| missing(name))?;
+                    let opened = Arc::new(config.open(mount).map_err(Error::Failed)?);
+                    let mut live = self.lock();
+                    if live.changes != seen {
+                        continue;
+                    }
+                    live.unproven.entry(name.to_owned()).or_insert(opened).clone()
+                }
+            };
+            verify(&opened).await.map_err(Error::Failed)?;
             let mut live = self.lock();
-            if live.changes == seen {
+            if live.unproven.get(name).is_some_and(|unproven| Arc::ptr_eq(unproven, &opened)) {
                 live.changes += 1;
+                live.unproven.remove(name);
                 live.by_name.insert(name.to_owned(), opened.clone());
                 return Ok(opened);
             }
-            // Somebody opened or changed a connection meanwhile: look again.
-            drop(live);
-            retire(Some(opened));
+            // Somebody else has proven it, or changed the connection meanwhile: look again.
         }
     }
 }
@@ -332,14 +358,21 @@ pub async fn read(mount: &Mount, name: &str) -> Reply {
     if let Some(url) = config.secrets.get("connection_url") {
         shown.insert("connection_url".into(), json!(target::dsn::redact(url.expose())));
     }
-    Ok(Some(Response::data([
+    let mut data = vec![
         ("allowed_roles", json!(config.allowed_roles)),
         ("connection_details", Value::Object(shown)),
         ("password_policy", json!(config.password_policy)),
         ("plugin_name", json!(config.plugin_name)),
         ("plugin_version", json!(config.plugin_version)),
         ("root_credentials_rotate_statements", json!(config.root_rotation_statements)),
-    ])))
+    ];
+    data.extend(Wishes::of(&config.other).said());
+    data.extend(config.timing.shown());
+    let state = mount.rotation.queue.state(&root::record_key(name));
+    let due = root::due(mount, name, &config.timing).map(|due| state.as_ref().map_or(due, |state| state.due));
+    data.extend(due.and_then(instant::text).map(|due| ("next_vault_rotation", json!(due))));
+    data.extend(state.and_then(|state| state.error).map(|error| ("last_rotation_error", json!(error))));
+    Ok(Some(Response::data(data)))
 }
 
 /// POST and PUT. Nothing is stored unless the driver accepts the settings and, unless `verify_connection=false`, the
@@ -347,7 +380,8 @@ pub async fn read(mount: &Mount, name: &str) -> Reply {
 pub async fn write(mount: &Mount, name: &str, input: &Input, data: &Fields) -> Reply {
     mount.refuse_on_standby().await?;
     let _lock = mount.rotation.locks.hold(&root::record_key(name)).await;
-    if let Err(e) = root::settle(mount, name).await {
+    let settled = root::settle(mount, name).await;
+    if let Err(e) = &settled {
         // What is written may be what mends it.
         tracing::warn!(connection = name, "a change of its password is still open: {e}");
     }
@@ -371,8 +405,13 @@ pub async fn write(mount: &Mount, name: &str, input: &Input, data: &Fields) -> R
     if let Some(policy) = input.text("password_policy") {
         config.password_policy = policy.to_owned();
     }
+    let mut wishes = Wishes::of(&config.other);
+    wishes.write(input)?;
+    wishes.store(&mut config.other);
+    config.timing.lay_over(input, mount.ports.clock.now())?;
     let valid = config.secrets.get("password").map(Secret::duplicate);
-    let details = data.iter().filter(|(key, _)| !ENGINE_FIELDS.contains(&key.as_str()));
+    let own = |key: &str| ENGINE_FIELDS.contains(&key) || timing::FIELDS.contains(&key);
+    let details = data.iter().filter(|(key, _)| !own(key));
     config.merge(details.map(|(key, value)| (key.clone(), value.clone())).collect());
     let written = config.secrets.get("password").filter(|_| data.contains_key("password")).map(Secret::duplicate);
     let outdated = written.as_ref().filter(|password| root::is_superseded(&config, password)).map(Secret::duplicate);
@@ -383,6 +422,10 @@ pub async fn write(mount: &Mount, name: &str, input: &Input, data: &Fields) -> R
         _ => {}
     }
 
+    if config.timing.is_active() {
+        let account = root::account(&config);
+        account.map_err(|why| Error::Refused(format!("the password cannot be rotated by a schedule: {why}")))?;
+    }
     let refused = |text: String| Error::Refused(format!("error creating database object: {text}"));
     let mut opened = config.open(mount).map_err(refused)?;
     let mut warnings = Vec::new();
@@ -407,6 +450,9 @@ pub async fn write(mount: &Mount, name: &str, input: &Input, data: &Fields) -> R
         return Err(e);
     }
     mount.connections.change(name, Some(Arc::new(opened)));
+    if settled.is_ok_and(|settled| settled.is_over()) {
+        root::plan(mount, name, &config.timing);
+    }
 
     if config.secrets.get("connection_url").is_some_and(|url| target::dsn::has_embedded_password(url.expose())) {
         warnings.push(EMBEDDED.to_owned());

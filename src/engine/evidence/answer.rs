@@ -17,7 +17,7 @@ const USUAL: usize = 1000;
 /// What a whole chain has of: each kind of event, and what shows it.
 const LINKS: &[(&str, &[&str])] = &[
     ("request", &["request.filed", "breakglass.used"]),
-    ("approval", &["decision.approved", "decision.auto", "breakglass.used"]),
+    ("approval", &["decision.approved", "decision.auto", "decision.preapproved", "breakglass.used"]),
     ("issuance", &["issue.done"]),
     ("execution", &["execution.summary"]),
     ("revocation", &["revoke.verified", "revoke.contained"]),

@@ -9,7 +9,7 @@ fn class_of(kind: &str) -> (u32, &'static str, u32) {
         "issue.done" => (3001, "Account Change", 1),
         "revoke.verified" | "revoke.contained" => (3001, "Account Change", 6),
         // User Access Management: assign, revoke privileges.
-        "decision.approved" | "decision.auto" => (3005, "User Access Management", 1),
+        "decision.approved" | "decision.auto" | "decision.preapproved" => (3005, "User Access Management", 1),
         "end.requested" => (3005, "User Access Management", 2),
         "execution.summary" => (6005, "Datastore Activity", 99),
         "remnant.opened" | "breakglass.used" => (2004, "Detection Finding", 1),

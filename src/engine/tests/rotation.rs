@@ -1,5 +1,7 @@
 //! Passwords that change while everything else goes wrong.
 
+mod overlap;
+
 use std::sync::atomic::{AtomicU8, AtomicUsize};
 
 use tokio::sync::Notify;
@@ -73,11 +75,11 @@ fn role() -> Value {
     json!({ "db_name": "pg", "username": USER, "rotation_period": 3600 })
 }
 
-fn account(world: &World, user: &str) -> String {
+pub fn account(world: &World, user: &str) -> String {
     world.accounts.lock().unwrap()[user].clone()
 }
 
-fn stored(world: &World, key: &str) -> Value {
+pub fn stored(world: &World, key: &str) -> Value {
     world.entries.lock().unwrap().get(key).map_or(Value::Null, |text| serde_json::from_str(text).unwrap())
 }
 
@@ -102,7 +104,7 @@ pub async fn tick(mount: &Mount) {
 }
 
 /// Every password in storage.
-fn known(world: &World) -> String {
+pub fn known(world: &World) -> String {
     format!("{:?}", *world.entries.lock().unwrap())
 }
 

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use super::account::{Account, Accounts, account, literal};
 use super::mint::prepared;
-use super::server::Plugin;
-use super::session::{Fault, Session};
+use super::server::{Plugin, Server};
+use super::session::Session;
 use super::settings::Hashing;
 use super::{Core, TargetError};
 use crate::secret::Secret;
-use crate::target::Outcome;
+use crate::target::pool::Lane;
+use crate::target::{Outcome, one_password};
 
 /// What becomes of the password that a user has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +39,7 @@ impl Change {
     /// Sets the password. A user with several accounts has several passwords: if some have been set and one has not, the
     /// outcome is unknown, and the change should be repeated.
     pub async fn run(self) -> Outcome<()> {
-        let mut session = match self.core.session().await {
+        let mut session = match self.core.session(Lane::Issue).await {
             Ok(session) => session,
             Err(e) => return Outcome::Failed(e),
         };
@@ -66,10 +67,8 @@ impl Change {
             let all = prepared(&self.core, session, &self.statements, &self.password, own)?;
             return Ok(all.into_iter().map(|statement| (statement.text, statement.sensitive)).collect());
         }
-        if self.old == Old::Retained && !session.server.has_two_passwords() {
-            return Err(TargetError::Plan(
-                "this server keeps one password a user: MySQL 8.0.14 and later keep two".into(),
-            ));
+        if self.old == Old::Retained {
+            two_passwords(&session.server)?;
         }
         let mut all = Vec::new();
         for account in accounts.list.iter().filter(|account| takes_password(&account.plugin)) {
@@ -135,18 +134,21 @@ async fn accounts(core: &Core, session: &mut Session, username: &str) -> Result<
     Ok(found)
 }
 
+/// Refuses a server that keeps one password a user.
+pub fn two_passwords(server: &Server) -> Result<(), TargetError> {
+    if server.has_two_passwords() { Ok(()) } else { Err(one_password(&server.to_string())) }
+}
+
 /// Ends the old passwords that [`Old::Retained`] kept.
 pub async fn discard_old(core: &Core, username: &str) -> Result<(), TargetError> {
-    let mut session = core.session().await?;
+    let mut session = core.session(Lane::Issue).await?;
     let found = accounts(core, &mut session, username).await?;
     if !session.server.has_two_passwords() {
         session.give_back();
         return Ok(());
     }
-    for Account { host, .. } in &found.list {
-        let done: Result<(), Fault> =
-            session.run(&format!("ALTER USER {} DISCARD OLD PASSWORD", account(username, host))).await;
-        done?;
+    for Account { host, .. } in found.list.iter().filter(|account| takes_password(&account.plugin)) {
+        session.run(&format!("ALTER USER {} DISCARD OLD PASSWORD", account(username, host))).await?;
     }
     session.give_back();
     Ok(())
@@ -155,7 +157,7 @@ pub async fn discard_old(core: &Core, username: &str) -> Result<(), TargetError>
 /// Compares a password with the stored hashes of a user whose every account is of `ed25519`, which is unsalted; `None`
 /// for any other user, and where the hashes cannot be read.
 pub async fn compare(core: &Core, username: &str, password: &Secret) -> Option<Result<(), TargetError>> {
-    let mut session = core.session().await.ok()?;
+    let mut session = core.session(Lane::Issue).await.ok()?;
     let found = session.accounts(username, "").await.ok()?;
     let user = literal(username);
     let ask = format!("SELECT User, authentication_string FROM mysql.user WHERE User = {user}");

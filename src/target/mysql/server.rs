@@ -1,5 +1,7 @@
 //! What kind of server answers, and what follows from that: pure questions about flavour, version and plugins.
 
+use std::fmt;
+
 use crate::secret::Secret;
 use crate::secret::password::NoRandomness;
 use crate::secret::verifier::mysql as verifier;
@@ -58,6 +60,14 @@ pub struct Server {
     pub default_plugin: Option<Plugin>,
 }
 
+/// `MariaDB 10.11.6`.
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (major, minor, patch) = self.version;
+        write!(f, "{} {major}.{minor}.{patch}", if self.mariadb { "MariaDB" } else { "MySQL" })
+    }
+}
+
 impl Server {
     /// From `VERSION()`, the names of the active authentication plugins, and the variables
     /// `default_authentication_plugin` and `authentication_policy` where the server has them.
@@ -93,6 +103,20 @@ impl Server {
     /// `ALTER USER … ACCOUNT LOCK`.
     pub fn can_lock(&self) -> bool {
         if self.mariadb { self.version >= (10, 4, 2) } else { self.version >= (5, 7, 6) }
+    }
+
+    /// The privilege to end the sessions of others.
+    pub fn connection_admin(&self) -> &'static str {
+        match (self.mariadb, self.version) {
+            (true, version) if version >= (10, 5, 2) => "CONNECTION ADMIN",
+            (false, version) if version >= (8, 0, 0) => "CONNECTION_ADMIN",
+            _ => "SUPER",
+        }
+    }
+
+    /// The privileges to drop a user that is a definer: MySQL insists on them, MariaDB knows none.
+    pub fn orphans_definers(&self) -> &'static str {
+        if self.version >= (8, 2, 0) { "SET_ANY_DEFINER, ALLOW_NONEXISTENT_DEFINER" } else { "SET_USER_ID" }
     }
 
     /// `DROP USER IF EXISTS`.

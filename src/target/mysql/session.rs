@@ -12,7 +12,8 @@ use super::server::Server;
 use super::settings::{Settings, TlsMode};
 use super::{TargetError, relay};
 use crate::secret::Secret;
-use crate::target::{dial, pool};
+use crate::target::dial;
+use crate::target::pool::{self, jitter};
 
 /// A row of texts, as the text protocol sends it.
 pub type Texts = Vec<Option<String>>;
@@ -227,7 +228,7 @@ impl Session {
             let mut pause = Duration::from_millis(20);
             for _ in 1..TRIES {
                 match self.once(sql).await {
-                    Err(fault) if fault.is_transient() => tokio::time::sleep(pause).await,
+                    Err(fault) if fault.is_transient() => tokio::time::sleep(pause.mul_f64(0.5 + jitter())).await,
                     done => return done,
                 }
                 pause *= 3;
@@ -257,7 +258,8 @@ impl pool::Session for Session {
     }
 
     async fn close(self) {
-        let _ = self.connection.close().await;
+        // A server that is gone, or hangs, need not hear a goodbye.
+        let _ = tokio::time::timeout(GOODBYE, self.connection.close()).await;
     }
 }
 

@@ -1,9 +1,7 @@
 //! The note of whose a user is, in the comment of its role.
 
-use sqlx::Row;
-
-use super::session::PgSession;
 use super::{Postgres, quoted_name, quoted_text};
+use crate::target::pool::Lane;
 use crate::target::{Marked, Marker, TargetError};
 
 /// What stands before a marker in a role's comment.
@@ -33,8 +31,8 @@ pub async fn marked(target: &Postgres, mount: &str) -> Result<Vec<Marked>, Targe
         quoted_text(&format!("{PREFIX}%")),
         quoted_text(&serde_json::json!(mount).to_string()),
     );
-    let mut session = target.session().await?;
-    let rows: Vec<(String, bool, String)> = json_of(&mut session, &ask).await?;
+    let mut session = target.session(Lane::End).await?;
+    let rows: Vec<(String, bool, String)> = session.ask(&ask).await?;
     session.give_back();
     let of_mount = rows.into_iter().filter_map(|(username, can_log_in, comment)| {
         let marker = read(&comment).filter(|marker| marker.mount == mount)?;
@@ -45,7 +43,7 @@ pub async fn marked(target: &Postgres, mount: &str) -> Result<Vec<Marked>, Targe
 
 /// Which of these roles there are.
 pub async fn present(target: &Postgres, usernames: &[String]) -> Result<Vec<String>, TargetError> {
-    let mut session = target.session().await?;
+    let mut session = target.session(Lane::End).await?;
     let mut found = Vec::new();
     for names in usernames.chunks(AT_ONCE) {
         let list: Vec<String> = names.iter().map(|name| quoted_text(name)).collect();
@@ -53,16 +51,8 @@ pub async fn present(target: &Postgres, usernames: &[String]) -> Result<Vec<Stri
             "SELECT coalesce(json_agg(rolname)::text, '[]') FROM pg_roles WHERE rolname IN ({})",
             list.join(", ")
         );
-        found.extend(json_of::<Vec<String>>(&mut session, &ask).await?);
+        found.extend(session.ask::<Vec<String>>(&ask).await?);
     }
     session.give_back();
     Ok(found)
-}
-
-/// The answer to a question for one JSON text.
-async fn json_of<T: serde::de::DeserializeOwned>(session: &mut PgSession, ask: &str) -> Result<T, TargetError> {
-    let row = session.run(ask).await?;
-    row.and_then(|row| row.try_get::<String, _>(0).ok())
-        .and_then(|json| serde_json::from_str(&json).ok())
-        .ok_or_else(|| TargetError::Lost("the server's answer about roles made no sense".into()))
 }

@@ -1,5 +1,6 @@
 //! One session at a server.
 
+use std::collections::HashMap;
 use std::error::Error as _;
 use std::io;
 use std::sync::Arc;
@@ -53,6 +54,15 @@ impl Node {
         Ok(!matches!(found, ::redis::Value::Nil))
     }
 
+    /// The hashes of a user's passwords, in lower-case hex; none of a user that is not there.
+    pub async fn passwords(&mut self, username: &str) -> Result<Vec<String>, TargetError> {
+        let described: Option<HashMap<String, ::redis::Value>> =
+            self.ask(cmd("ACL").arg("GETUSER").arg(username)).await?;
+        let hashes = described.and_then(|mut described| described.remove("passwords"));
+        let unclear = |_| TargetError::Lost("the server's answer to ACL GETUSER made no sense".into());
+        hashes.map_or_else(|| Ok(Vec::new()), |hashes| ::redis::from_redis_value(hashes).map_err(unclear))
+    }
+
     /// Applies rules to a user, all or none; one that is not there is made.
     pub async fn set_user(&mut self, username: &str, rules: &[&str]) -> Result<(), TargetError> {
         self.ask(cmd("ACL").arg("SETUSER").arg(username).arg(rules)).await
@@ -87,6 +97,24 @@ impl Node {
             }
             tokio::time::sleep(POLL).await;
         }
+    }
+
+    /// The numbers of the sessions of a user.
+    pub async fn sessions_of(&mut self, username: &str) -> Result<Vec<String>, TargetError> {
+        let list: String = self.ask(cmd("CLIENT").arg("LIST")).await?;
+        let of_user = |line: &str| {
+            let field = |name: &str| line.split(' ').find_map(|field| field.strip_prefix(name).map(str::to_owned));
+            field("user=").filter(|user| user == username).and_then(|_| field("id="))
+        };
+        Ok(list.lines().filter_map(of_user).collect())
+    }
+
+    /// What a user may run, as the server writes it: `-@all +get +acl|setuser`.
+    pub async fn commands_of(&mut self, username: &str) -> Result<String, TargetError> {
+        let user: std::collections::HashMap<String, ::redis::Value> =
+            self.ask(cmd("ACL").arg("GETUSER").arg(username)).await?;
+        let commands = user.get("commands").map(::redis::from_redis_value_ref::<String>);
+        commands.and_then(Result::ok).ok_or_else(|| TargetError::Lost("the server's answer made no sense".into()))
     }
 
     /// Ends another session of the admin user, one that gave no answer: what it was told has then happened or not.

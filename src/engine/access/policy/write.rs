@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::hours::Hours;
 use super::{Approval, PREFIX, Policy, Step, Tier, Unapproved};
 use crate::engine::Mount;
-use crate::engine::access::{identity::Class, pattern, token};
+use crate::engine::access::{coverage, emergency, identity::Class, pattern, token};
 use crate::engine::error::Error;
 use crate::engine::evidence::{self, event::Draft};
 use crate::engine::field::Input;
@@ -48,6 +48,7 @@ fn lay_over(policy: &mut Policy, input: &Input) -> Result<(), String> {
         ("reason_pattern", &mut policy.reason_pattern),
         ("ticket_pattern", &mut policy.ticket_pattern),
         ("service_reason", &mut policy.service_reason),
+        ("max_coverage", &mut policy.max_coverage),
     ];
     for (key, place) in texts {
         if let Some(text) = input.text(key) {
@@ -58,6 +59,7 @@ fn lay_over(policy: &mut Policy, input: &Input) -> Result<(), String> {
         ("eligible_groups", &mut policy.eligible_groups),
         ("purposes", &mut policy.purposes),
         ("owner_groups", &mut policy.owner_groups),
+        ("break_glass_groups", &mut policy.break_glass_groups),
     ];
     for (key, place) in lists {
         if let Some(list) = input.list(key) {
@@ -72,6 +74,10 @@ fn lay_over(policy: &mut Policy, input: &Input) -> Result<(), String> {
         ("cred_max_ttl", &mut policy.cred_max_ttl),
         ("cooldown", &mut policy.cooldown),
         ("refile_after", &mut policy.refile_after),
+        ("proof_max_age", &mut policy.proof_max_age),
+        ("overlap", &mut policy.overlap),
+        ("break_glass_ttl", &mut policy.break_glass_ttl),
+        ("break_glass_review_within", &mut policy.break_glass_review_within),
     ];
     for (key, place) in spans {
         if let Some(span) = input.span(key) {
@@ -83,6 +89,7 @@ fn lay_over(policy: &mut Policy, input: &Input) -> Result<(), String> {
         ("uses", &mut policy.uses),
         ("max_active", &mut policy.max_active),
         ("max_requests_per_day", &mut policy.max_requests_per_day),
+        ("break_glass_open_reviews", &mut policy.break_glass_open_reviews),
     ];
     for (key, place) in numbers {
         if let Some(number) = input.int(key) {
@@ -97,6 +104,12 @@ fn lay_over(policy: &mut Policy, input: &Input) -> Result<(), String> {
     }
     if let Some(flag) = input.flag("distinct_groups") {
         policy.distinct_groups = flag;
+    }
+    if let Some(flag) = input.flag("supersede") {
+        policy.supersede = flag;
+    }
+    if let Some(text) = input.text("require_proof") {
+        policy.require_proof = word("require_proof", text, "none, workload, step_up")?;
     }
     if let Some(text) = input.text("tier") {
         policy.tier = word("tier", text, "low, medium, high, critical")?;
@@ -185,6 +198,13 @@ pub fn judge(policy: &Policy) -> Result<Vec<String>, String> {
             "on_unapproved=file needs a service_reason that is long enough: reads have no reason of their own".into()
         );
     }
+    coverage::limit(&policy.max_coverage).map_err(|e| format!("max_coverage: {e}"))?;
+    if !policy.break_glass_groups.is_empty() && policy.steps.is_empty() && policy.owner_groups.is_empty() {
+        return Err("break_glass_groups: nobody could review it; name steps or owner_groups".into());
+    }
+    if policy.break_glass_ttl == 0 || policy.break_glass_ttl > emergency::LONGEST.as_secs() {
+        return Err("break_glass_ttl: more than nothing and at most 1h".into());
+    }
     let mut warnings = Vec::new();
     if policy.uses == 0 && policy.grant_ttl > 8 * 3600 {
         warnings.push("standing access in disguise: a grant of more than 8h with any number of uses".into());
@@ -223,6 +243,8 @@ mod tests {
             (Policy { eligible_classes: vec![], ..good.clone() }, "nobody could ask"),
             (Policy { hours: "always".into(), ..good.clone() }, "hours"),
             (Policy { ticket_pattern: "(".into(), ..good.clone() }, "ticket_pattern"),
+            (Policy { max_coverage: "2/1h".into(), ..good.clone() }, "max_coverage"),
+            (Policy { break_glass_ttl: 7200, ..good.clone() }, "at most 1h"),
             (Policy { on_unapproved: Unapproved::File, ..good.clone() }, "service_reason"),
             (
                 Policy { distinct_groups: true, ..manual(&json!([{ "groups": ["leads"], "min": 2 }])) },

@@ -173,7 +173,7 @@ fn roots(t: &mut Table) {
     t.mint("byrr", "before");
     t.post("rotate-root/rr", json!({}));
     t.post("reset/rr", json!({}));
-    t.get("config/rr");
+    t.get("config/rr").differs("root-state", 200, "\"last_vault_rotation\":{\"seconds_from_now\":-");
     t.mint("byrr", "after");
     t.request("PUT", "{mount}/rotate-root/rr", Some(json!({ "foo": "bar" })));
     t.revoke("before");
@@ -191,6 +191,9 @@ fn roots(t: &mut Table) {
     );
     t.post("rotate-root/rr", json!({}));
     t.post("reset/rr", json!({}));
+    t.post("config/rr", json!({ "rotation_period": "24h" }));
+    t.get("config/rr").differs("root-rotation", 200, "\"rotation_period\":86400");
+    t.post("config/rr", json!({ "rotation_period": 5 })).differs("root-rotation", 400, "must be 10 seconds or more");
     t.delete("roles/byrr");
     t.delete("config/rr");
 }
