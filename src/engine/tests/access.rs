@@ -492,3 +492,264 @@ async fn there_is_no_way_around_the_gate() {
     }
     assert!(asked > 500, "{asked}");
 }
+
+fn meta(world: &World, id: &str, key: &str, value: &str) {
+    change(world, id, |entity, _| drop(entity.metadata.insert(key.into(), value.into())));
+}
+
+/// R11: a freeze stops what was agreed to, and with `end` what is out; time ends it.
+#[tokio::test]
+async fn a_freeze_stops_everything_but_break_glass() {
+    let (world, mount) = gated(json!({ "uses": 0, "break_glass_groups": "devs" })).await;
+    let id = file(&mount, "ann").await.unwrap();
+    act(&mount, "bob", &id, "approve").await.unwrap();
+    let lease = read(&mount, "ann").await.unwrap().unwrap().lease.unwrap();
+    let freeze = json!({ "reason": "change freeze", "roles": "se*", "ttl": 300 });
+    ask(&mount, Operation::Update, "freezes/xmas", freeze).await.unwrap();
+    refused(read(&mount, "ann").await, 403, "jit_frozen");
+    let renewal = LeaseRef { internal: lease.internal, ..LeaseRef::default() };
+    let renew = Request { lease: Some(renewal), ..request(Operation::Renew, "creds/secret", json!({})) };
+    refused(mount.handle(renew).await, 403, "jit_frozen");
+    let glass = json!({ "reason": "the shop is down", "incident": "INC-1" });
+    by(&mount, "ann", Operation::Update, "break-glass/secret", glass).await.unwrap();
+    let other = json!({ "reason": "incident", "end": true });
+    ask(&mount, Operation::Update, "freezes/now", other).await.unwrap();
+    assert_eq!(live(&world), 0);
+    ask(&mount, Operation::Delete, "freezes/now", json!({})).await.unwrap();
+    later(&world, 301);
+    let id = file(&mount, "ann").await.unwrap();
+    act(&mount, "bob", &id, "approve").await.unwrap();
+    read(&mount, "ann").await.unwrap();
+}
+
+/// R11: the clock decides, not the approval.
+#[tokio::test]
+async fn outside_the_hours_nothing_is_issued() {
+    // The clock of the tests stands at 2027-01-15 08:00 UTC, a Friday.
+    let (world, mount) =
+        gated(json!({ "hours": "Fri 09:00-10:00", "activate_within": "4h", "grant_ttl": "4h", "uses": 2 })).await;
+    let id = file(&mount, "ann").await.unwrap();
+    act(&mount, "bob", &id, "approve").await.unwrap();
+    refused(read(&mount, "ann").await, 403, "jit_policy");
+    later(&world, 3600);
+    read(&mount, "ann").await.unwrap();
+    later(&world, 3600);
+    refused(read(&mount, "ann").await, 403, "jit_policy");
+}
+
+/// R24: an hour at a time, again and again, is no temporary access.
+#[tokio::test]
+async fn asking_again_and_again_is_seen_and_stopped() {
+    let policy = json!({ "grant_ttl": 3000, "max_coverage": "0.5/24h", "max_requests_per_day": 0 });
+    let (world, mount) = gated(policy).await;
+    let mut rounds = 0;
+    let refusal = loop {
+        let id = match file(&mount, "ann").await {
+            Ok(id) => id,
+            Err(refusal) => break refusal.to_string(),
+        };
+        act(&mount, "bob", &id, "approve").await.unwrap();
+        read(&mount, "ann").await.unwrap();
+        later(&world, 3000);
+        access::tick(&mount).await;
+        later(&world, 600);
+        rounds += 1;
+        assert!(rounds < 30, "never stopped");
+    };
+    assert!(refusal.starts_with("jit_limit: coverage 0.5"), "{refusal}");
+    assert!((14..17).contains(&rounds), "{rounds} of 50 minutes are half a day");
+    let report = ask(&mount, Operation::Read, "reports/coverage", json!({})).await.unwrap().unwrap();
+    let line = plain(&report, "lines")[0].clone();
+    assert_eq!((&line["role"], &line["requests"]), (&json!("secret"), &json!(rounds)));
+    assert!(line["per_mille"]["day"].as_u64().unwrap() > 500, "{line}");
+    let metrics = ask(&mount, Operation::Read, "reports/metrics", json!({})).await.unwrap().unwrap();
+    assert_eq!(plain(&metrics, "issued"), json!(rounds));
+    assert_eq!(plain(&metrics, "verified_per_mille"), json!(1000));
+    file(&mount, "bob").await.unwrap();
+}
+
+/// R24: the other limits.
+#[tokio::test]
+async fn limits_count_the_person() {
+    let (world, mount) = gated(json!({ "max_requests_per_day": 3, "cooldown": 600 })).await;
+    let id = file(&mount, "ann").await.unwrap();
+    act(&mount, "bob", &id, "approve").await.unwrap();
+    read(&mount, "ann").await.unwrap();
+    act(&mount, "ann", &id, "complete").await.unwrap();
+    refused(file(&mount, "ann").await, 429, "jit_limit");
+    // Another entity of hers is she.
+    known(&world, "ann2", "oidc", &["devs"]);
+    change(&world, "ann2", |entity, _| entity.aliases[0].name = "Ann".into());
+    refused(file(&mount, "ann2").await, 429, "jit_limit");
+    later(&world, 601);
+    for _ in 0..2 {
+        let id = file(&mount, "ann").await.unwrap();
+        act(&mount, "ann", &id, "cancel").await.unwrap();
+    }
+    refused(file(&mount, "ann").await, 429, "jit_limit");
+    later(&world, 86_400);
+    file(&mount, "ann").await.unwrap();
+}
+
+/// R26: a third party has a sponsor who agrees, and an end that ends what it has.
+#[tokio::test]
+async fn a_third_party_has_a_sponsor_and_an_end() {
+    let (world, mount) =
+        gated(json!({ "eligible_classes": "third_party", "grant_ttl": "72h", "activate_within": "72h" })).await;
+    meta(&world, "ann", "jit_class", "third_party");
+    refused(file(&mount, "ann").await, 403, "jit_identity");
+    for (key, value) in [("sponsor", "cid"), ("org", "contractors"), ("end_date", "2027-01-15")] {
+        meta(&world, "ann", key, value);
+    }
+    let id = file(&mount, "ann").await.unwrap();
+    assert_eq!(act(&mount, "bob", &id, "approve").await.unwrap(), "pending", "the sponsor has not agreed");
+    assert_eq!(act(&mount, "cid", &id, "approve").await.unwrap(), "approved");
+    let response = read(&mount, "ann").await.unwrap().unwrap();
+    assert!(response.lease.unwrap().ttl <= Duration::from_secs(16 * 3600), "never past the last day");
+    later(&world, 16 * 3600);
+    access::tick(&mount).await;
+    assert_eq!((live(&world), state(&mount, &id).await), (0, State::Closed));
+    refused(file(&mount, "ann").await, 403, "jit_identity");
+}
+
+/// R25: offboarding ends it all at once, and votes of the person count no more.
+#[tokio::test]
+async fn who_is_offboarded_has_nothing_and_agrees_to_nothing() {
+    let (world, mount) = gated(json!({ "uses": 0 })).await;
+    let id = file(&mount, "ann").await.unwrap();
+    act(&mount, "bob", &id, "approve").await.unwrap();
+    read(&mount, "ann").await.unwrap();
+    let own = file(&mount, "bob").await;
+    assert_eq!(refusal(ask(&mount, Operation::Update, "offboard/entity/bob", json!({})).await).0, 400);
+    let off =
+        ask(&mount, Operation::Update, "offboard/entity/bob", json!({ "reason": "left" })).await.unwrap().unwrap();
+    assert_eq!(plain(&off, "voided"), json!(1));
+    assert_eq!(state(&mount, &own.unwrap()).await, State::Cancelled);
+    refused(read(&mount, "ann").await, 403, "jit_policy");
+    refused(file(&mount, "bob").await, 403, "jit_identity");
+    ask(&mount, Operation::Update, "offboard/entity/ann", json!({ "reason": "left" })).await.unwrap();
+    assert_eq!((live(&world), state(&mount, &id).await), (0, State::Closed));
+}
+
+/// R38: what was agreed to beforehand is drawn from, so often and at such times.
+#[tokio::test]
+async fn a_preapproval_is_drawn_from_within_its_bounds() {
+    let (world, mount) = gated(json!({ "eligible_classes": "service", "max_active": 0 })).await;
+    let wish = |more: Value| {
+        let mut wish = json!({ "role": "secret", "entity_id": "robot", "reason": "the nightly job", "per_day": 2, "ttl": 300,
+                               "hours": "Fri 08:00-12:00", "period": 100_000 });
+        wish.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap());
+        wish
+    };
+    let write = |who: &'static str, more: Value| by(&mount, who, Operation::Update, "preapprovals/night", wish(more));
+    refused(write("robot", json!({})).await, 403, "jit_policy");
+    refused(write("ann", json!({})).await, 403, "jit_policy");
+    assert_eq!(refusal(write("bob", json!({ "period": 91 * 86_400 })).await).0, 400);
+    refused(read(&mount, "robot").await, 403, "jit_approval_required");
+    let written = write("bob", json!({})).await.unwrap().unwrap();
+    assert_eq!(plain(&written, "live"), json!(true));
+    let lease = read(&mount, "robot").await.unwrap().unwrap().lease.unwrap();
+    assert!(lease.ttl <= Duration::from_secs(300));
+    read(&mount, "robot").await.unwrap();
+    refused(read(&mount, "robot").await, 429, "jit_limit");
+    assert_eq!(live(&world), 2);
+    later(&world, 5 * 3600);
+    access::tick(&mount).await;
+    assert_eq!(live(&world), 0, "each lasts its time");
+    refused(read(&mount, "robot").await, 403, "jit_policy");
+    // A day later, at the same time of the next day: no Friday; the group of who agreed is gone as well.
+    change(&world, "bob", |_, groups| groups.clear());
+    refused(read(&mount, "robot").await, 403, "jit_policy");
+    assert!(kinds(&mount).await.contains(&"decision.preapproved".to_owned()));
+}
+
+/// R37: without anybody's agreement, once, and not again before somebody else has looked at it.
+#[tokio::test]
+async fn the_glass_is_broken_once_and_then_looked_at() {
+    let (world, mount) = gated(json!({ "break_glass_groups": "devs", "break_glass_ttl": 600 })).await;
+    let glass = |who: &'static str, more: Value| {
+        let mut body = json!({ "reason": "the shop is down", "incident": "INC-1" });
+        body.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap());
+        by(&mount, who, Operation::Update, "break-glass/secret", body)
+    };
+    change(&world, "robot", |_, groups| groups.push("devs".into()));
+    refused(glass("bob", json!({})).await, 403, "jit_policy");
+    refused(glass("robot", json!({})).await, 403, "jit_policy");
+    assert_eq!(refusal(glass("ann", json!({ "incident": "" })).await).0, 400);
+    glass("ann", json!({ "drill": true })).await.unwrap();
+    refused(read(&mount, "ann").await, 403, "jit_approval_required");
+    let opened = glass("ann", json!({})).await.unwrap().unwrap();
+    let id = plain(&opened, "request_id").as_str().unwrap().to_owned();
+    let lease = read(&mount, "ann").await.unwrap().unwrap().lease.unwrap();
+    assert!(lease.ttl <= Duration::from_secs(600));
+    later(&world, 600);
+    access::tick(&mount).await;
+    assert_eq!(live(&world), 0);
+    refused(glass("ann", json!({})).await, 403, "jit_policy");
+    let review = |who: &'static str| {
+        by(
+            &mount,
+            who,
+            Operation::Update,
+            &*Box::leak(format!("break-glass/secret/{id}/review").into_boxed_str()),
+            json!({ "comment": "it was so" }),
+        )
+    };
+    refused(review("ann").await, 403, "jit_policy");
+    refused(review("robot").await, 403, "jit_policy");
+    let list = by(&mount, "bob", Operation::List, "break-glass", json!({})).await.unwrap().unwrap();
+    assert_eq!(plain(&list, "keys"), json!([id]));
+    review("bob").await.unwrap();
+    glass("ann", json!({})).await.unwrap();
+    let chain: Vec<String> = kinds(&mount).await;
+    assert!(chain.contains(&"breakglass.used".to_owned()) && chain.contains(&"review.done".to_owned()));
+    let report = ask(&mount, Operation::Read, "reports/break-glass", json!({})).await.unwrap().unwrap();
+    assert_eq!(plain(&report, "used_in_30_days").as_array().unwrap().len(), 2);
+}
+
+/// R1, R36: what is out of order is in the reports.
+#[tokio::test]
+async fn reports_say_what_is_out_of_order() {
+    let (world, mount) = gated(json!({})).await;
+    change(&world, "ann", |entity, _| {
+        let alias = Alias { mount_type: "kubernetes".into(), mount_accessor: "k".into(), name: "pod".into() };
+        entity.aliases.push(alias);
+    });
+    refused(file(&mount, "ann").await, 403, "jit_identity");
+    let of = |name: &'static str| ask(&mount, Operation::Read, name, json!({}));
+    let identities = of("reports/identities").await.unwrap().unwrap();
+    assert!(plain(&identities, "refused")["ann"].as_str().unwrap().contains("ambiguous class"));
+    let unused = of("reports/unused").await.unwrap().unwrap();
+    assert_eq!(plain(&unused, "roles_without_use_in_30_days"), json!(["secret"]));
+    ask(&mount, Operation::Delete, "policies/p", json!({})).await.unwrap();
+    refused(read(&mount, "bob").await, 403, "jit_policy");
+    let unapprovable = of("reports/unapprovable").await.unwrap().unwrap();
+    assert!(plain(&unapprovable, "lines")[0]["why"].as_str().unwrap().contains("does not exist"));
+    assert!(of("reports/nothing").await.unwrap().is_none());
+}
+
+/// A sidecar that reads before its lease is over has two users for a moment, and not more.
+#[tokio::test]
+async fn a_newer_credential_takes_the_place_of_the_older() {
+    let (world, mount) = gated(json!({ "uses": 0, "supersede": true, "overlap": 60 })).await;
+    let id = file(&mount, "ann").await.unwrap();
+    act(&mount, "bob", &id, "approve").await.unwrap();
+    for round in 1..4 {
+        read(&mount, "ann").await.unwrap();
+        assert_eq!(live(&world), if round == 1 { 1 } else { 2 });
+        later(&world, 61);
+        access::tick(&mount).await;
+        assert_eq!(live(&world), 1);
+    }
+    assert_eq!(state(&mount, &id).await, State::Active);
+}
+
+/// R13: two who approve each other's requests.
+#[tokio::test]
+async fn approvals_do_not_go_in_a_ring() {
+    let (_world, mount) = gated(json!({ "forbid_reciprocal": "24h" })).await;
+    let of_bob = file(&mount, "bob").await.unwrap();
+    act(&mount, "cid", &of_bob, "approve").await.unwrap();
+    let of_cid = file(&mount, "cid").await.unwrap();
+    refused(act(&mount, "bob", &of_cid, "approve").await, 403, "jit_policy");
+}
