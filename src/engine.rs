@@ -37,7 +37,7 @@ use field::Input;
 use port::{Clock, Host, Storage};
 use request::{Existence, Fields, LeaseGrant, Operation, Reply, Request, Response};
 
-use crate::target::Connector;
+use crate::target::{Connector, Usage};
 
 /// Which paths a mount answers on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,6 +102,9 @@ struct Rotation {
     queue: rotation::queue::Queue,
 }
 
+/// How long an end waits for what the target counted.
+const USAGE: std::time::Duration = std::time::Duration::from_millis(500);
+
 /// Storage prefixes the host should wrap with its seal.
 pub const SEAL_WRAPPED: &[&str] = &["config/*", "static-role/*", "rotation/*", evidence::checkpoint::KEY];
 
@@ -154,12 +157,24 @@ impl Mount {
 
     /// The host ends a lease.
     async fn revoke(&self, internal: &Fields) -> Reply {
+        let gated = internal.contains_key(access::ending::REQUEST_FIELD);
+        let usage = if gated { self.usage(internal).await } else { None };
         let ended = self.end_credential(internal).await?;
         // Access is over; what is not in the record yet comes into it when the grant is over.
-        if let Err(e) = access::ending::lease_ended(self, role_of(internal), internal, "lease", &ended).await {
+        if let Err(e) = access::ending::lease_ended(self, role_of(internal), internal, ("lease", usage), &ended).await {
             tracing::warn!("the end of a gated credential is not in the record yet: {e}");
         }
         Ok(None)
+    }
+
+    /// What was done with what was issued, if anybody counts that. Never holds an end up for long.
+    async fn usage(&self, internal: &Fields) -> Option<Usage> {
+        let asking = async {
+            match self.kind {
+                Kind::Database => database::creds::usage(self, internal).await,
+            }
+        };
+        tokio::time::timeout(USAGE, asking).await.ok()?.ok()?
     }
 
     /// Ends what was issued, by a lease's internal data. Ending what is already gone succeeds.
@@ -275,7 +290,7 @@ impl Mount {
         let told = match database::creds::unwanted(self, &lease.internal).await {
             Ok(ended) => {
                 let (role, cause) = (role_of(&lease.internal), access::ending::NOBODY);
-                access::ending::lease_ended(self, role, &lease.internal, cause, &ended).await
+                access::ending::lease_ended(self, role, &lease.internal, (cause, None), &ended).await
             }
             Err(e) => Err(e),
         };

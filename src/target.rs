@@ -353,6 +353,17 @@ fn one_password(server: &str) -> TargetError {
     TargetError::Plan(format!("{server} keeps one password a user; MySQL 8.0.14 or later, Valkey and Redis keep two"))
 }
 
+/// What a user has done, as its target counts it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Usage {
+    /// What counted.
+    pub source: &'static str,
+    /// Statements that ran.
+    pub statements: u64,
+    /// Rows that they read or changed.
+    pub rows: u64,
+}
+
 /// One connected target. Calls may run concurrently; each has its own deadline.
 #[async_trait]
 pub trait Target: Send + Sync {
@@ -370,6 +381,10 @@ pub trait Target: Send + Sync {
     async fn end(&self, plan: &EndPlan) -> Result<Ended, TargetError>;
     /// The users of this mount that carry a [`Marker`]; none where [`Driver::keeps_marker`] says so.
     async fn marked(&self, mount: &str) -> Result<Vec<Marked>, TargetError>;
+    /// What a user has done so far, if the target counts that. Asked before its end: afterwards nobody knows its number.
+    async fn usage(&self, _username: &str) -> Result<Option<Usage>, TargetError> {
+        Ok(None)
+    }
     /// Which of these users are there.
     async fn present(&self, usernames: &[String]) -> Result<Vec<String>, TargetError>;
     /// What the account of the connection can do of what the engine needs for users that end by `options`. Changes

@@ -142,11 +142,6 @@ impl Log {
         }
         head
     }
-
-    /// The time of the last event that this process knows of, in milliseconds since 1970.
-    async fn last_time(&self) -> u64 {
-        self.head.lock().await.as_ref().map_or(0, |head| head.time)
-    }
 }
 
 /// Appends events, together and in order. Answers with the number of the first. When this returns `Ok` they outlive the
@@ -237,8 +232,9 @@ pub async fn head(mount: &Mount) -> Result<Head, Error> {
 
 /// The time, never before that of the last event: a clock that is set back opens nothing again.
 pub async fn now(mount: &Mount) -> SystemTime {
-    let last = SystemTime::UNIX_EPOCH + Duration::from_millis(mount.evidence.last_time().await);
-    mount.ports.clock.now().max(last)
+    // Without the record nothing is issued anyway.
+    let last = head(mount).await.map_or(0, |head| head.time);
+    mount.ports.clock.now().max(SystemTime::UNIX_EPOCH + Duration::from_millis(last))
 }
 
 /// At most `limit` events, from number `from` on.

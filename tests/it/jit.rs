@@ -2,6 +2,7 @@
 
 mod agent;
 mod evidence;
+mod proof;
 mod site;
 
 use std::time::Duration;

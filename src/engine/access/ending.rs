@@ -15,6 +15,7 @@ use crate::engine::error::Error;
 use crate::engine::evidence::{self, event::Draft};
 use crate::engine::intent::unix_seconds;
 use crate::engine::request::Fields;
+use crate::target::Usage;
 
 /// How often somebody who has access is looked at again: an entity may be disabled, or its last day be over.
 pub const LOOK_AGAIN: Duration = Duration::from_secs(30);
@@ -84,15 +85,20 @@ pub async fn end(
     if request.state == State::Remnant {
         accepted(mount, request, now).await?;
     }
-    let outcomes = join_all(request.live().map(|credential| mount.end_credential(&credential.internal))).await;
+    let outcomes = join_all(request.live().map(|credential| async {
+        let usage = mount.usage(&credential.internal).await;
+        (mount.end_credential(&credential.internal).await, usage)
+    }))
+    .await;
     let mut drafts = Vec::new();
     let mut left = false;
     let live: Vec<usize> = (0..request.credentials.len()).filter(|i| request.credentials[*i].ended == 0).collect();
-    for (place, outcome) in live.into_iter().zip(outcomes) {
+    for (place, (outcome, usage)) in live.into_iter().zip(outcomes) {
         match outcome {
             Ok(ended) => {
                 // What is left is said once.
                 if ended.left.is_empty() || request.state != State::Remnant {
+                    drafts.push(execution(request, &request.credentials[place], usage.as_ref()));
                     drafts.push(ended_event(request, &request.credentials[place], cause, &ended));
                 }
                 if ended.left.is_empty() {
@@ -108,8 +114,9 @@ pub async fn end(
         }
     }
     if !drafts.is_empty() {
+        let count = drafts.len() as u64;
         match evidence::append(mount, drafts).await {
-            Ok(seq) => request.last_event = seq,
+            Ok(seq) => request.last_event = seq + count - 1,
             Err(e) => trouble = Some(e),
         }
     }
@@ -150,6 +157,16 @@ async fn accepted(mount: &Mount, request: &mut AccessRequest, now: u64) -> Resul
     Ok(())
 }
 
+/// What was done with a credential. Where nobody counts, that is said, and not that nothing was done.
+fn execution(request: &AccessRequest, credential: &Credential, usage: Option<&Usage>) -> Draft {
+    let counted = match usage {
+        Some(usage) => json!({ "source": usage.source, "statements": usage.statements, "rows": usage.rows }),
+        None => json!({ "source": "none" }),
+    };
+    let draft = request.event("execution.summary").with("issue_id", credential.issue_id.as_str());
+    draft.with("credential", json!({ "name": credential.name })).with("execution", counted)
+}
+
 fn ended_event(request: &AccessRequest, credential: &Credential, cause: &str, ended: &Report) -> Draft {
     let kind = if ended.verdict() == "verified" { "revoke.verified" } else { "revoke.contained" };
     request.event(kind).with("issue_id", credential.issue_id.as_str()).with("credential", json!({ "name": credential.name })).with(
@@ -171,7 +188,7 @@ pub async fn lease_ended(
     mount: &Mount,
     role: &str,
     internal: &Fields,
-    cause: &str,
+    (cause, usage): (&str, Option<Usage>),
     ended: &Report,
 ) -> Result<(), Error> {
     let text = |key: &str| internal.get(key).and_then(Value::as_str);
@@ -184,8 +201,9 @@ pub async fn lease_ended(
     if request.state.is_over() {
         return Ok(());
     }
-    let draft = ended_event(&request, &request.credentials[place], cause, ended);
-    request.last_event = evidence::append(mount, vec![draft]).await?;
+    let credential = &request.credentials[place];
+    let drafts = vec![execution(&request, credential, usage.as_ref()), ended_event(&request, credential, cause, ended)];
+    request.last_event = evidence::append(mount, drafts).await? + 1;
     let now = unix_seconds(evidence::now(mount).await);
     if ended.left.is_empty() {
         request.credentials[place].ended = now;
@@ -253,9 +271,13 @@ async fn make_room(mount: &Mount, request: &mut AccessRequest) -> Result<(), Err
         if credential.ended > 0 || credential.room == 0 || credential.room > now {
             continue;
         }
+        let usage = mount.usage(&credential.internal).await;
         let ended = mount.end_credential(&credential.internal).await?;
-        let draft = ended_event(request, credential, "superseded", &ended);
-        request.last_event = evidence::append(mount, vec![draft]).await?;
+        let drafts = vec![
+            execution(request, credential, usage.as_ref()),
+            ended_event(request, credential, "superseded", &ended),
+        ];
+        request.last_event = evidence::append(mount, drafts).await? + 1;
         request.credentials[place].ended = now;
         request.store(mount).await?;
     }

@@ -19,7 +19,7 @@ use crate::engine::template::{Names, OsEntropy};
 use crate::engine::{Mount, access, end, remnant};
 use crate::secret::Secret;
 use crate::secret::password;
-use crate::target::{Marker, MintPlan, RenewPlan, Script};
+use crate::target::{Marker, MintPlan, RenewPlan, Script, Usage};
 
 /// The server refuses the login this long after the lease's end: its clock and the host's may differ, and the host
 /// needs a moment to renew. The built-in engine's own figure.
@@ -237,6 +237,13 @@ async fn prolong(mount: &Mount, key: &str, leased: &Doomed, db_name: &str, until
 /// Whether somebody has decided that what is left of this user may stay.
 pub async fn is_accepted(mount: &Mount, internal: &Fields) -> Result<bool, Error> {
     remnant::is_accepted(mount, &leased(internal)?).await
+}
+
+/// What the user of a lease has done so far, if its target counts that.
+pub async fn usage(mount: &Mount, internal: &Fields) -> Result<Option<Usage>, Error> {
+    let user = leased(internal)?;
+    let connection = mount.connections.get(mount, &user.db_name).await?;
+    connection.target.usage(&user.username).await.map_err(|e| Error::Failed(e.to_string()))
 }
 
 /// Ends the user of a lease: for the host's lease manager, or because its grant is over.

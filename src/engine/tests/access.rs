@@ -1,5 +1,7 @@
 //! Gated roles on simulated ports: people and workloads, a clock of our own, and faults at every point.
 
+mod model;
+
 use super::rotation::{Fault, later};
 use super::*;
 use crate::engine::access::paths::ROUTES;
@@ -134,6 +136,7 @@ async fn access_goes_from_request_to_completion() {
         "issue.intent",
         "issue.done",
         "end.requested",
+        "execution.summary",
         "revoke.verified",
     ];
     assert_eq!(kinds(&mount).await, wanted);
@@ -156,7 +159,9 @@ async fn a_grant_ends_with_its_time() {
         "never past the grant"
     );
     later(&world, 400);
+    world.writes.store(0, Ordering::SeqCst);
     read(&mount, "ann").await.unwrap();
+    assert_eq!(world.writes.load(Ordering::SeqCst), 3, "intent, use, done");
     let lease = |increment| LeaseRef {
         internal: lease.internal.clone(),
         increment: Duration::from_secs(increment),
@@ -419,6 +424,9 @@ async fn a_clock_that_is_set_back_opens_nothing_again() {
     // Something is recorded at that time.
     ask(&mount, Operation::Update, "policies/p", json!({ "description": "x" })).await.unwrap();
     world.later.fetch_sub(200, Ordering::SeqCst);
+    refused(read(&mount, "ann").await, 403, "jit_approval_required");
+    // Nor for a new process.
+    let mount = super::mount(&world);
     refused(read(&mount, "ann").await, 403, "jit_approval_required");
     assert_eq!(live(&world), 0);
 }

@@ -27,6 +27,9 @@ fn the_record_is_whole_and_any_change_is_found() {
     bob.act(&id, "approve");
     let minted = ann.client.get("db/creds/secret").data();
     let user = minted["username"].as_str().unwrap();
+    for _ in 0..3 {
+        site.postgres.login(user, minted["password"].as_str().unwrap(), "SELECT * FROM orders").unwrap();
+    }
     ann.act(&id, "complete");
 
     let chain = site.root.get(&format!("db/evidence/by-credential/{user}")).data();
@@ -39,11 +42,15 @@ fn the_record_is_whole_and_any_change_is_found() {
         "issue.intent",
         "issue.done",
         "end.requested",
+        "execution.summary",
         "revoke.verified",
     ];
     assert_eq!(kinds, wanted);
     let end = chain["events"].as_array().unwrap().iter().find(|event| event["kind"] == "revoke.verified").unwrap();
     assert_eq!((&end["end"]["cause"], &end["end"]["existed"]), (&json!("completed"), &json!(true)));
+    let done = chain["events"].as_array().unwrap().iter().find(|event| event["kind"] == "execution.summary").unwrap();
+    assert_eq!(done["execution"], json!({ "source": "pg_stat_statements", "statements": 3, "rows": 6 }));
+    assert_eq!((&chain["complete"], &chain["missing"]), (&json!(true), &json!([])));
     // R19: what was given is nowhere in the record.
     let export = bob.client.get("db/evidence/export").expect(200);
     assert!(!export.to_string().contains(minted["password"].as_str().unwrap()));

@@ -12,6 +12,10 @@ use crate::support::postgres::{ADMIN, ADMIN_PASSWORD, Postgres};
 pub const CREATION: &str = "CREATE ROLE \"{{name}}\" LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}'; \
      GRANT SELECT ON orders TO \"{{name}}\"";
 
+/// A database that counts what each user does.
+const COUNTING: &[&str] =
+    &["fsync=off", "full_page_writes=off", "log_statement=all", "shared_preload_libraries=pg_stat_statements"];
+
 /// The servers, and the mount `db/` with the connection `pg` and the policy `p`.
 pub struct Site {
     pub root: Client,
@@ -29,13 +33,15 @@ impl Site {
     /// With the gated role `secret`, whose policy has these fields besides one vote of the group `leads`.
     pub fn start(policy: Value) -> Site {
         let (bao, postgres) = thread::scope(|scope| {
-            let postgres = scope.spawn(Postgres::start);
+            let postgres = scope.spawn(|| Postgres::start_with(COUNTING));
             (Bao::start(), postgres.join().unwrap())
         });
         bao.register();
         bao.mount("db", PLUGIN);
         let root = bao.client();
-        postgres.sql("CREATE TABLE orders (id int); INSERT INTO orders VALUES (1), (2)");
+        postgres.sql(
+            "CREATE EXTENSION pg_stat_statements; CREATE TABLE orders (id int); INSERT INTO orders VALUES (1), (2)",
+        );
         let connection = json!({ "plugin_name": "postgresql-database-plugin", "connection_url": postgres.url(),
                                  "username": ADMIN, "password": ADMIN_PASSWORD, "allowed_roles": "*" });
         root.post("db/config/pg", connection).expect(204);
