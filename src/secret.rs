@@ -5,6 +5,7 @@ pub mod key;
 pub mod memory;
 pub mod password;
 pub mod signer;
+pub mod seal;
 pub mod verifier;
 
 use std::fmt;

@@ -1,5 +1,7 @@
 //! The one path that mints.
 
+mod repeat;
+
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
@@ -11,6 +13,7 @@ use super::end::wishes::Wishes;
 use super::error::Error;
 use super::intent::{self, Intent};
 use super::request::{Datum, Fields, LeaseRef, Request};
+use super::transit::{self, Underway};
 use super::{Mount, end};
 use crate::target::{Driver, Login, MintPlan, Outcome, Target, TargetError};
 
@@ -27,9 +30,14 @@ pub struct Permit {
 }
 
 impl Permit {
-    /// What leads from the user to who asked: the id of the grant's request, else the host's id of this one.
+    /// The host's id of the request.
     pub fn request_id(&self) -> &str {
-        self.grant.as_ref().map_or(&self.request_id, Use::request_id)
+        &self.request_id
+    }
+
+    /// The id of the request for access that it is a use of; empty for a role that is not gated.
+    pub fn grant_id(&self) -> &str {
+        self.grant.as_ref().map_or("", Use::request_id)
     }
 
     /// The caller's entity, empty if the token has none.
@@ -163,42 +171,101 @@ pub async fn mint(
     mount: &Mount,
     permit: &Permit,
     site: &Site<'_>,
-    plan: &MintPlan,
+    plan: &mut MintPlan,
     login: Login<'_>,
-) -> Result<Fields, Error> {
+) -> Result<(Fields, Underway), Error> {
     let Some(grant) = &permit.grant else { return made(mount, site, plan, login).await };
     let named = intent::lease(&site.doomed(plan, None));
     grant.begin(mount, &plan.username, named, permit.until).await?;
-    let mut internal = match made(mount, site, plan, login).await {
-        Ok(internal) => internal,
+    let (mut internal, underway) = match made(mount, site, plan, login).await {
+        Ok(made) => made,
         Err(e) => {
             grant.failed(mount, &e.to_string()).await;
             return Err(e);
         }
     };
     if let Err(e) = grant.done(mount, &mut internal).await {
-        if let Err(why) = mount.end_credential(&internal).await {
-            tracing::error!(username = plan.username, "a user that is not in the record could not be ended: {why}");
+        match mount.end_credential(&internal).await {
+            Ok(_) => transit::arrived(mount, &underway),
+            Err(why) => {
+                tracing::error!(username = plan.username, "a user that is not in the record could not be ended: {why}");
+                transit::lost(mount, &underway);
+            }
         }
         grant.failed(mount, "the record could not be written").await;
         return Err(e);
     }
-    Ok(internal)
+    Ok((internal, underway))
 }
 
 /// At a target that keeps no marker the [`intent`] is written first. An outcome that the target could not settle is an
-/// error; what is left of it ends by its marker or its intent.
-async fn made(mount: &Mount, site: &Site<'_>, plan: &MintPlan, login: Login<'_>) -> Result<Fields, Error> {
-    if site.driver.keeps_marker() {
-        return match site.target.mint(plan, login).await {
-            Outcome::Done(()) => Ok(intent::lease(&site.doomed(plan, None))),
-            Outcome::Failed(e) => Err(Error::Failed(e.to_string())),
-            Outcome::Unknown(e) => Err(unsettled(plan, "its marker ends the login at the target", &e)),
-        };
+/// error; what is left of it is looked for afterwards.
+async fn made(
+    mount: &Mount,
+    site: &Site<'_>,
+    plan: &mut MintPlan,
+    login: Login<'_>,
+) -> Result<(Fields, Underway), Error> {
+    let underway = transit::begin(mount, site.db_name, &plan.marker.request);
+    let made = if site.driver.keeps_marker() {
+        marked(mount, site, plan, login).await
+    } else {
+        noted(mount, site, plan, login).await
+    };
+    match made {
+        Ok(internal) => Ok((internal, underway)),
+        Err(Unmade::Certain(e)) => {
+            transit::arrived(mount, &underway);
+            Err(e)
+        }
+        Err(Unmade::Unknown(e)) => {
+            tracing::error!(
+                username = plan.username,
+                role = plan.marker.role,
+                request = plan.marker.request,
+                "a mint could not be settled; what there is of it is looked for: {e}"
+            );
+            transit::lost(mount, &underway);
+            Err(Error::Failed(e.to_string()))
+        }
+    }
+}
+
+/// Why there is no credential.
+enum Unmade {
+    /// There is no user, or its end is seen to.
+    Certain(Error),
+    /// There may be one.
+    Unknown(TargetError),
+}
+
+impl From<Error> for Unmade {
+    fn from(e: Error) -> Self {
+        Self::Certain(e)
+    }
+}
+
+async fn marked(mount: &Mount, site: &Site<'_>, plan: &mut MintPlan, login: Login<'_>) -> Result<Fields, Unmade> {
+    let mut outcome = site.target.mint(plan, login).await;
+    if let Outcome::Failed(TargetError::Repeated) = outcome {
+        repeat::end_marked(mount, site, plan).await?;
+        plan.repeats = false;
+        outcome = site.target.mint(plan, login).await;
+    }
+    match outcome {
+        Outcome::Done(()) => Ok(intent::lease(&site.doomed(plan, None))),
+        Outcome::Failed(e) => Err(Unmade::Certain(Error::Failed(e.to_string()))),
+        Outcome::Unknown(e) => Err(Unmade::Unknown(e)),
+    }
+}
+
+async fn noted(mount: &Mount, site: &Site<'_>, plan: &MintPlan, login: Login<'_>) -> Result<Fields, Unmade> {
+    if plan.repeats {
+        repeat::end_noted(mount, &plan.marker.request).await?;
     }
     let storage = mount.ports.storage.as_ref();
-    let mut note = Intent::new(plan, site, mount.ports.clock.now());
-    let key = intent::key()?;
+    let mut note = Intent::new(mount, plan, site);
+    let key = intent::key_of(&plan.marker.request)?;
     // Who finds the note leaves it alone for as long as we are at it, however long that is.
     let _lock = mount.rotation.locks.hold(&key).await;
     note.store(storage, &key).await?;
@@ -206,20 +273,20 @@ async fn made(mount: &Mount, site: &Site<'_>, plan: &MintPlan, login: Login<'_>)
         Outcome::Done(()) => {}
         Outcome::Failed(e) => {
             intent::forget(mount, &key).await;
-            return Err(Error::Failed(e.to_string()));
+            return Err(Unmade::Certain(Error::Failed(e.to_string())));
         }
         Outcome::Unknown(e) => {
             mount.rotation.queue.plan(&key, site.db_name, note.due());
-            return Err(unsettled(plan, "its note lets the next tick end the user", &e));
+            return Err(Unmade::Unknown(e));
         }
     }
-    note.made = true;
+    note.is_made(mount.ports.clock.now());
     if let Err(e) = note.store(storage, &key).await {
         mount.rotation.queue.plan(&key, site.db_name, note.due());
         if let Err(why) = end::end(mount, note.doomed(&key)).await {
             tracing::error!(username = plan.username, "a user without a note could not be ended: {why}");
         }
-        return Err(e);
+        return Err(e.into());
     }
     mount.rotation.queue.plan(&key, site.db_name, note.due());
     Ok(intent::lease(&note.doomed(&key)))
@@ -238,14 +305,4 @@ impl Site<'_> {
             note,
         }
     }
-}
-
-fn unsettled(plan: &MintPlan, hope: &str, error: &TargetError) -> Error {
-    tracing::error!(
-        username = plan.username,
-        role = plan.marker.role,
-        request = plan.marker.request,
-        "a mint could not be settled; {hope}: {error}"
-    );
-    Error::Failed(error.to_string())
 }

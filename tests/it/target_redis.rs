@@ -10,6 +10,7 @@ use leasehold::target::{
     Sessions, Target, TargetError, Verify,
 };
 
+use crate::hostile;
 use crate::support::redis::{ADMIN, ADMIN_PASSWORD, Redis as Server};
 use crate::support::tls::Authority;
 
@@ -26,7 +27,7 @@ impl Rig {
 
     fn with(change: impl FnOnce(&mut Source<'_>)) -> Self {
         let server = Server::start();
-        let target = target(&server, change);
+        let target = target(server.port(), change);
         Self { server, target }
     }
 
@@ -55,8 +56,8 @@ impl Rig {
     }
 }
 
-fn target(server: &Server, change: impl FnOnce(&mut Source<'_>)) -> Redis {
-    let url = format!("redis://{ADMIN}:{ADMIN_PASSWORD}@127.0.0.1:{}", server.port());
+pub fn target(port: u16, change: impl FnOnce(&mut Source<'_>)) -> Redis {
+    let url = format!("redis://{ADMIN}:{ADMIN_PASSWORD}@127.0.0.1:{port}");
     let mut source = Source { connection_url: &url, persistence_mode: "aclfile", ..Source::default() };
     change(&mut source);
     Redis::new(Settings::new(&source).unwrap())
@@ -74,7 +75,7 @@ fn script(statements: &[&str]) -> Script {
     Script::parse(&statements.iter().map(|&text| text.to_owned()).collect::<Vec<_>>(), Dialect::Redis)
 }
 
-fn mint_plan(user: &str, creation: &[&str]) -> MintPlan {
+pub fn mint_plan(user: &str, creation: &[&str]) -> MintPlan {
     let marker = Marker {
         mount: "m".into(),
         role: "r".into(),
@@ -82,6 +83,7 @@ fn mint_plan(user: &str, creation: &[&str]) -> MintPlan {
         entity: String::new(),
         begun: 0,
         expires: 0,
+        ..Marker::default()
     };
     MintPlan {
         username: user.to_owned(),
@@ -90,10 +92,11 @@ fn mint_plan(user: &str, creation: &[&str]) -> MintPlan {
         expiration: SystemTime::UNIX_EPOCH,
         scram_iterations: None,
         marker,
+        repeats: false,
     }
 }
 
-fn end_plan(user: &str) -> EndPlan {
+pub fn end_plan(user: &str) -> EndPlan {
     EndPlan { username: user.to_owned(), revocation: Script::default(), options: EndOptions::default() }
 }
 
@@ -185,7 +188,7 @@ async fn a_list_that_cannot_be_written_is_told() {
     let rig = Rig::new();
     let user = name();
     rig.minted(&user, &[]).await;
-    let broken = target(&rig.server, |source| source.persistence_mode = "rewrite");
+    let broken = target(rig.server.port(), |source| source.persistence_mode = "rewrite");
     for existed in [true, false] {
         let ended = broken.end(&end_plan(&user)).await.unwrap();
         assert_eq!((ended.existed, ended.left.len()), (existed, 1));
@@ -375,4 +378,40 @@ async fn sessions_are_protected_as_configured() {
     let unknown = Source { connection_url: &by_name, ca_cert: &stranger.pem, ..Source::default() };
     assert!(of(unknown).verify().await.is_err());
     drop(server);
+}
+
+/// Names and passwords are arguments, never a part of a command; in a rule a name stands only if it means nothing there.
+#[tokio::test]
+async fn text_of_a_caller_is_never_a_rule() {
+    let rig = Rig::new();
+    let before = rig.server.users().len();
+    let mut made = 0;
+    for text in hostile::texts(60, 300) {
+        let password = Secret::new(format!("pw {text}"));
+        for (rule, filled) in [("~app:*", true), ("~{{name}}:*", false), ("(+get ~{{username}})", false)] {
+            let outcome = rig.target.mint(&mint_plan(&text, &[rule]), Login::Password(&password)).await;
+            let taken = !text.chars().any(|c| c.is_whitespace() || c.is_control());
+            match outcome {
+                Outcome::Done(()) => assert!(taken && filled, "{text:?} in {rule}"),
+                Outcome::Failed(TargetError::Plan(_)) => {
+                    assert!(!(taken && filled), "{text:?} in {rule}");
+                    assert_eq!(rig.server.users().len(), before, "{text:?}");
+                    continue;
+                }
+                other => panic!("{text:?}: {other:?}"),
+            }
+            made += 1;
+            let users = rig.server.users();
+            assert_eq!(users.len(), before + 1, "{text:?}");
+            let hash = acl_rule(&password).expose().to_owned();
+            let line = users.iter().find(|line| line.starts_with(&format!("user {text} "))).unwrap();
+            let expected = format!("user {text} on {hash} ~app:* resetchannels -@all");
+            assert_eq!(line.replacen(" sanitize-payload", "", 1), expected);
+            rig.target.login(&text, &password).await.unwrap();
+            assert_eq!(rig.target.present(std::slice::from_ref(&text)).await.unwrap(), std::slice::from_ref(&text));
+            assert!(rig.target.end(&end_plan(&text)).await.unwrap().existed);
+            assert_eq!(rig.server.users().len(), before, "{text:?}");
+        }
+    }
+    assert!(made > 50, "{made}");
 }

@@ -437,7 +437,7 @@ async fn an_answer_that_reached_nobody_is_no_use() {
     let id = file(&mount, "ann").await.unwrap();
     act(&mount, "bob", &id, "approve").await.unwrap();
     let lease = read(&mount, "ann").await.unwrap().unwrap().lease.unwrap();
-    mount.undelivered("creds/secret".into(), lease).await;
+    mount.undelivered("creds/secret".into(), lease, None).await;
     assert_eq!(live(&world), 0);
     read(&mount, "ann").await.unwrap();
     assert_eq!(live(&world), 1);

@@ -24,6 +24,9 @@ const GOODBYE: Duration = Duration::from_millis(500);
 /// How often a statement is tried that met a lock or a deadlock.
 const TRIES: u32 = 4;
 
+/// What the server answers to a login with a wrong password.
+pub const WRONG_PASSWORD: &[&str] = &["1045", "1698"];
+
 /// Why a statement did not work.
 #[derive(Debug, Clone)]
 pub enum Fault {
@@ -147,9 +150,16 @@ impl Session {
     /// [`TargetError::Connect`] without, [`TargetError::Answer`] with an answer of the server.
     pub async fn open_at(settings: &Settings, address: &Address, patience: Duration) -> Result<Self, TargetError> {
         let opening = async {
-            let Settings { username, password, database, .. } = settings;
+            let mut tries = settings.passwords.tries();
+            let connection = loop {
+                match connect(settings, address, &settings.username, tries.current(), &settings.database).await {
+                    Err(e) if e.has_code(WRONG_PASSWORD) && tries.go_on() => {}
+                    opened => break opened?,
+                }
+            };
+            tries.succeed();
             let mut session = Self {
-                connection: connect(settings, address, username, password.as_ref(), database).await?,
+                connection,
                 id: 0,
                 address: address.clone(),
                 server: Arc::new(Server::new("", &[], None, None)),

@@ -186,13 +186,27 @@ pub async fn open(
     statement_timeout: Duration,
     patience: Duration,
 ) -> Result<PgSession, NotOpened> {
-    let login = Login { user: &endpoint.user, password: endpoint.password.as_ref() };
+    let deadline = Instant::now() + patience;
     let database = database.unwrap_or(&endpoint.database);
-    open_as(endpoint, &login, database, statement_timeout, patience).await.map_err(|refused| match refused.answer {
-        Answer::None => NotOpened::Silent(refused.error),
-        Answer::NotNow => NotOpened::Busy(refused.error),
-        Answer::No => NotOpened::Refused(refused.error),
-    })
+    let mut tries = endpoint.passwords.tries();
+    loop {
+        let login = Login { user: &endpoint.user, password: tries.current() };
+        let patience = deadline.saturating_duration_since(Instant::now());
+        match open_as(endpoint, &login, database, statement_timeout, patience).await {
+            Ok(session) => {
+                tries.succeed();
+                return Ok(session);
+            }
+            Err(refused) if refused.verdict == Some(Verdict::Refused) && tries.go_on() => {}
+            Err(refused) => {
+                return Err(match refused.answer {
+                    Answer::None => NotOpened::Silent(refused.error),
+                    Answer::NotNow => NotOpened::Busy(refused.error),
+                    Answer::No => NotOpened::Refused(refused.error),
+                });
+            }
+        }
+    }
 }
 
 /// Who logs in.
