@@ -78,7 +78,7 @@ const KINDS: &[(&str, Class)] = &[
 pub struct Who {
     /// Its entity.
     pub entity_id: String,
-    /// The entity's name.
+    /// The entity's name, or one that it logs in by.
     pub name: String,
     /// Its class.
     pub class: Class,
@@ -194,6 +194,11 @@ async fn of_entity(mount: &Mount, settings: &Settings, entity_id: &str) -> Resul
         return Err(refused(&format!("the entity {:?} is disabled", entity.name)));
     }
     let class = class(&entity, settings).map_err(|e| refused(&format!("entity {:?}: {e}", entity.name)))?;
+    // Names that the host made up tell nobody anything.
+    let name = match entity.aliases.first() {
+        Some(alias) if entity.name.is_empty() || entity.name.starts_with("entity_") => alias.name.clone(),
+        _ => entity.name.clone(),
+    };
     let about = ABOUT.iter().filter_map(|key| entity.metadata.get_key_value(*key));
     Ok(Who {
         class,
@@ -202,7 +207,7 @@ async fn of_entity(mount: &Mount, settings: &Settings, entity_id: &str) -> Resul
         groups: groups.into_iter().collect(),
         about: about.map(|(key, value)| (key.clone(), value.clone())).collect(),
         entity_id: entity.id,
-        name: entity.name,
+        name,
     })
 }
 

@@ -334,6 +334,8 @@ impl AccessRequest {
         let mut fields: Map<String, Value> = Map::new();
         for (key, value) in [
             ("request_id", json!(self.id)),
+            // The host's own clients take the field above for the one of their envelope.
+            ("id", json!(self.id)),
             ("role", json!(self.role)),
             ("state", json!(self.state.name())),
             ("requester", self.who.shown()),
