@@ -3,10 +3,12 @@
 //! A request goes one way: [`Mount::handle`] finds its [`route`], the path's own module makes a plan of it, and
 //! [`issue`], [`lease`] or [`end`] carry the plan to a target.
 
+pub mod access;
 pub mod clocks;
 pub mod database;
 pub mod end;
 pub mod error;
+pub mod evidence;
 pub mod field;
 pub mod go;
 pub mod help;
@@ -40,7 +42,7 @@ use port::{Clock, Host, Scratch, Storage};
 use request::{Existence, Fields, LeaseGrant, Operation, Reply, Request, Response};
 
 use crate::secret::Secret;
-use crate::target::Connector;
+use crate::target::{Connector, Usage};
 
 /// Whether users are ended at all.
 pub use end::mode::RevocationMode;
@@ -114,6 +116,8 @@ pub struct Inner {
     ahead: Ahead,
     rotation: Rotation,
     ending: end::Ending,
+    access: access::Access,
+    evidence: evidence::Log,
     clocks: clocks::Clocks,
     transit: transit::Transit,
     /// Which of all the processes that ever serve the mount this is.
@@ -130,8 +134,11 @@ struct Rotation {
     queue: rotation::queue::Queue,
 }
 
+/// How long an end waits for what the target counted.
+const USAGE: std::time::Duration = std::time::Duration::from_millis(500);
+
 /// Storage prefixes the host should wrap with its seal.
-pub const SEAL_WRAPPED: &[&str] = &["config/*", "static-role/*", "rotation/*", "key/*"];
+pub const SEAL_WRAPPED: &[&str] = &["config/*", "static-role/*", "rotation/*", "key/*", evidence::checkpoint::KEY];
 
 impl Mount {
     /// A mount with the host's stable id for it. Touches nothing yet: storage may not be writable.
@@ -154,12 +161,15 @@ impl Mount {
             transit,
             incarnation,
             seals,
+            access: access::Access::default(),
+            evidence: evidence::Log::default(),
         }))
     }
 
     /// Storage works from now on: the mount may begin what it does without being asked. Any request says the same.
     pub fn start(&self) {
         self.rotation.queue.start(self);
+        self.access.start(self);
     }
 
     fn weak(&self) -> WeakMount {
@@ -180,21 +190,83 @@ impl Mount {
                 None => Err(Error::Failed("the host sent no lease to renew".into())),
             },
             Operation::Revoke => match &request.lease {
-                Some(lease) => database::creds::revoke(self, &lease.internal).await,
+                Some(lease) => self.revoke(&lease.internal).await,
                 None => Err(Error::Failed("the host sent no lease to revoke".into())),
             },
             _ => self.route(request).await,
         }
     }
 
+    /// The host ends a lease.
+    async fn revoke(&self, internal: &Fields) -> Reply {
+        let gated = internal.contains_key(access::ending::REQUEST_FIELD);
+        let usage = if gated { self.usage(internal).await } else { None };
+        let ended = self.end_credential(internal).await?;
+        // Access is over; what is not in the record yet comes into it when the grant is over.
+        if let Err(e) = access::ending::lease_ended(self, role_of(internal), internal, ("lease", usage), &ended).await {
+            tracing::warn!("the end of a gated credential is not in the record yet: {e}");
+        }
+        Ok(None)
+    }
+
+    /// What was done with what was issued, if anybody counts that. Never holds an end up for long.
+    async fn usage(&self, internal: &Fields) -> Option<Usage> {
+        let asking = async {
+            match self.kind {
+                Kind::Database => database::creds::usage(self, internal).await,
+            }
+        };
+        tokio::time::timeout(USAGE, asking).await.ok()?.ok()?
+    }
+
+    /// Ends what was issued, by a lease's internal data. Ending what is already gone succeeds.
+    async fn end_credential(&self, internal: &Fields) -> Result<end::Report, Error> {
+        match self.kind {
+            Kind::Database => database::creds::revoke(self, internal).await,
+        }
+    }
+
+    /// The names of all roles.
+    async fn roles(&self) -> Result<Vec<String>, Error> {
+        match self.kind {
+            Kind::Database => Ok(self.ports.storage.list("role/", "", -1).await?),
+        }
+    }
+
+    /// Whether somebody has decided that what is left of it may stay.
+    async fn is_accepted(&self, internal: &Fields) -> Result<bool, Error> {
+        match self.kind {
+            Kind::Database => database::creds::is_accepted(self, internal).await,
+        }
+    }
+
+    /// What a role says of access; `None` if there is no such role.
+    async fn gate(&self, role: &str) -> Result<Option<access::Gate>, Error> {
+        match self.kind {
+            Kind::Database => Ok(database::role::Role::load(self, role).await?.map(|role| role.gate)),
+        }
+    }
+
     async fn route(&self, request: Request) -> Reply {
+        if let Some((route, _)) = route::find(access::paths::ROUTES, &request.path) {
+            if !route.takes(request.operation) {
+                return Err(Error::UnsupportedOperation);
+            }
+            let input = Input::decode(route.fields, &request.data, route.captured(&request.path))
+                .map_err(|e| Error::Refused(e.in_handler()))?;
+            let mut reply = access::handle(self, route.id, &input, &request).await?;
+            if let Some(response) = &mut reply {
+                response.warnings.extend(route.ignored(&request.data));
+            }
+            return Ok(reply);
+        }
         let (route, name) = route::find(self.routes(), &request.path).ok_or(Error::UnsupportedPath)?;
         if !route.takes(request.operation) {
             return Err(Error::UnsupportedOperation);
         }
         let input = match request.operation {
             Operation::Create | Operation::Update | Operation::List => {
-                Input::decode(route.fields, &request.data, route.captured(name))
+                Input::decode(route.fields, &request.data, route.captured(&request.path))
                     .map_err(|e| Error::Refused(e.in_handler()))?
             }
             _ => Input::default(),
@@ -214,7 +286,9 @@ impl Mount {
 
     /// `path-help` and the OpenAPI document, of one path or of the whole mount.
     fn help(&self, request: &Request) -> Result<Response, Error> {
-        help::answer(self.routes(), paths::HELP, &request.path).ok_or(Error::UnsupportedPath)
+        let own = self.routes().iter().map(route::Route::plain);
+        let routes: Vec<_> = access::paths::ROUTES.iter().map(route::Route::plain).chain(own).collect();
+        help::answer(&routes, paths::HELP, &request.path).ok_or(Error::UnsupportedPath)
     }
 
     /// Whether the path of a write has an entry already. A pure read: the host asks before it checks the ACL.
@@ -222,10 +296,13 @@ impl Mount {
     /// # Errors
     /// [`Error::Refused`] if a field of the request is wrong; [`Error::UnsupportedPath`].
     pub async fn exists(&self, path: &str, data: &Fields) -> Result<Existence, Error> {
+        if let Some((route, name)) = route::find(access::paths::ROUTES, path) {
+            return access::exists(self, route.id, name).await;
+        }
         let (route, name) = route::find(self.routes(), path).ok_or(Error::UnsupportedPath)?;
         let found = database::exists(self, route.id, name).await?;
         if found != Existence::Unchecked {
-            Input::decode(route.fields, data, route.captured(name)).map_err(|e| Error::Refused(e.to_string()))?;
+            Input::decode(route.fields, data, route.captured(path)).map_err(|e| Error::Refused(e.to_string()))?;
         }
         Ok(found)
     }
@@ -235,6 +312,12 @@ impl Mount {
         if let Some(name) = key.strip_prefix("config/") {
             self.connections.forget(name);
             self.rotation.queue.outdated();
+        }
+        if key.starts_with(evidence::PREFIX) {
+            self.evidence.outdated();
+        }
+        if key.starts_with("access/") {
+            self.access.outdated(key);
         }
         if key.starts_with("static-role/")
             || [journal::PREFIX, intent::PREFIX, remnant::PREFIX].iter().any(|prefix| key.starts_with(prefix))
@@ -251,7 +334,14 @@ impl Mount {
     /// A credential was made, but the answer never reached the host: there is no lease that will ever end it, so it
     /// ends now.
     pub async fn undelivered(&self, _path: String, lease: LeaseGrant, underway: Option<&transit::Underway>) {
-        if let Err(e) = database::creds::unwanted(self, &lease.internal).await {
+        let told = match database::creds::unwanted(self, &lease.internal).await {
+            Ok(ended) => {
+                let (role, cause) = (role_of(&lease.internal), access::ending::NOBODY);
+                access::ending::lease_ended(self, role, &lease.internal, (cause, None), &ended).await
+            }
+            Err(e) => Err(e),
+        };
+        if let Err(e) = told {
             tracing::error!("a credential that reached nobody could not be ended yet, and is tried again: {e}");
         }
         if let Some(underway) = underway {
@@ -261,6 +351,7 @@ impl Mount {
 
     /// Ends what the mount does by itself, and closes every session. The mount is not used afterwards.
     pub async fn close(&self) {
+        self.access.close();
         self.rotation.queue.close().await;
         self.connections.close().await;
     }
@@ -269,6 +360,11 @@ impl Mount {
     async fn refuse_on_standby(&self) -> Result<(), Error> {
         if self.ports.host.is_standby().await? { Err(Error::ReadOnly) } else { Ok(()) }
     }
+}
+
+/// The role of a lease.
+fn role_of(internal: &Fields) -> &str {
+    internal.get("role").and_then(serde_json::Value::as_str).unwrap_or_default()
 }
 
 /// The kind of lease, as the host keeps it with its internal data.

@@ -1,8 +1,10 @@
 //! The plugin's process: harden it, read the arguments, serve.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use leasehold::engine::evidence::verify::{self, Sound};
 use leasehold::engine::{Kind, Orders, RevocationMode};
 use leasehold::observe;
 use leasehold::secret::memory;
@@ -31,6 +33,19 @@ enum Engine {
         #[arg(long, default_value = "normal", value_name = "MODE", value_parser = RevocationMode::named)]
         revocation_mode: RevocationMode,
     },
+    /// Judge a record of evidence, on any machine: the answer of `evidence/export`, or events one a line.
+    ///
+    /// Names the first event that was changed, left out, moved or cut off.
+    VerifyEvidence {
+        /// The export. `-` reads standard input.
+        file: PathBuf,
+        /// The mount's public key, from elsewhere than the export.
+        #[arg(long, value_name = "BASE64")]
+        key: Option<String>,
+        /// A file with a checkpoint that was kept.
+        #[arg(long, value_name = "FILE")]
+        checkpoint: Vec<PathBuf>,
+    },
 }
 
 /// What a host restores with everything else cannot hold back what it would do next; its environment can.
@@ -50,6 +65,9 @@ fn main() -> ExitCode {
     // First of all, and before there are threads.
     let not_hardened = memory::harden();
     let arguments = Arguments::parse();
+    if let Some(Engine::VerifyEvidence { file, key, checkpoint }) = &arguments.engine {
+        return verify_evidence(file, key.as_deref(), checkpoint);
+    }
     let invitation = match Invitation::read() {
         Ok(invitation) => invitation,
         Err(refusal) => {
@@ -65,7 +83,7 @@ fn main() -> ExitCode {
                 return ExitCode::FAILURE;
             }
         },
-        None => {
+        Some(Engine::VerifyEvidence { .. }) | None => {
             eprintln!("leasehold: no engine is named; register the plugin with -args=database");
             return ExitCode::FAILURE;
         }
@@ -84,4 +102,40 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Prints what the record came to.
+fn verify_evidence(file: &Path, key: Option<&str>, checkpoints: &[PathBuf]) -> ExitCode {
+    match judge(file, key, checkpoints) {
+        Ok(sound) => {
+            println!("ok: events {} to {}, head {}", sound.first, sound.last, sound.head);
+            match (sound.checkpoints, sound.signed) {
+                (0, _) => println!("no checkpoint: it fits together, but may have been replaced as a whole"),
+                (n, true) => println!("{n} checkpoint(s) hold, signed by the given key"),
+                (n, false) => println!("{n} checkpoint(s) hold; give --key to check who signed"),
+            }
+            ExitCode::SUCCESS
+        }
+        Err(why) => {
+            eprintln!("NOT SOUND: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn judge(file: &Path, key: Option<&str>, checkpoints: &[PathBuf]) -> Result<Sound, String> {
+    let read = |file: &Path| {
+        let text = if file == Path::new("-") {
+            std::io::read_to_string(std::io::stdin())
+        } else {
+            std::fs::read_to_string(file)
+        };
+        text.map_err(|e| format!("{}: {e}", file.display()))
+    };
+    let kept = checkpoints.iter().map(|file| {
+        let text = read(file)?;
+        verify::checkpoint(&text).ok_or_else(|| format!("{}: not a checkpoint", file.display()))
+    });
+    let kept = kept.collect::<Result<Vec<_>, _>>()?;
+    verify::file(&read(file)?, kept, key).map_err(|flaw| flaw.to_string())
 }

@@ -5,6 +5,7 @@ pub mod key;
 pub mod memory;
 pub mod password;
 pub mod seal;
+pub mod signer;
 pub mod verifier;
 
 use std::fmt;

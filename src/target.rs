@@ -304,6 +304,9 @@ pub struct Marker {
     /// The connection that it was made at; empty if nobody wrote that down.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub connection: String,
+    /// The request for access that it was made of; empty if the role needs none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub grant: String,
     /// Proof that the mount itself wrote this, of all but `expires`: others may write comments too.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub seal: String,
@@ -384,6 +387,17 @@ fn one_password(server: &str) -> TargetError {
     TargetError::Plan(format!("{server} keeps one password a user; MySQL 8.0.14 or later, Valkey and Redis keep two"))
 }
 
+/// What a user has done, as its target counts it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Usage {
+    /// What counted.
+    pub source: &'static str,
+    /// Statements that ran.
+    pub statements: u64,
+    /// Rows that they read or changed.
+    pub rows: u64,
+}
+
 /// One connected target. Calls may run concurrently; each has its own deadline.
 #[async_trait]
 pub trait Target: Send + Sync {
@@ -401,6 +415,10 @@ pub trait Target: Send + Sync {
     async fn end(&self, plan: &EndPlan) -> Result<Ended, TargetError>;
     /// The users of this mount that carry a [`Marker`]; none where [`Driver::keeps_marker`] says so.
     async fn marked(&self, mount: &str) -> Result<Vec<Marked>, TargetError>;
+    /// What a user has done so far, if the target counts that. Asked before its end: afterwards nobody knows its number.
+    async fn usage(&self, _username: &str) -> Result<Option<Usage>, TargetError> {
+        Ok(None)
+    }
     /// Which of these users are there.
     async fn present(&self, usernames: &[String]) -> Result<Vec<String>, TargetError>;
     /// The time by the target's own clock; `None` where it cannot be asked.

@@ -39,6 +39,8 @@ pub enum FieldType {
     KvPairs,
     /// Any object.
     Map,
+    /// Any JSON value; a text is read as JSON.
+    Json,
 }
 
 /// The value of a field that a request does not give.
@@ -112,6 +114,7 @@ impl Field {
             FieldType::CommaStringSlice => comma_slice(value).map(Typed::List),
             FieldType::KvPairs => pairs(value, self.name).map(Typed::Pairs),
             FieldType::Map => weak::map(value).map(Typed::Map).map_err(Reason::Weak),
+            FieldType::Json => json(value).map(Typed::Json),
         };
         decoded.map(Some).map_err(fail)
     }
@@ -174,6 +177,9 @@ pub enum Reason {
     /// It is not a name.
     #[error("field validation failed")]
     Name,
+    /// A text is no JSON.
+    #[error("the text is not JSON")]
+    Json,
 }
 
 /// The decoded fields of one request. Secret values are wiped with it; its `Debug` shows names only.
@@ -192,20 +198,22 @@ enum Typed {
     List(Vec<String>),
     Pairs(BTreeMap<String, String>),
     Map(Fields),
+    Json(Value),
 }
 
 impl Input {
     /// Decodes what `data` gives of `fields`; `captured` is what the path says, which wins over the data. The first
     /// field that is wrong, in the order of `fields`, is reported.
-    pub fn decode(
+    pub fn decode<'a>(
         fields: &'static [Field],
         data: &Fields,
-        captured: Option<(&'static str, &str)>,
+        captured: impl IntoIterator<Item = (&'static str, &'a str)>,
     ) -> Result<Self, FieldError> {
+        let captured: Vec<_> = captured.into_iter().collect();
         let mut given = BTreeMap::new();
         for field in fields {
-            if let Some((_, text)) = captured.filter(|(name, _)| *name == field.name) {
-                given.insert(field.name, Typed::Text(text.to_owned()));
+            if let Some((_, text)) = captured.iter().find(|(name, _)| *name == field.name) {
+                given.insert(field.name, Typed::Text((*text).to_owned()));
             } else if let Some(value) = data.get(field.name)
                 && let Some(typed) = field.decode(value)?
             {
@@ -313,6 +321,14 @@ impl Input {
         }
     }
 
+    /// The JSON value, if the request gives it.
+    pub fn json(&self, name: &str) -> Option<&Value> {
+        match self.given.get(name) {
+            Some(Typed::Json(value)) => Some(value),
+            _ => None,
+        }
+    }
+
     fn preset(&self, name: &str) -> Preset {
         self.fields.iter().find(|field| field.name == name).map_or(Preset::Zero, |field| field.preset)
     }
@@ -366,6 +382,14 @@ fn pairs(value: &Value, field: &'static str) -> Result<BTreeMap<String, String>,
     Ok(out)
 }
 
+fn json(value: &Value) -> Result<Value, Reason> {
+    match value {
+        Value::String(text) if text.trim().is_empty() => Ok(Value::Null),
+        Value::String(text) => serde_json::from_str(text).map_err(|_| Reason::Json),
+        other => Ok(other.clone()),
+    }
+}
+
 fn trimmed(list: Vec<String>) -> Vec<String> {
     list.into_iter().map(|text| text.trim().to_owned()).collect()
 }
@@ -387,6 +411,7 @@ mod tests {
         Field::new("comma", FieldType::CommaStringSlice, "A list.").required(),
         Field::new("pairs", FieldType::KvPairs, "Pairs."),
         Field::new("map", FieldType::Map, "An object."),
+        Field::new("json", FieldType::Json, "Anything."),
     ];
 
     fn decode(name: &str, json: &str) -> Result<Input, String> {
@@ -412,6 +437,7 @@ mod tests {
                 Some(Typed::List(list)) => serde_json::to_string(list).unwrap(),
                 Some(Typed::Pairs(pairs)) => serde_json::to_string(pairs).unwrap(),
                 Some(Typed::Map(map)) => serde_json::to_string(map).unwrap(),
+                Some(Typed::Json(value)) => value.to_string(),
             },
         }
     }
@@ -548,6 +574,10 @@ mod tests {
             ("map", "null", "{}"),
             ("map", r#"[{"a":1},{"b":2}]"#, r#"{"a":1,"b":2}"#),
             ("map", r#""x""#, "'' expected type 'map[string]interface {}', got unconvertible type 'string'"),
+            ("json", r#"[{"a":1}]"#, r#"[{"a":1}]"#),
+            ("json", r#""[{\"a\":1}]""#, r#"[{"a":1}]"#),
+            ("json", r#""""#, "null"),
+            ("json", r#""{""#, "the text is not JSON"),
             ("name", r#""a.b-c_1""#, r#""a.b-c_1""#),
             ("name", r#""-a""#, "field validation failed"),
         ] {

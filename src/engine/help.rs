@@ -7,7 +7,7 @@ use super::request::{Operation, Response};
 use super::route::{self, Route};
 
 /// The answer to a help request for `path`; empty means the whole mount. `None` if there is no such path.
-pub fn answer<P>(routes: &'static [Route<P>], mount: &str, path: &str) -> Option<Response> {
+pub fn answer<P>(routes: &[Route<P>], mount: &str, path: &str) -> Option<Response> {
     let (text, openapi) = match path {
         "" => (mount_text(routes, mount), document(&routes.iter().collect::<Vec<_>>())),
         path => {
@@ -51,6 +51,11 @@ pub fn all_fields<P>(route: &Route<P>) -> impl Iterator<Item = &'static Field> {
     route.fields.iter().chain(route.details.unwrap_or_default())
 }
 
+/// Whether the path says what the field is.
+fn is_captured<P>(route: &Route<P>, field: &Field) -> bool {
+    route.captures().any(|name| name == field.name)
+}
+
 /// The description and the default.
 pub fn in_full(field: &Field) -> String {
     let default = match field.preset {
@@ -64,13 +69,11 @@ pub fn in_full(field: &Field) -> String {
 
 /// The pattern as the regular expression that the host's own engines print.
 fn regex<P>(route: &Route<P>) -> String {
-    match (route.captures(), route.pattern.split_once('{')) {
-        (Some(name), Some((prefix, rest))) => {
-            let suffix = rest.split_once('}').map_or("", |(_, suffix)| suffix);
-            format!(r"^{prefix}(?P<{name}>\w(([\w-.]+)?\w)?){suffix}$")
-        }
-        _ => format!("^{}$", route.pattern),
+    let mut pattern = route.pattern.to_owned();
+    for name in route.captures() {
+        pattern = pattern.replace(&format!("{{{name}}}"), &format!(r"(?P<{name}>\w(([\w-.]+)?\w)?)"));
     }
+    format!("^{pattern}$")
 }
 
 fn indented(text: &str) -> String {
@@ -88,6 +91,7 @@ pub fn type_name(kind: FieldType) -> &'static str {
         FieldType::StringSlice | FieldType::CommaStringSlice => "slice",
         FieldType::KvPairs => "keypair",
         FieldType::Map => "map",
+        FieldType::Json => "JSON",
     }
 }
 
@@ -105,12 +109,17 @@ fn document<P>(routes: &[&Route<P>]) -> Value {
     let mut schemas = Map::new();
     for route in routes {
         let path = route.pattern.trim_end_matches("/?");
-        let place: Vec<&str> = path.split('/').filter(|segment| !segment.starts_with('{')).collect();
+        let place: Vec<&str> = path.split('/').filter(|piece| !piece.starts_with('{')).collect();
         let place = place.join("-");
         let mut item = Map::new();
         item.insert("description".into(), one_line(route.synopsis));
-        if let Some(field) = route.captures().and_then(|name| route.fields.iter().find(|field| field.name == name)) {
-            item.insert("parameters".into(), json!([parameter(field, "path", true)]));
+        let captured: Vec<Value> = route
+            .captures()
+            .filter_map(|name| route.fields.iter().find(|field| field.name == name))
+            .map(|field| parameter(field, "path", true))
+            .collect();
+        if !captured.is_empty() {
+            item.insert("parameters".into(), captured.into());
         }
         if route.is_checked() {
             item.insert("x-vault-createSupported".into(), json!(true));
@@ -156,7 +165,7 @@ fn described<P>(route: &Route<P>, operation: Operation, id: &str, schemas: &mut 
     if !query.is_empty() {
         out.insert("parameters".into(), query.into());
     }
-    let body: Vec<&Field> = all_fields(route).filter(|f| !f.query && Some(f.name) != route.captures()).collect();
+    let body: Vec<&Field> = all_fields(route).filter(|f| !f.query && !is_captured(route, f)).collect();
     if operation == Operation::Update && !body.is_empty() {
         let name = format!("{}Request", pascal(id));
         out.insert(
@@ -215,6 +224,7 @@ fn schema(field: &Field) -> Map<String, Value> {
         FieldType::StringSlice | FieldType::CommaStringSlice => ("array", None),
         FieldType::KvPairs => ("object", Some("kvpairs")),
         FieldType::Map => ("object", Some("map")),
+        FieldType::Json => ("string", Some("json")),
     };
     let mut out = Map::new();
     out.insert("type".into(), kind.into());
@@ -271,7 +281,7 @@ pub fn reference<P>(routes: &[Route<P>]) -> String {
             .collect();
         let (synopsis, description) = (route.synopsis, route.description);
         text += &format!("\n## `{path}`\n\n{}\n\n{synopsis}\n\n{description}\n", methods.join(", ").to_uppercase());
-        let fields: Vec<&Field> = all_fields(route).filter(|field| Some(field.name) != route.captures()).collect();
+        let fields: Vec<&Field> = all_fields(route).filter(|field| !is_captured(route, field)).collect();
         if !fields.is_empty() {
             text += "\n| field | type | meaning |\n|---|---|---|\n";
         }
@@ -290,7 +300,7 @@ mod tests {
     #[test]
     fn the_field_reference_is_up_to_date() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/fields.md");
-        let wanted = reference(ROUTES);
+        let wanted = reference(&both());
         if std::env::var_os("LEASEHOLD_WRITE_DOCS").is_some() {
             std::fs::write(path, &wanted).unwrap();
         }
@@ -299,11 +309,16 @@ mod tests {
             "docs/fields.md is out of date: make docs"
         );
     }
+    use crate::engine::access::paths::ROUTES as ACCESS;
     use crate::engine::database::paths::ROUTES;
     use crate::engine::request::Datum;
 
+    fn both() -> Vec<Route<()>> {
+        ROUTES.iter().map(Route::plain).chain(ACCESS.iter().map(Route::plain)).collect()
+    }
+
     fn help(path: &str) -> (String, Value) {
-        let mut data = answer(ROUTES, "A mount.", path).unwrap().data.unwrap().into_iter();
+        let mut data = answer(&both(), "A mount.", path).unwrap().data.unwrap().into_iter();
         match (data.next(), data.next()) {
             (Some((_, Datum::Plain(Value::String(text)))), Some((_, Datum::Plain(openapi)))) => (text, openapi),
             other => panic!("{other:?}"),
@@ -341,7 +356,7 @@ Close the sessions of a connection and open new ones.
         let (text, openapi) = help("");
         assert!(text.starts_with("## DESCRIPTION\n\nA mount.\n\n## PATHS\n"), "{text}");
         assert!(text.contains("\n    ^creds/(?P<name>\\w(([\\w-.]+)?\\w)?)$\n        Request "), "{text}");
-        assert_eq!(openapi["paths"].as_object().unwrap().len(), ROUTES.len());
+        assert_eq!(openapi["paths"].as_object().unwrap().len(), both().len());
         assert!(answer(ROUTES, "", "nope").is_none());
     }
 

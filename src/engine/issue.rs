@@ -2,13 +2,17 @@
 
 mod repeat;
 
-use std::time::SystemTime;
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
 
+use super::access::Gate;
+use super::access::ending::REQUEST_FIELD;
+use super::access::gate::{self, Use};
 use super::end::Doomed;
 use super::end::wishes::Wishes;
 use super::error::Error;
 use super::intent::{self, Intent};
-use super::request::{Fields, Request};
+use super::request::{Datum, Fields, LeaseRef, Request};
 use super::transit::{self, Underway};
 use super::{Mount, end};
 use crate::target::{Driver, Login, MintPlan, Outcome, Target, TargetError};
@@ -21,6 +25,8 @@ pub struct Permit {
     entity_id: String,
     display_name: String,
     until: SystemTime,
+    /// Of a gated role: the use of a grant.
+    grant: Option<Use>,
 }
 
 impl Permit {
@@ -29,28 +35,68 @@ impl Permit {
         &self.request_id
     }
 
+    /// The id of the request for access that it is a use of; empty for a role that is not gated.
+    pub fn grant_id(&self) -> &str {
+        self.grant.as_ref().map_or("", Use::request_id)
+    }
+
     /// The caller's entity, empty if the token has none.
     pub fn entity_id(&self) -> &str {
         &self.entity_id
     }
 
-    /// The caller's display name.
+    /// What stands for the caller in names: the display name; of a gated role, a part of its request's id.
     pub fn display_name(&self) -> &str {
-        &self.display_name
+        self.grant.as_ref().map_or(&self.display_name, Use::short_id)
     }
 
     /// When the credential ends.
     pub fn until(&self) -> SystemTime {
         self.until
     }
+
+    /// What narrows the role, if it is gated.
+    pub fn params(&self) -> Option<&BTreeMap<String, String>> {
+        self.grant.as_ref().map(Use::params)
+    }
+
+    /// What the answer says of the grant; nothing for a role that is not gated.
+    pub async fn answer(&self, mount: &Mount) -> Vec<(String, Datum)> {
+        match &self.grant {
+            Some(grant) => grant.answer(mount).await,
+            None => Vec::new(),
+        }
+    }
+
+    /// The times of the lease: the role's own, cut to the grant.
+    pub fn lease(&self, mount: &Mount, ttl: Duration, max_ttl: Duration) -> (Duration, Duration) {
+        match &self.grant {
+            Some(grant) => (left(mount, self.until), left(mount, grant.bound())),
+            None => (ttl, max_ttl),
+        }
+    }
+}
+
+/// At least a second: none at all would mean the mount's default to the host.
+fn left(mount: &Mount, until: SystemTime) -> Duration {
+    until.duration_since(mount.ports.clock.now()).unwrap_or_default().max(Duration::from_secs(1))
 }
 
 /// Judges whether the caller may have a credential of `role` until `until`. That the host let the request through is
-/// the first half of the answer; that the connection allows the role has been seen by the caller of this function.
+/// the first half of the answer; that the connection allows the role has been seen by the caller of this function. Of a
+/// gated role the caller needs a grant, and until the permit is dropped nobody else uses that.
 ///
 /// # Errors
-/// [`Error::Refused`] if the lease would end before it begins.
-pub fn authorize(mount: &Mount, role: &str, request: &Request, until: SystemTime) -> Result<Permit, Error> {
+/// [`Error::Refused`] if the lease would end before it begins; coded ones if there is no grant.
+pub async fn authorize(
+    mount: &Mount,
+    role: &str,
+    gate: &Gate,
+    request: &Request,
+    until: SystemTime,
+) -> Result<Permit, Error> {
+    let grant = if gate.jit_policy.is_empty() { None } else { Some(gate::enter(mount, role, gate, request).await?) };
+    let until = grant.as_ref().map_or(until, |grant| until.min(grant.bound()));
     if until <= mount.ports.clock.now() {
         return Err(Error::Refused(format!("role {role:?} has no time left: its max_ttl or the mount's is too short")));
     }
@@ -59,7 +105,50 @@ pub fn authorize(mount: &Mount, role: &str, request: &Request, until: SystemTime
         entity_id: request.caller.entity_id.clone(),
         display_name: request.caller.display_name.clone(),
         until,
+        grant,
     })
+}
+
+/// Leave to prolong one credential. Only [`prolong`] makes one.
+#[derive(Debug)]
+pub struct Extension {
+    until: SystemTime,
+    bounded: bool,
+}
+
+impl Extension {
+    /// Until when.
+    pub fn until(&self) -> SystemTime {
+        self.until
+    }
+
+    /// The new times of the lease: the role's own, cut to the grant. The longest counts from the issue.
+    pub fn lease(&self, mount: &Mount, lease: &LeaseRef, ttl: Duration, max_ttl: Duration) -> (Duration, Duration) {
+        if !self.bounded {
+            return (ttl, max_ttl);
+        }
+        let issued = lease.issued.unwrap_or_else(|| mount.ports.clock.now());
+        let longest = self.until.duration_since(issued).unwrap_or_default().max(Duration::from_secs(1));
+        (left(mount, self.until), longest)
+    }
+}
+
+/// Judges whether a credential may live until `until`.
+///
+/// # Errors
+/// Coded ones if its grant is over, or if its role is gated by now and it has none.
+pub async fn prolong(
+    mount: &Mount,
+    role: &str,
+    gate: &Gate,
+    lease: &LeaseRef,
+    until: SystemTime,
+) -> Result<Extension, Error> {
+    if gate.jit_policy.is_empty() && !lease.internal.contains_key(REQUEST_FIELD) {
+        return Ok(Extension { until, bounded: false });
+    }
+    let until = gate::prolong(mount, role, gate, &lease.internal, until).await?;
+    Ok(Extension { until, bounded: true })
 }
 
 /// Where a user is minted.
@@ -76,11 +165,43 @@ pub struct Site<'a> {
     pub wishes: Wishes,
 }
 
-/// Mints, and gives back what the host is to keep with the lease. At a target that keeps no marker the [`intent`] is
-/// written first. An outcome that the target could not settle is an error; what is left of it is looked for afterwards.
+/// Mints, and gives back what the host is to keep with the lease. Of a gated role the use is in the record before the
+/// target hears of it, and that it was made before the caller does: no record, no credential.
 pub async fn mint(
     mount: &Mount,
-    _permit: &Permit,
+    permit: &Permit,
+    site: &Site<'_>,
+    plan: &mut MintPlan,
+    login: Login<'_>,
+) -> Result<(Fields, Underway), Error> {
+    let Some(grant) = &permit.grant else { return made(mount, site, plan, login).await };
+    let named = intent::lease(&site.doomed(plan, None));
+    grant.begin(mount, &plan.username, named, permit.until).await?;
+    let (mut internal, underway) = match made(mount, site, plan, login).await {
+        Ok(made) => made,
+        Err(e) => {
+            grant.failed(mount, &e.to_string()).await;
+            return Err(e);
+        }
+    };
+    if let Err(e) = grant.done(mount, &mut internal).await {
+        match mount.end_credential(&internal).await {
+            Ok(_) => transit::arrived(mount, &underway),
+            Err(why) => {
+                tracing::error!(username = plan.username, "a user that is not in the record could not be ended: {why}");
+                transit::lost(mount, &underway);
+            }
+        }
+        grant.failed(mount, "the record could not be written").await;
+        return Err(e);
+    }
+    Ok((internal, underway))
+}
+
+/// At a target that keeps no marker the [`intent`] is written first. An outcome that the target could not settle is an
+/// error; what is left of it is looked for afterwards.
+async fn made(
+    mount: &Mount,
     site: &Site<'_>,
     plan: &mut MintPlan,
     login: Login<'_>,

@@ -29,8 +29,8 @@ pub async fn is_ours(mount: &Mount, username: &str, marker: &Marker) -> Result<b
 }
 
 /// All that does not change while the user lives.
-fn texts<'a>(username: &'a str, marker: &'a Marker, begun: &'a str) -> [&'a str; 7] {
-    [&marker.mount, username, &marker.role, &marker.request, &marker.entity, &marker.connection, begun]
+fn texts<'a>(username: &'a str, marker: &'a Marker, begun: &'a str) -> [&'a str; 8] {
+    [&marker.mount, username, &marker.role, &marker.request, &marker.entity, &marker.connection, begun, &marker.grant]
 }
 
 async fn key(mount: &Mount) -> Result<&Secret, Error> {

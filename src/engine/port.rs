@@ -1,5 +1,6 @@
 //! What the engine needs of the world. `wire` implements these for a real host, tests for a simulated one.
 
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -42,6 +43,40 @@ pub trait Host: Send + Sync {
     async fn is_standby(&self) -> Result<bool, HostError>;
     /// A password by a policy of the host. `None` if there is no such policy.
     async fn generate_password(&self, policy: &str) -> Result<Option<Secret>, HostError>;
+    /// Who that entity is. `None` if there is none of that id, or the host knows no identities at all.
+    async fn entity(&self, _id: &str) -> Result<Option<Entity>, HostError> {
+        Ok(None)
+    }
+    /// The names of the groups that the entity is in, inherited ones included: only those of the mount's namespace.
+    async fn groups(&self, _entity: &str) -> Result<Vec<String>, HostError> {
+        Ok(Vec::new())
+    }
+}
+
+/// Someone, as the host's identity store knows them. Of several namespaces only the mount's own is seen.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Entity {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// What identity administrators wrote of it.
+    pub metadata: BTreeMap<String, String>,
+    /// Its tokens are refused.
+    pub disabled: bool,
+    /// The ways in which it logs in. Which of them a token came by is not told.
+    pub aliases: Vec<Alias>,
+}
+
+/// One way in which an entity logs in.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Alias {
+    /// The kind of the auth mount: `userpass`, `kubernetes`, …
+    pub mount_type: String,
+    /// The auth mount itself.
+    pub mount_accessor: String,
+    /// The name there.
+    pub name: String,
 }
 
 /// The time.

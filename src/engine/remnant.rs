@@ -356,7 +356,7 @@ pub async fn accept(mount: &Mount, id: &str, input: &Input, request: &Request) -
     let key = format!("{PREFIX}{id}");
     let _lock = mount.rotation.locks.hold(&key).await;
     let mut record = Remnant::load(mount, &key).await?.ok_or_else(|| unknown(id))?;
-    let Caller { display_name, entity_id } = &request.caller;
+    let Caller { display_name, entity_id, .. } = &request.caller;
     record.accepted = Some(Accepted {
         reason: reason.to_owned(),
         by: display_name.clone(),

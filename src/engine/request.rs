@@ -53,6 +53,10 @@ pub struct Caller {
     pub display_name: String,
     /// The token's entity, empty if it has none.
     pub entity_id: String,
+    /// The token's accessor: names the token, opens nothing.
+    pub token_accessor: String,
+    /// The path of the mount, with a slash at its end.
+    pub mount_point: String,
 }
 
 /// One request to a mount.

@@ -8,7 +8,7 @@ use super::request::{Fields, Operation};
 pub struct Route<P: 'static> {
     /// The engine's name for it.
     pub id: P,
-    /// `config/{name}`, `remnants/{id}/retry`: one captured name; `config/?`: a list, with or without the slash.
+    /// `config/{name}`: names are captured; `config/?`: with or without a slash at the end, as lists have it.
     pub pattern: &'static str,
     /// What it answers to. `Create` and `Update` always come together.
     pub operations: &'static [Operation],
@@ -33,23 +33,45 @@ impl<P> Route<P> {
         self.takes(Operation::Create) && self.takes(Operation::Read)
     }
 
-    /// The name of the field that the path captures.
-    pub fn captures(&self) -> Option<&'static str> {
-        self.pattern.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map(|(name, _)| name)
-    }
-
-    /// The field that the path captures, with `name` as its value.
-    pub fn captured<'a>(&self, name: &'a str) -> Option<(&'static str, &'a str)> {
-        self.captures().map(|field| (field, name))
-    }
-
-    fn matches<'a>(&self, path: &'a str) -> Option<&'a str> {
-        if let Some(list) = self.pattern.strip_suffix("/?") {
-            return (path.strip_suffix('/').unwrap_or(path) == list).then_some("");
+    /// The same route without the engine's name for it: all that help texts need.
+    pub fn plain(&self) -> Route<()> {
+        Route {
+            id: (),
+            pattern: self.pattern,
+            operations: self.operations,
+            fields: self.fields,
+            details: self.details,
+            synopsis: self.synopsis,
+            description: self.description,
         }
-        let (prefix, rest) = self.pattern.split_once('{')?;
-        let (_, suffix) = rest.split_once('}')?;
-        path.strip_prefix(prefix)?.strip_suffix(suffix).filter(|name| is_name(name))
+    }
+
+    /// The names of the fields that the path captures, in order.
+    pub fn captures(&self) -> impl Iterator<Item = &'static str> {
+        self.pattern.split('/').filter_map(captured_field)
+    }
+
+    /// The fields that the path captures, with what `path` says of each.
+    pub fn captured<'a>(&self, path: &'a str) -> Captures<'a> {
+        self.matches(path).unwrap_or_default()
+    }
+
+    fn matches<'a>(&self, path: &'a str) -> Option<Captures<'a>> {
+        let (pattern, path) = match self.pattern.strip_suffix("/?") {
+            Some(pattern) => (pattern, path.strip_suffix('/').unwrap_or(path)),
+            None => (self.pattern, path),
+        };
+        let mut captured = Vec::new();
+        let mut given = path.split('/');
+        for wanted in pattern.split('/') {
+            let given = given.next()?;
+            match captured_field(wanted) {
+                Some(field) if is_name(given) => captured.push((field, given)),
+                None if wanted == given => {}
+                _ => return None,
+            }
+        }
+        given.next().is_none().then_some(captured)
     }
 
     /// The warnings of the host's framework about what a request gave for nothing. They accompany an answer that has a
@@ -62,19 +84,30 @@ impl<P> Route<P> {
             unknown.sort_unstable();
             warnings.push(format!("Endpoint ignored these unrecognized parameters: [{}]", unknown.join(" ")));
         }
-        if let Some(field) = self.captures().filter(|field| data.contains_key(*field)) {
+        let mut replaced: Vec<&str> = self.captures().filter(|field| data.contains_key(*field)).collect();
+        if !replaced.is_empty() {
+            replaced.sort_unstable();
             warnings.push(format!(
                 "Endpoint replaced the value of these parameters with the values captured from the endpoint's path: \
-                 [{field}]"
+                 [{}]",
+                replaced.join(" ")
             ));
         }
         warnings
     }
 }
 
-/// The route of a path, and the name that the path captures (empty for lists).
-pub fn find<'a, P>(routes: &'static [Route<P>], path: &'a str) -> Option<(&'static Route<P>, &'a str)> {
-    routes.iter().find_map(|route| Some((route, route.matches(path)?)))
+/// What a path captures: the fields of a pattern with their values, in order.
+pub type Captures<'a> = Vec<(&'static str, &'a str)>;
+
+/// The field of a piece of a pattern, if it is one.
+fn captured_field(piece: &'static str) -> Option<&'static str> {
+    piece.strip_prefix('{')?.strip_suffix('}')
+}
+
+/// The route of a path, and the first name that the path captures (empty if it captures none).
+pub fn find<'r, 'a, P>(routes: &'r [Route<P>], path: &'a str) -> Option<(&'r Route<P>, &'a str)> {
+    routes.iter().find_map(|route| Some((route, route.matches(path)?.first().map_or("", |(_, name)| *name))))
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The engine on simulated ports: storage, host and target in memory.
 
+mod access;
 mod ending;
 mod mint;
 mod mode;
@@ -17,7 +18,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::error::Error;
-use super::port::{Clock, Host, HostError, LeftNote, Scratch, Storage, StorageError};
+use super::port::{Clock, Entity, Host, HostError, LeftNote, Scratch, Storage, StorageError};
 use super::request::{Caller, Datum, Existence, Fields, LeaseGrant, LeaseRef, Operation, Reply, Request, Response};
 use super::{Kind, Mount, Ports};
 use crate::secret::Secret;
@@ -85,6 +86,10 @@ struct World {
     /// By how much the target's clock is ahead of the true time, if it can be asked.
     target_clock: Mutex<Option<Duration>>,
     faults: Faults,
+    /// Who there is, and in which groups.
+    entities: Mutex<BTreeMap<String, (Entity, Vec<String>)>>,
+    /// Writes to storage.
+    writes: AtomicU64,
 }
 
 struct At(Arc<World>);
@@ -105,6 +110,7 @@ impl Storage for At {
         if self.0.faults.point().await {
             return Err(StorageError("storage is away".into()));
         }
+        self.0.writes.fetch_add(1, Ordering::SeqCst);
         self.0.entries.lock().unwrap().insert(key.into(), value.expose().into());
         if self.0.faults.point().await {
             return Err(StorageError("storage is away".into()));
@@ -123,8 +129,11 @@ impl Storage for At {
     }
     async fn list(&self, prefix: &str, after: &str, limit: i32) -> Result<Vec<String>, StorageError> {
         let entries = self.0.entries.lock().unwrap();
-        let keys = entries.keys().filter_map(|key| key.strip_prefix(prefix)).filter(|key| *key > after);
-        Ok(keys.map(str::to_owned).take(usize::try_from(limit).unwrap_or(usize::MAX)).collect())
+        let child = |key: &'_ str| key.split_inclusive('/').next().unwrap_or_default().to_owned();
+        let mut keys: Vec<String> = entries.keys().filter_map(|key| key.strip_prefix(prefix)).map(child).collect();
+        keys.dedup();
+        keys.retain(|key| key.as_str() > after);
+        Ok(keys.into_iter().take(usize::try_from(limit).unwrap_or(usize::MAX)).collect())
     }
 }
 
@@ -138,6 +147,12 @@ impl Host for At {
     }
     async fn is_standby(&self) -> Result<bool, HostError> {
         Ok(self.0.standby.load(Ordering::SeqCst))
+    }
+    async fn entity(&self, id: &str) -> Result<Option<Entity>, HostError> {
+        Ok(self.0.entities.lock().unwrap().get(id).map(|(entity, _)| entity.clone()))
+    }
+    async fn groups(&self, id: &str) -> Result<Vec<String>, HostError> {
+        Ok(self.0.entities.lock().unwrap().get(id).map(|(_, groups)| groups.clone()).unwrap_or_default())
     }
     async fn generate_password(&self, policy: &str) -> Result<Option<Secret>, HostError> {
         let passwords = [("known", "by-policy"), ("awkward", "a%41b")];
@@ -411,6 +426,7 @@ fn mount(world: &Arc<World>) -> Mount {
         Ports { storage: at(), host: at(), clock: at(), targets: at(), scratch: at() },
     );
     mount.rotation.queue.by_hand();
+    mount.access.by_hand();
     mount
 }
 

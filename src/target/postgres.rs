@@ -7,6 +7,7 @@ mod marker;
 mod mint;
 mod password;
 mod session;
+mod usage;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,7 +21,7 @@ use super::dsn::PgEndpoint;
 use super::pool::{Checkout, Lane, Limits, NotOpened, Pool, Trust, jitter};
 use super::{
     Capability, EndOptions, EndPlan, Ended, Login, LoginError, Marked, MintPlan, Outcome, RenewPlan, Script, Target,
-    TargetError,
+    TargetError, Usage,
 };
 use crate::secret::Secret;
 use session::{PgSession, Problem};
@@ -158,6 +159,10 @@ impl Target for Postgres {
 
     async fn marked(&self, mount: &str) -> Result<Vec<Marked>, TargetError> {
         marker::marked(self, mount).await
+    }
+
+    async fn usage(&self, username: &str) -> Result<Option<Usage>, TargetError> {
+        usage::usage(self, username).await
     }
 
     async fn present(&self, usernames: &[String]) -> Result<Vec<String>, TargetError> {

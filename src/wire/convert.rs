@@ -67,7 +67,12 @@ pub(super) fn request(operation: Operation, request: pb::Request) -> Result<Requ
         path: request.path,
         data,
         lease,
-        caller: Caller { display_name: request.display_name, entity_id: request.entity_id },
+        caller: Caller {
+            display_name: request.display_name,
+            entity_id: request.entity_id,
+            token_accessor: request.client_token_accessor,
+            mount_point: request.mount_point,
+        },
     })
 }
 

@@ -9,10 +9,10 @@ use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use super::padded;
-use super::proto::pb;
 use super::proto::pb::storage_client::StorageClient;
 use super::proto::pb::system_view_client::SystemViewClient;
-use crate::engine::port::{Host, HostError, Storage, StorageError};
+use super::proto::{logical, pb};
+use crate::engine::port::{Alias, Entity, Host, HostError, Storage, StorageError};
 use crate::secret::Secret;
 
 /// The largest message we take. The host's raft storage holds at most 1 MiB an entry by default, so what is large is a
@@ -158,6 +158,40 @@ impl Host for Link {
                 _ => Err(host_failed(status)),
             },
         }
+    }
+
+    async fn entity(&self, id: &str) -> Result<Option<Entity>, HostError> {
+        let args = pb::EntityInfoArgs { entity_id: id.to_owned() };
+        let reply = self.view()?.entity_info(args).await.map_err(host_failed)?.into_inner();
+        told(reply.err)?;
+        Ok(reply.entity.map(entity).filter(|entity| !entity.id.is_empty()))
+    }
+
+    async fn groups(&self, entity: &str) -> Result<Vec<String>, HostError> {
+        let args = pb::EntityInfoArgs { entity_id: entity.to_owned() };
+        let reply = self.view()?.groups_for_entity(args).await.map_err(host_failed)?.into_inner();
+        told(reply.err)?;
+        Ok(reply.groups.into_iter().map(|group| group.name).collect())
+    }
+}
+
+/// An error in an answer about identities.
+fn told(err: String) -> Result<(), HostError> {
+    if err.is_empty() { Ok(()) } else { Err(HostError(err)) }
+}
+
+fn entity(entity: logical::Entity) -> Entity {
+    let alias = |alias: logical::Alias| Alias {
+        mount_type: alias.mount_type,
+        mount_accessor: alias.mount_accessor,
+        name: alias.name,
+    };
+    Entity {
+        id: entity.id,
+        name: entity.name,
+        metadata: entity.metadata.into_iter().collect(),
+        disabled: entity.disabled,
+        aliases: entity.aliases.into_iter().map(alias).collect(),
     }
 }
 

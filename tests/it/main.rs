@@ -14,6 +14,7 @@ mod drivers;
 mod ending;
 mod faults;
 mod hostile;
+mod jit;
 mod manifest;
 mod notrace;
 mod parity;

@@ -9,17 +9,17 @@ use super::connection::{Config, Connection};
 use super::credential::{self, CredentialType, Made, Settings};
 use super::role::Role;
 use crate::engine::end::wishes::Wishes;
-use crate::engine::end::{Doomed, Trouble};
+use crate::engine::end::{Doomed, Report, Trouble};
 use crate::engine::error::Error;
 use crate::engine::intent::{self, Intent, unix_seconds};
 use crate::engine::issue::{self, Permit, Site};
 use crate::engine::lease::{MountTerms, Terms};
 use crate::engine::request::{Datum, Fields, LeaseGrant, LeaseRef, Reply, Request, Response};
 use crate::engine::template::{Names, OsEntropy};
-use crate::engine::{Mount, end, marker, reconcile};
+use crate::engine::{Mount, access, end, marker, reconcile, remnant};
 use crate::secret::Secret;
 use crate::secret::password;
-use crate::target::{Marker, MintPlan, RenewPlan, Script};
+use crate::target::{Marker, MintPlan, RenewPlan, Script, Usage};
 
 /// The server refuses the login this long after the lease's end: its clock and the host's may differ, and the host
 /// needs a moment to renew. The built-in engine's own figure.
@@ -45,7 +45,7 @@ pub async fn read(mount: &Mount, name: &str, request: &Request) -> Reply {
         return Err(Error::Failed("empty creation statements".into()));
     }
     let terms = Terms::of(&role, bounds?);
-    let permit = issue::authorize(mount, name, request, terms.at_issue(mount.ports.clock.now()))?;
+    let permit = issue::authorize(mount, name, &role.gate, request, terms.at_issue(mount.ports.clock.now())).await?;
     let mut plan = plan(mount, name, &role, &connection, &permit)?;
     if connection.driver.keeps_marker() {
         plan.marker = marker::sealed(mount, &plan.username, plan.marker).await?;
@@ -66,14 +66,11 @@ pub async fn read(mount: &Mount, name: &str, request: &Request) -> Reply {
     }
     let mut data = vec![("username".to_owned(), Datum::Plain(json!(plan.username)))];
     data.extend(made.into_data());
+    data.extend(permit.answer(mount).await);
+    let (ttl, max_ttl) = permit.lease(mount, role.default_ttl, role.max_ttl);
     Ok(Some(Response {
         data: Some(data),
-        lease: Some(LeaseGrant {
-            ttl: role.default_ttl,
-            max_ttl: role.max_ttl,
-            renewable: ends_for_good.is_none(),
-            internal,
-        }),
+        lease: Some(LeaseGrant { ttl, max_ttl, renewable: ends_for_good.is_none(), internal }),
         underway: Some(underway),
         ..Response::default()
     }))
@@ -143,7 +140,10 @@ fn plan(mount: &Mount, name: &str, role: &Role, connection: &Connection, permit:
         .map_err(|e| Error::Failed(format!("failed to generate username: {e}")))?;
     let dialect = connection.driver.dialect();
     Ok(MintPlan {
-        creation: Script::parse(&role.statements.creation, dialect),
+        creation: match permit.params() {
+            Some(params) => Script::parse(&access::narrowed(&role.statements.creation, params), dialect),
+            None => Script::parse(&role.statements.creation, dialect),
+        },
         rollback: Script::parse(&role.statements.rollback, dialect),
         expiration: permit.until() + LOGIN_GRACE,
         scram_iterations: role.scram_iterations,
@@ -155,6 +155,7 @@ fn plan(mount: &Mount, name: &str, role: &Role, connection: &Connection, permit:
             begun: unix_seconds(mount.ports.clock.now()),
             expires: unix_seconds(permit.until()),
             connection: role.db_name.clone(),
+            grant: permit.grant_id().to_owned(),
             seal: String::new(),
         },
         repeats: mount.clocks.is_young(mount.ports.clock.as_ref()),
@@ -195,6 +196,8 @@ pub async fn renew(mount: &Mount, lease: &LeaseRef) -> Reply {
         .ok_or_else(|| Error::Failed(format!("error during renew: could not find role with name {:?}", leased.role)))?;
     let terms = Terms::of(&role, bounds?);
     let until = terms.at_renew(mount.ports.clock.now(), lease.issued, lease.increment);
+    let extension = issue::prolong(mount, &leased.role, &role.gate, lease, until).await?;
+    let until = extension.until();
     let db_name = if leased.db_name.is_empty() { &role.db_name } else { &leased.db_name };
     let connection = mount.connections.get(mount, db_name).await?;
     if let Some(key) = &leased.note {
@@ -210,13 +213,9 @@ pub async fn renew(mount: &Mount, lease: &LeaseRef) -> Reply {
     // The host's own texts around this one count the errors, as the built-in engine's do.
     let renewed = connection.target.renew(&plan).await;
     renewed.map_err(|e| Error::Failed(format!("1 error occurred:\n\t* {e}\n\n")))?;
+    let (ttl, max_ttl) = extension.lease(mount, lease, role.default_ttl, role.max_ttl);
     Ok(Some(Response {
-        lease: Some(LeaseGrant {
-            ttl: role.default_ttl,
-            max_ttl: role.max_ttl,
-            renewable: true,
-            internal: lease.internal.clone(),
-        }),
+        lease: Some(LeaseGrant { ttl, max_ttl, renewable: true, internal: lease.internal.clone() }),
         ..Response::default()
     }))
 }
@@ -244,10 +243,21 @@ async fn prolong(mount: &Mount, key: &str, leased: &Doomed, db_name: &str, until
     Ok(())
 }
 
-/// Revoke, asked by the host's lease manager.
-pub async fn revoke(mount: &Mount, internal: &Fields) -> Reply {
-    end::end(mount, leased(internal)?).await?;
-    Ok(None)
+/// Whether somebody has decided that what is left of this user may stay.
+pub async fn is_accepted(mount: &Mount, internal: &Fields) -> Result<bool, Error> {
+    remnant::is_accepted(mount, &leased(internal)?).await
+}
+
+/// What the user of a lease has done so far, if its target counts that.
+pub async fn usage(mount: &Mount, internal: &Fields) -> Result<Option<Usage>, Error> {
+    let user = leased(internal)?;
+    let connection = mount.connections.get(mount, &user.db_name).await?;
+    connection.target.usage(&user.username).await.map_err(|e| Error::Failed(e.to_string()))
+}
+
+/// Ends the user of a lease: for the host's lease manager, or because its grant is over.
+pub async fn revoke(mount: &Mount, internal: &Fields) -> Result<Report, Error> {
+    Ok(end::end(mount, leased(internal)?).await?)
 }
 
 /// The connection of a user, and what ends it: the wishes and statements of its role as it is now, if that is still a role
@@ -278,8 +288,8 @@ pub async fn how_to_end(mount: &Mount, user: &Doomed) -> Result<(Arc<Connection>
 ///
 /// # Errors
 /// If it could not be ended now.
-pub async fn unwanted(mount: &Mount, internal: &Fields) -> Result<(), Error> {
-    Ok(end::end(mount, leased(internal)?).await.map(drop)?)
+pub async fn unwanted(mount: &Mount, internal: &Fields) -> Result<Report, Error> {
+    Ok(end::end(mount, leased(internal)?).await?)
 }
 
 /// The users that have a note: its key, their connection, and when they have to be gone.

@@ -1,6 +1,7 @@
 //! The route table of the `database` engine: every path, field and help text there is. Router, `path-help`, the OpenAPI
 //! document and the field reference in the documentation all come from here.
 
+use crate::engine::access::ROLE_FIELDS;
 use crate::engine::field::{Field, FieldType, Preset};
 use crate::engine::request::Operation::{self, Create, Delete, List, Read, Update};
 use crate::engine::route::Route;
@@ -394,6 +395,8 @@ the database has answered.",
                  ed25519), and if wanted key_bits (rsa: 2048, 3072, 4096; ec: 256, 384, 521) and signature_bits (256, \
                  384 or 512, for a CA with an RSA key).",
             ),
+            ROLE_FIELDS[0],
+            ROLE_FIELDS[1],
             Field::new("owned_objects", FieldType::String, OWNED_OBJECTS),
             Field::new("sessions", FieldType::String, SESSIONS),
             Field::new("verify", FieldType::String, VERIFY),
@@ -409,11 +412,30 @@ A write lays the given fields over those that are stored. Leases that are out ke
         id: Path::Creds,
         pattern: "creds/{name}",
         operations: &[Read],
-        fields: &[Field::new("name", FieldType::String, "Name of the role.")],
+        fields: &[
+            Field::new("name", FieldType::String, "Name of the role."),
+            Field::new("request_id", FieldType::String, "Of a role with jit_policy: use this grant.").query(),
+            Field::new("params", FieldType::KvPairs, "Of a role with jit_policy: use the grant for these params.").query(),
+            Field::new(
+                "identity_proof",
+                FieldType::Secret,
+                "Of a role whose policy asks for it (require_proof): a JWT of the workload itself.",
+            )
+            .query(),
+            Field::new(
+                "wait",
+                FieldType::DurationSecond,
+                "Of a role with jit_policy: how long to wait for an approval, in seconds or as a duration; at most 60s.",
+            )
+            .query(),
+        ],
         details: None,
         synopsis: "Request database credentials for a certain role.",
         description: "\
-Makes a user at the role's connection and answers with its name and password. The user lives as long as the lease.",
+Makes a user at the role's connection and answers with its name and password. The user lives as long as the lease.
+
+Of a role with jit_policy the caller needs a grant: see requests/:role. Without one the answer is 403, and its text says
+what to do; a sidecar that tries again gets the credential once the request is approved.",
     },
     Route {
         id: Path::StaticRoles,

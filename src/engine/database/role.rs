@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::credential::{CredentialType, Settings};
 use crate::engine::Mount;
+use crate::engine::access::Gate;
 use crate::engine::end::wishes::Wishes;
 use crate::engine::error::Error;
 use crate::engine::field::Input;
@@ -52,6 +53,9 @@ pub struct Role {
     pub credential_type: CredentialType,
     /// Settings of that kind.
     pub credential_config: Settings,
+    /// Who may have a credential, beyond the host's own ACL.
+    #[serde(flatten)]
+    pub gate: Gate,
     /// Rounds of the SCRAM verifiers of its users; `None` for the connection's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scram_iterations: Option<u32>,
@@ -121,6 +125,7 @@ pub async fn read(mount: &Mount, name: &str) -> Reply {
     if !shown.is_empty() {
         data.push(("credential_config", Value::Object(shown.clone())));
     }
+    data.extend(role.gate.shown());
     data.extend(role.wishes().said());
     Ok(Some(Response::data(data)))
 }
@@ -181,6 +186,7 @@ pub async fn write(mount: &Mount, name: &str, input: &Input) -> Reply {
         role.statements.renewal = list.to_vec();
     }
 
+    role.gate.lay_over(input, &role.statements.creation)?;
     let mut wishes = role.wishes();
     wishes.write(input)?;
     wishes.store(&mut role.other);

@@ -1,0 +1,118 @@
+//! `freezes/:name`: nothing is issued, whoever has agreed, for as long as there is a freeze.
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::ending;
+use super::request::{AccessRequest, OPEN, State};
+use super::{rules, token};
+use crate::engine::Mount;
+use crate::engine::error::Error;
+use crate::engine::evidence::{self, event::Draft};
+use crate::engine::field::Input;
+use crate::engine::intent::unix_seconds;
+use crate::engine::request::{Reply, Request, Response};
+use crate::engine::template::glob;
+use crate::secret::Secret;
+
+/// Where they are.
+pub const PREFIX: &str = "access/freeze/";
+
+/// A freeze.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Freeze {
+    /// Why.
+    pub reason: String,
+    /// Which roles, with `*`.
+    pub roles: Vec<String>,
+    /// When it ends by itself, unix seconds; 0: it does not.
+    pub until: u64,
+}
+
+/// Whether something may be issued of a role.
+///
+/// # Errors
+/// 403 `jit_frozen` with the freeze.
+pub async fn check(mount: &Mount, role: &str) -> Result<(), Error> {
+    let now = unix_seconds(evidence::now(mount).await);
+    for name in mount.ports.storage.list(PREFIX, "", -1).await? {
+        let Some(freeze) = load(mount, &name).await? else { continue };
+        let over = freeze.until > 0 && now >= freeze.until;
+        if !over && freeze.roles.iter().any(|pattern| glob(pattern, role)) {
+            return Err(Error::Coded(403, format!("jit_frozen: freeze {name:?}: {}", freeze.reason)));
+        }
+    }
+    Ok(())
+}
+
+async fn load(mount: &Mount, name: &str) -> Result<Option<Freeze>, Error> {
+    let Some(entry) = mount.ports.storage.get(&format!("{PREFIX}{name}")).await? else { return Ok(None) };
+    let read = serde_json::from_str(entry.expose());
+    read.map(Some).map_err(|e| Error::Failed(format!("the stored freeze {name:?} cannot be read: {e}")))
+}
+
+/// POST and PUT. With `end` what is out ends too.
+pub async fn write(mount: &Mount, name: &str, input: &Input, source: &Request) -> Reply {
+    mount.refuse_on_standby().await?;
+    let reason = input.text("reason").unwrap_or_default().trim().to_owned();
+    if reason.is_empty() {
+        return Err(Error::Refused("reason: say why".into()));
+    }
+    let now = unix_seconds(evidence::now(mount).await);
+    let span = input.span("ttl").unwrap_or_default().as_secs();
+    let freeze = Freeze {
+        reason,
+        roles: input.list("roles").map_or_else(|| vec!["*".into()], <[String]>::to_vec),
+        until: if span == 0 { 0 } else { now.saturating_add(span) },
+    };
+    let value = serde_json::to_value(&freeze).map_err(|_| Error::Failed("cannot encode a freeze".into()))?;
+    let draft =
+        Draft::new("freeze.written").with("freeze", name).with("config", value.clone()).with("actor", token(source));
+    evidence::append(mount, vec![draft]).await?;
+    mount.ports.storage.put(&format!("{PREFIX}{name}"), &Secret::new(value.to_string()), false).await?;
+    if input.flag("end") != Some(true) {
+        return Ok(None);
+    }
+    let mut ended = 0;
+    let mut warnings = Vec::new();
+    for role in mount.ports.storage.list(OPEN, "", -1).await? {
+        let role = role.trim_end_matches('/');
+        if !freeze.roles.iter().any(|pattern| glob(pattern, role)) {
+            continue;
+        }
+        for found in rules::open(mount, role).await? {
+            let _lock = mount.access.locks.hold(&found.id).await;
+            let Some(mut request) = AccessRequest::load(mount, role, &found.id).await? else { continue };
+            if !matches!(request.state, State::Approved | State::Active) {
+                continue;
+            }
+            match ending::end(mount, &mut request, "freeze", &freeze.reason, Some(token(source))).await {
+                Ok(()) => ended += 1,
+                Err(e) => warnings.push(format!("{}: {e}", request.id)),
+            }
+        }
+    }
+    Ok(Some(Response { warnings, ..Response::data([("ended", json!(ended))]) }))
+}
+
+/// GET.
+pub async fn read(mount: &Mount, name: &str) -> Reply {
+    let Some(freeze) = load(mount, name).await? else { return Ok(None) };
+    let until = (freeze.until > 0).then(|| evidence::stamp(freeze.until * 1000));
+    Ok(Some(Response::data([
+        ("reason", json!(freeze.reason)),
+        ("roles", json!(freeze.roles)),
+        ("until", json!(until)),
+    ])))
+}
+
+/// DELETE.
+pub async fn delete(mount: &Mount, name: &str, source: &Request) -> Reply {
+    mount.refuse_on_standby().await?;
+    let draft = Draft::new("freeze.deleted").with("freeze", name).with("actor", token(source));
+    evidence::append(mount, vec![draft]).await?;
+    mount.ports.storage.delete(&format!("{PREFIX}{name}")).await?;
+    mount.access.stir();
+    Ok(None)
+}

@@ -1,0 +1,611 @@
+//! The paths of access and evidence, the same on every kind of mount.
+
+use crate::engine::field::{Field, FieldType, Preset};
+use crate::engine::request::Operation::{self, Create, Delete, List, Read, Update};
+use crate::engine::route::Route;
+
+/// A path of this part of the engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Path {
+    /// `config/jit`
+    Config,
+    /// `policies/`
+    Policies,
+    /// `policies/:name`
+    Policy,
+    /// `policies/:name/acl`
+    PolicyAcl,
+    /// `requests/:role`
+    Requests,
+    /// `requests/:role/:request_id`
+    Request,
+    /// `requests/:role/:request_id/approve`
+    Approve,
+    /// `requests/:role/:request_id/deny`
+    Deny,
+    /// `requests/:role/:request_id/cancel`
+    Cancel,
+    /// `requests/:role/:request_id/complete`
+    Complete,
+    /// `requests/:role/:request_id/revoke`
+    Revoke,
+    /// `freezes/`
+    Freezes,
+    /// `freezes/:name`
+    Freeze,
+    /// `preapprovals/`
+    Preapprovals,
+    /// `preapprovals/:name`
+    Preapproval,
+    /// `preapprovals/:name/approve`
+    Preapprove,
+    /// `break-glass/`
+    Emergencies,
+    /// `break-glass/:role`
+    Emergency,
+    /// `break-glass/:role/:request_id/review`
+    EmergencyReview,
+    /// `reports/`
+    Reports,
+    /// `reports/:name`
+    Report,
+    /// `offboard/entity/:entity_id`
+    Offboard,
+    /// `inbox`
+    Inbox,
+    /// `lookup/request`
+    Lookup,
+    /// `evidence/chain/:request_id`
+    Chain,
+    /// `evidence/by-credential/:name`
+    ByCredential,
+    /// `evidence/export`
+    Export,
+    /// `evidence/checkpoint`
+    Checkpoint,
+    /// `evidence/verify`
+    Verify,
+}
+
+const WRITE: &[Operation] = &[Create, Update];
+
+const NAME: Field = Field::new("name", FieldType::String, "Name of the policy.");
+const ROLE: Field = Field::new("role", FieldType::String, "Name of the role.");
+const ID: Field = Field::new("request_id", FieldType::String, "Id of the request.");
+
+/// Fields of `policies/:name`.
+const POLICY: &[Field] = &[
+    NAME,
+    Field::new("description", FieldType::String, "For people."),
+    Field::new(
+        "tier",
+        FieldType::String,
+        "How much harm its roles can do: low, medium, high (people have to approve) or critical (two at least).",
+    )
+    .preset(Preset::Text("medium")),
+    Field::new(
+        "eligible_groups",
+        FieldType::CommaStringSlice,
+        "Identity groups whose members may ask. Empty: everybody whom the ACL lets.",
+    ),
+    Field::new(
+        "eligible_classes",
+        FieldType::CommaStringSlice,
+        "Classes of callers who may ask: human, service, agent, third_party. By default human.",
+    ),
+    Field::new("never", FieldType::Bool, "Nobody may ask, whatever else is said here."),
+    Field::new(
+        "hours",
+        FieldType::String,
+        "When credentials are issued: \"Mon-Fri 07:00-19:00 Europe/Berlin\". Empty: always.",
+    ),
+    Field::new("require_reason", FieldType::Int, "The fewest characters of a reason.").preset(Preset::Int(10)),
+    Field::new("reason_pattern", FieldType::String, "A regular expression that the whole reason matches."),
+    Field::new(
+        "ticket_pattern",
+        FieldType::String,
+        "A regular expression that the whole ticket matches. Empty: no ticket is needed.",
+    ),
+    Field::new("purposes", FieldType::CommaStringSlice, "The purposes there are. Empty: none has to be given."),
+    Field::new("service_reason", FieldType::String, "The reason of requests that a read files by itself."),
+    Field::new(
+        "approval",
+        FieldType::String,
+        "manual: people approve, see steps. auto: the policy itself does, within the read. Not with tier high or critical.",
+    )
+    .preset(Preset::Text("manual")),
+    Field::new(
+        "steps",
+        FieldType::Json,
+        "Who approves: a list such as [{\"groups\": [\"dba-leads\"], \"min\": 1}, {\"groups\": [\"sec\"], \"min\": 1}]. Each \
+         person fills one place. classes says who else than people may, as in eligible_classes.",
+    ),
+    Field::new("distinct_groups", FieldType::Bool, "Each vote has to come by another group."),
+    Field::new(
+        "forbid_reciprocal",
+        FieldType::DurationSecond,
+        "Nobody approves for who has approved for him within so many seconds, or this duration. 0: no such rule.",
+    ),
+    Field::new("deny_threshold", FieldType::Int, "So many votes against it end a request.").preset(Preset::Int(1)),
+    Field::new(
+        "owner_groups",
+        FieldType::CommaStringSlice,
+        "Identity groups whose members may revoke a grant, besides those who may approve it.",
+    ),
+    Field::new(
+        "pending_ttl",
+        FieldType::DurationSecond,
+        "How long a request waits for votes, in seconds or as a duration; at most 24h.",
+    )
+    .preset(Preset::Int(3600)),
+    Field::new(
+        "activate_within",
+        FieldType::DurationSecond,
+        "How long an approved request waits for its first use, in seconds or as a duration.",
+    )
+    .preset(Preset::Int(900)),
+    Field::new(
+        "grant_ttl",
+        FieldType::DurationSecond,
+        "How long a grant lasts from its approval, in seconds or as a duration. Credentials end with it.",
+    )
+    .preset(Preset::Int(3600)),
+    Field::new(
+        "cred_max_ttl",
+        FieldType::DurationSecond,
+        "The longest that one credential lasts, in seconds or as a duration; 0: as the role says.",
+    ),
+    Field::new("uses", FieldType::Int, "How many credentials may be read of one grant; 0: any number.")
+        .preset(Preset::Int(1)),
+    Field::new("max_active", FieldType::Int, "The most grants of a role that one person has at a time; 0: any number.")
+        .preset(Preset::Int(1)),
+    Field::new(
+        "cooldown",
+        FieldType::DurationSecond,
+        "How long after the end of a grant the same person may not ask again, in seconds or as a duration.",
+    ),
+    Field::new(
+        "max_requests_per_day",
+        FieldType::Int,
+        "The most requests of one person for a role in 24 hours; 0: any number.",
+    )
+    .preset(Preset::Int(20)),
+    Field::new(
+        "max_coverage",
+        FieldType::String,
+        "The largest share of a time that one person may have held the role when he asks again: 0.5/24h. Empty: any.",
+    ),
+    Field::new(
+        "require_proof",
+        FieldType::String,
+        "What a read has to bring besides its token, in identity_proof. none. workload: a JWT for proof_audience, signed by \
+         one of proof_keys, whose subject is an alias of the caller, and used once. step_up: one that tells of a login with \
+         a second factor (auth_time, and amr or acr) as well.",
+    )
+    .preset(Preset::Text("none")),
+    Field::new("proof_max_age", FieldType::DurationSecond, "How old a proof may be, in seconds or as a duration.")
+        .preset(Preset::Int(300)),
+    Field::new("supersede", FieldType::Bool, "A newer credential of a grant ends the older ones of it, after overlap."),
+    Field::new("overlap", FieldType::DurationSecond, "With supersede: so many seconds, or this duration.")
+        .preset(Preset::Int(120)),
+    Field::new(
+        "break_glass_groups",
+        FieldType::CommaStringSlice,
+        "Identity groups whose members (people only) may have access without anybody's agreement. Empty: nobody.",
+    ),
+    Field::new(
+        "break_glass_ttl",
+        FieldType::DurationSecond,
+        "How long that lasts, in seconds or as a duration; at most 1h.",
+    )
+    .preset(Preset::Int(900)),
+    Field::new(
+        "break_glass_review_within",
+        FieldType::DurationSecond,
+        "By when somebody else has to review it, in seconds or as a duration.",
+    )
+    .preset(Preset::Int(86_400)),
+    Field::new(
+        "break_glass_open_reviews",
+        FieldType::Int,
+        "How many reviews of one person may be open without his next use being refused.",
+    ),
+    Field::new(
+        "on_unapproved",
+        FieldType::String,
+        "What a read does that finds no grant: deny, or file, which files the request with service_reason and is refused \
+         until it is approved. Whoever reads again and again files one.",
+    )
+    .preset(Preset::Text("deny")),
+    Field::new(
+        "refile_after",
+        FieldType::DurationSecond,
+        "With on_unapproved=file: how long after a request came to nothing a read files the next, in seconds or as a \
+         duration.",
+    )
+    .preset(Preset::Int(900)),
+];
+
+/// A path at which somebody acts on a request.
+const fn verb(
+    id: Path,
+    pattern: &'static str,
+    fields: &'static [Field],
+    synopsis: &'static str,
+    text: &'static str,
+) -> Route<Path> {
+    Route { id, pattern, operations: WRITE, fields, details: None, synopsis, description: text }
+}
+
+const COMMENT: Field = Field::new("comment", FieldType::String, "What to say about it. Kept in the record.");
+
+/// Every path.
+pub const ROUTES: &[Route<Path>] = &[
+    Route {
+        id: Path::Config,
+        pattern: "config/jit",
+        operations: &[Create, Update, Read],
+        fields: &[
+            Field::new(
+                "identity_map",
+                FieldType::KvPairs,
+                "The class (human, service, agent, third_party) of who logs in at an auth mount, by its accessor or its \
+                 type. Known without it: userpass, ldap, oidc and the like are human; approle, kubernetes, cert, jwt, aws \
+                 and the like are service.",
+            ),
+            Field::new(
+                "agent_patterns",
+                FieldType::CommaStringSlice,
+                "Names of aliases, with \"*\", whose class is agent.",
+            ),
+            Field::new(
+                "person_key",
+                FieldType::String,
+                "The entity metadata that is the same for all entities of one person.",
+            )
+            .preset(Preset::Text("employee_id")),
+            Field::new(
+                "proof_keys",
+                FieldType::Json,
+                "Public keys that sign proofs of workload identity, as a JWK set: those of a cluster, a SPIFFE trust domain or \
+                 an OpenID provider. RSA, P-256, P-384 and Ed25519.",
+            ),
+            Field::new(
+                "proof_audience",
+                FieldType::CommaStringSlice,
+                "What such a proof has to be made for (aud). Without it none is taken.",
+            ),
+            Field::new(
+                "proof_issuers",
+                FieldType::CommaStringSlice,
+                "Who may have made it (iss). Empty: whoever has one of the keys.",
+            ),
+            Field::new(
+                "offboarded",
+                FieldType::CommaStringSlice,
+                "Ids of entities that may do nothing here any more: see offboard/entity/:entity_id.",
+            ),
+            Field::new("auditor_groups", FieldType::CommaStringSlice, "Identity groups whose members may see every request."),
+        ],
+        details: None,
+        synopsis: "Configure how callers of gated roles are told apart.",
+        description: "\
+Applies to roles that name a jit_policy. The metadata jit_class of an entity wins over everything here. An entity with
+aliases of two classes has none, and gets nothing: the host does not tell by which alias a token came.",
+    },
+    Route {
+        id: Path::Policies,
+        pattern: "policies/?",
+        operations: &[List],
+        fields: &[
+            Field::new("after", FieldType::String, "List entries after this one, exclusive.").query(),
+            Field::new("limit", FieldType::Int, "List this many entries at most; without it, all.").query(),
+        ],
+        details: None,
+        synopsis: "List the access policies.",
+        description: "Names only; read policies/:name for one.",
+    },
+    Route {
+        id: Path::Policy,
+        pattern: "policies/{name}",
+        operations: &[Create, Update, Read, Delete],
+        fields: POLICY,
+        details: None,
+        synopsis: "Manage an access policy: who may ask for a role, who has to agree, for how long and how often.",
+        description: "\
+A role names it in jit_policy. A write lays the given fields over those that are stored. It holds for requests that are
+open already: votes are counted anew by it at each use, and grants that it would not allow end within half a minute.
+
+Nobody votes on his own request, and there is no setting for that.",
+    },
+    Route {
+        id: Path::PolicyAcl,
+        pattern: "policies/{name}/acl",
+        operations: &[Read],
+        fields: &[NAME],
+        details: None,
+        synopsis: "Texts for the host's own policies: requester, approver, auditor.",
+        description: "The host's ACL says who may try; the access policy says who may.",
+    },
+    Route {
+        id: Path::Requests,
+        pattern: "requests/{role}/?",
+        operations: &[Create, Update, List],
+        fields: &[
+            ROLE,
+            Field::new("reason", FieldType::String, "Why. Kept in the record."),
+            Field::new("ticket", FieldType::String, "The ticket, if the policy asks for one."),
+            Field::new("purpose", FieldType::String, "One of the policy's purposes, if it has any."),
+            Field::new(
+                "ttl",
+                FieldType::DurationSecond,
+                "How long a credential is to last, in seconds or as a duration; never longer than role and policy say.",
+            ),
+            Field::new("params", FieldType::KvPairs, "What narrows the role: see params_allowed in roles/:name."),
+        ],
+        details: None,
+        synopsis: "Ask for a gated role, or list the requests for it.",
+        description: "\
+Answers with the request and its id. Asking again for the same while a request is open answers with that one. What is
+approved is all of it: role, parameters, time and number of uses. Lists show what the caller may see.",
+    },
+    Route {
+        id: Path::Request,
+        pattern: "requests/{role}/{request_id}",
+        operations: &[Read],
+        fields: &[ROLE, ID],
+        details: None,
+        synopsis: "Look at a request: its state, votes, and what is missing.",
+        description: "For the requester, who may vote on it, who may end it, and auditors; for others there is none.",
+    },
+    verb(
+        Path::Approve,
+        "requests/{role}/{request_id}/approve",
+        &[
+            ROLE,
+            ID,
+            COMMENT,
+            Field::new(
+                "ttl",
+                FieldType::DurationSecond,
+                "Cut the time of each credential to so many seconds, or this duration.",
+            ),
+        ],
+        "Vote for a request.",
+        "Takes a person in one of the groups of a step, who is not the requester under any of his entities.",
+    ),
+    verb(
+        Path::Deny,
+        "requests/{role}/{request_id}/deny",
+        &[ROLE, ID, COMMENT],
+        "Vote against a request.",
+        "deny_threshold votes against it end it for good.",
+    ),
+    verb(
+        Path::Cancel,
+        "requests/{role}/{request_id}/cancel",
+        &[ROLE, ID],
+        "Take a request back that was not used yet.",
+        "For the requester.",
+    ),
+    verb(
+        Path::Complete,
+        "requests/{role}/{request_id}/complete",
+        &[ROLE, ID, COMMENT],
+        "Say that the work is done: everything that was issued of the request ends now, at the target.",
+        "For the requester. When this answers, no login is possible and no session is open. The leases end as they would.",
+    ),
+    verb(
+        Path::Revoke,
+        "requests/{role}/{request_id}/revoke",
+        &[ROLE, ID, Field::new("reason", FieldType::String, "Why. Needed, and kept in the record.")],
+        "End a request, and everything that was issued of it, now.",
+        "For one person of those who may approve it, or of owner_groups.",
+    ),
+    Route {
+        id: Path::Freezes,
+        pattern: "freezes/?",
+        operations: &[List],
+        fields: &[],
+        details: None,
+        synopsis: "List the freezes.",
+        description: "Names only; read freezes/:name for one.",
+    },
+    Route {
+        id: Path::Freeze,
+        pattern: "freezes/{name}",
+        operations: &[Create, Update, Read, Delete],
+        fields: &[
+            Field::new("name", FieldType::String, "Name of the freeze."),
+            Field::new("reason", FieldType::String, "Why. Needed: who is refused is told."),
+            Field::new("roles", FieldType::CommaStringSlice, "Which roles, with \"*\". By default all that are gated."),
+            Field::new(
+                "ttl",
+                FieldType::DurationSecond,
+                "The freeze ends by itself after so many seconds, or this duration. 0: it does not.",
+            ),
+            Field::new("end", FieldType::Bool, "End the grants that there are, too."),
+        ],
+        details: None,
+        synopsis: "Stop issuing credentials of gated roles, whoever has agreed.",
+        description: "For a change freeze or an incident. Leases are not prolonged either. Break-glass goes on.",
+    },
+    Route {
+        id: Path::Preapprovals,
+        pattern: "preapprovals/?",
+        operations: &[List],
+        fields: &[],
+        details: None,
+        synopsis: "List the preapprovals.",
+        description: "Names only; read preapprovals/:name for one.",
+    },
+    Route {
+        id: Path::Preapproval,
+        pattern: "preapprovals/{name}",
+        operations: &[Create, Update, Read, Delete],
+        fields: &[
+            Field::new("name", FieldType::String, "Name of the preapproval."),
+            Field::new("role", FieldType::String, "The role."),
+            Field::new("entity_id", FieldType::String, "For whom: an entity."),
+            Field::new("group", FieldType::String, "Or the members of an identity group."),
+            Field::new("params", FieldType::KvPairs, "What narrows the role: see params_allowed in roles/:name."),
+            Field::new("reason", FieldType::String, "Why. It is the reason of each request that is drawn from it."),
+            Field::new(
+                "period",
+                FieldType::DurationSecond,
+                "How long it lasts, in seconds or as a duration; at most 90 days.",
+            )
+            .preset(Preset::Int(30 * 86_400)),
+            Field::new("per_day", FieldType::Int, "How many credentials in 24 hours.").preset(Preset::Int(1)),
+            Field::new("ttl", FieldType::DurationSecond, "How long each lasts at most, in seconds or as a duration.")
+                .preset(Preset::Int(900)),
+            Field::new("hours", FieldType::String, "When, as in policies/:name. Empty: as the policy says."),
+        ],
+        details: None,
+        synopsis: "Agree beforehand, for shifts and nightly jobs.",
+        description: "\
+Written by somebody who may approve requests for the role, and is not among those whom it is for; his vote counts, others
+add theirs at preapprovals/:name/approve. Votes are counted anew at each use. Every read that draws from it files a request.",
+    },
+    verb(
+        Path::Preapprove,
+        "preapprovals/{name}/approve",
+        &[Field::new("name", FieldType::String, "Name of the preapproval.")],
+        "Vote for a preapproval.",
+        "Where a policy asks for more than one vote.",
+    ),
+    Route {
+        id: Path::Emergencies,
+        pattern: "break-glass/?",
+        operations: &[List],
+        fields: &[],
+        details: None,
+        synopsis: "List the uses of break-glass that wait for a review.",
+        description: "Each with who used it and by when it is to be reviewed.",
+    },
+    verb(
+        Path::Emergency,
+        "break-glass/{role}",
+        &[
+            ROLE,
+            Field::new("reason", FieldType::String, "Why; 10 characters at least."),
+            Field::new("incident", FieldType::String, "Id of the incident. Needed."),
+            Field::new("params", FieldType::KvPairs, "What narrows the role: see params_allowed in roles/:name."),
+            Field::new("drill", FieldType::Bool, "Do everything but give access."),
+        ],
+        "Get access without anybody's agreement, in an emergency.",
+        "For members of the policy's break_glass_groups. Gives a grant for one read of creds/:role, whatever hours and freezes \
+         say. It is in the record and in the host's log before anything is given, and somebody else has to review it.",
+    ),
+    verb(
+        Path::EmergencyReview,
+        "break-glass/{role}/{request_id}/review",
+        &[
+            ROLE,
+            ID,
+            Field::new("comment", FieldType::String, "What was found. Needed, and kept in the record."),
+            Field::new("justified", FieldType::Bool, "Whether it was in order.").preset(Preset::Bool(true)),
+        ],
+        "Review a use of break-glass.",
+        "For somebody else, who may approve requests for the role or is in owner_groups.",
+    ),
+    Route {
+        id: Path::Reports,
+        pattern: "reports/?",
+        operations: &[List],
+        fields: &[],
+        details: None,
+        synopsis: "List the reports.",
+        description: "Names only.",
+    },
+    Route {
+        id: Path::Report,
+        pattern: "reports/{name}",
+        operations: &[Read],
+        fields: &[Field::new("name", FieldType::String, "Name of the report.")],
+        details: None,
+        synopsis: "Who really holds what, what nobody uses, and what is out of order.",
+        description: "\
+coverage: how much of the last hour, day and week somebody held a role, in thousandths; metrics: counted from the record;
+unused; exceptions; identities: who was refused because it is not clear who they are; third-party; unapprovable; break-glass.",
+    },
+    verb(
+        Path::Offboard,
+        "offboard/entity/{entity_id}",
+        &[
+            Field::new("entity_id", FieldType::String, "Id of the entity."),
+            Field::new("reason", FieldType::String, "Why. Needed, and kept in the record."),
+        ],
+        "End everything of somebody now, and let nothing begin any more.",
+        "Grants end at the target, requests are void, votes do not count. Says what is left to do in the identity store.",
+    ),
+    Route {
+        id: Path::Inbox,
+        pattern: "inbox",
+        operations: &[Read],
+        fields: &[],
+        details: None,
+        synopsis: "The requests that the caller could vote on now.",
+        description: "Those of all roles.",
+    },
+    verb(
+        Path::Lookup,
+        "lookup/request",
+        &[ID],
+        "Look at a request of which only the id is known.",
+        "Answers as requests/:role/:request_id does.",
+    ),
+    Route {
+        id: Path::Chain,
+        pattern: "evidence/chain/{request_id}",
+        operations: &[Read],
+        fields: &[ID],
+        details: None,
+        synopsis: "Every event of a request, from its filing to its end.",
+        description: "Says which of request, approval, issuance, execution and revocation are missing.",
+    },
+    Route {
+        id: Path::ByCredential,
+        pattern: "evidence/by-credential/{name}",
+        operations: &[Read],
+        fields: &[Field::new("name", FieldType::String, "Name of a user, as it is in the target's own log.")],
+        details: None,
+        synopsis: "The chain of the request that a user was made for.",
+        description: "Answers as evidence/chain/:request_id does.",
+    },
+    Route {
+        id: Path::Export,
+        pattern: "evidence/export",
+        operations: &[Read],
+        fields: &[
+            Field::new("after", FieldType::Int, "Events after this number, exclusive.").query(),
+            Field::new("limit", FieldType::Int, "So many events at most; 10000 is the most.")
+                .preset(Preset::Int(1000))
+                .query(),
+            Field::new("format", FieldType::String, "json, ocsf or cef.").preset(Preset::Text("json")).query(),
+        ],
+        details: None,
+        synopsis: "Read the record.",
+        description: "\
+With the last event comes a signed checkpoint. The answer, as JSON, is what `leasehold verify-evidence` judges on any
+machine.",
+    },
+    Route {
+        id: Path::Checkpoint,
+        pattern: "evidence/checkpoint",
+        operations: &[Read],
+        fields: &[],
+        details: None,
+        synopsis: "A signed statement of how far the record goes and what its tree is.",
+        description: "\
+Keep some where this server cannot change them: with one of them, whoever has the record can tell whether it is still the
+same. The key is Ed25519, the tree that of RFC 6962 over the hashes of the events.",
+    },
+    verb(
+        Path::Verify,
+        "evidence/verify",
+        &[Field::new("checkpoint", FieldType::Json, "A checkpoint that was kept.")],
+        "Look at every event in storage: whether it is what it was.",
+        "Names the first one that is not.",
+    ),
+];

@@ -1,0 +1,112 @@
+//! `evidence/`: what the record says of one request, all of it, and whether it is what it was.
+
+use serde_json::{Map, Value, json};
+
+use super::checkpoint::{self, Checkpoint};
+use super::verify::Reader;
+use super::{export as form, head, read};
+use crate::engine::error::Error;
+use crate::engine::field::Input;
+use crate::engine::request::{Reply, Response};
+use crate::engine::{Mount, access};
+
+/// The most events of one answer, and how many there are if nobody says.
+const MOST: usize = 10_000;
+const USUAL: usize = 1000;
+
+/// What a whole chain has of: each kind of event, and what shows it.
+const LINKS: &[(&str, &[&str])] = &[
+    ("request", &["request.filed", "breakglass.used"]),
+    ("approval", &["decision.approved", "decision.auto", "decision.preapproved", "breakglass.used"]),
+    ("issuance", &["issue.done"]),
+    ("execution", &["execution.summary"]),
+    ("revocation", &["revoke.verified", "revoke.contained"]),
+];
+
+/// `evidence/chain/:request_id`: every event of a request, and which links are missing.
+pub async fn chain(mount: &Mount, id: &str) -> Reply {
+    let Some(request) = access::find(mount, id).await? else { return Ok(None) };
+    let end = if request.state.is_over() { request.last_event } else { head(mount).await?.next };
+    let mut events = Vec::new();
+    let mut from = request.first_event;
+    while from <= end {
+        let page = read(mount, from, USUAL).await?;
+        let Some(last) = page.last().and_then(|event| event["seq"].as_u64()) else { break };
+        events.extend(page.into_iter().filter(|event| event["request_id"] == id));
+        from = last + 1;
+    }
+    let has =
+        |kinds: &[&str]| events.iter().any(|event| event["kind"].as_str().is_some_and(|kind| kinds.contains(&kind)));
+    let missing: Vec<&str> = LINKS.iter().filter(|(_, kinds)| !has(kinds)).map(|(link, _)| *link).collect();
+    Ok(Some(Response::data([
+        ("request_id", json!(id)),
+        ("role", json!(request.role)),
+        ("state", json!(request.state.name())),
+        ("missing", json!(missing)),
+        ("complete", json!(missing.is_empty())),
+        ("events", json!(events)),
+    ])))
+}
+
+/// `evidence/export`.
+pub async fn export(mount: &Mount, input: &Input) -> Reply {
+    let after = u64::try_from(input.int("after").unwrap_or(0)).unwrap_or(0);
+    let limit = usize::try_from(input.int("limit").unwrap_or(0)).unwrap_or(0);
+    let limit = if limit == 0 { USUAL } else { limit.min(MOST) };
+    let events = read(mount, after.saturating_add(1), limit).await?;
+    let next = events.last().and_then(|event| event["seq"].as_u64()).unwrap_or(after);
+    let checkpoint = checkpoint::take(mount).await?;
+    let mut data: Map<String, Value> = Map::new();
+    match input.text_or_preset("format") {
+        "json" => data.insert("events".into(), json!(events)),
+        "ocsf" => data.insert("events".into(), events.iter().map(form::ocsf).collect()),
+        "cef" => data.insert("lines".into(), events.iter().map(|event| json!(form::cef(event))).collect()),
+        other => return Err(Error::Refused(format!("format: {other:?} is none of json, ocsf, cef"))),
+    };
+    data.insert("after".into(), json!(next));
+    data.insert("more".into(), json!(next < checkpoint.size));
+    if next >= checkpoint.size {
+        data.insert("checkpoint".into(), json!(checkpoint));
+    }
+    data.insert("public_key".into(), json!(checkpoint::signer(mount).await?.public()));
+    Ok(Some(Response::data(data)))
+}
+
+/// `evidence/checkpoint`.
+pub async fn checkpoint(mount: &Mount) -> Reply {
+    let checkpoint = checkpoint::take(mount).await?;
+    Ok(Some(Response::data([
+        ("checkpoint", json!(checkpoint)),
+        ("jit_checkpoint", json!(checkpoint.line())),
+        ("public_key", json!(checkpoint::signer(mount).await?.public())),
+    ])))
+}
+
+/// `evidence/verify`: the record as it is in storage, against itself and a checkpoint that somebody kept.
+pub async fn verify(mount: &Mount, input: &Input) -> Reply {
+    let public = checkpoint::signer(mount).await?.public();
+    let mut reader = Reader::default();
+    if let Some(kept) = input.json("checkpoint").filter(|kept| !kept.is_null()) {
+        let kept: Checkpoint = serde_json::from_value(kept.clone())
+            .map_err(|_| Error::Refused("checkpoint: expected what evidence/checkpoint answers".into()))?;
+        reader.expect(kept);
+    }
+    let mut from = 1;
+    let judged = loop {
+        let page = read(mount, from, USUAL).await?;
+        let Some(last) = page.last().and_then(|event| event["seq"].as_u64()) else { break reader.end(Some(&public)) };
+        if let Err(flaw) = page.iter().try_for_each(|event| reader.event(event)) {
+            break Err(flaw);
+        }
+        from = last.max(from) + 1;
+    };
+    Ok(Some(match judged {
+        Ok(sound) => Response::data([
+            ("valid", json!(true)),
+            ("events", json!(sound.last)),
+            ("head", json!(sound.head)),
+            ("checkpoints", json!(sound.checkpoints)),
+        ]),
+        Err(flaw) => Response::data([("valid", json!(false)), ("flaw", json!(flaw.to_string()))]),
+    }))
+}

@@ -1,0 +1,98 @@
+//! The Merkle tree of RFC 6962 over the hashes of all events, as far as it is needed to go on and to name its root: the
+//! roots of its complete subtrees, one for each bit of the size.
+
+use sha2::{Digest, Sha256};
+
+use super::event::{Hash, hex, unhex};
+
+/// The tree of the first `size` events.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tree {
+    size: u64,
+    /// Largest first.
+    peaks: Vec<Hash>,
+}
+
+impl Tree {
+    /// How many events are in it.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Adds the hash of the next event.
+    pub fn push(&mut self, event: &Hash) {
+        let mut node = leaf(event);
+        let mut full = self.size;
+        while full & 1 == 1 {
+            if let Some(left) = self.peaks.pop() {
+                node = inner(&left, &node);
+            }
+            full >>= 1;
+        }
+        self.peaks.push(node);
+        self.size += 1;
+    }
+
+    /// The root.
+    pub fn root(&self) -> Hash {
+        let mut peaks = self.peaks.iter().rev();
+        match peaks.next() {
+            None => Sha256::digest([]).into(),
+            Some(last) => peaks.fold(*last, |right, left| inner(left, &right)),
+        }
+    }
+
+    /// As texts.
+    pub fn stored(&self) -> Vec<String> {
+        self.peaks.iter().map(|peak| hex(peak)).collect()
+    }
+
+    /// From such texts. `None` if they are not of a tree of that size.
+    pub fn read(size: u64, stored: &[String]) -> Option<Self> {
+        let peaks: Vec<Hash> = stored.iter().map(|text| unhex(text)).collect::<Option<_>>()?;
+        (peaks.len() == usize::try_from(size.count_ones()).ok()?).then_some(Self { size, peaks })
+    }
+}
+
+fn leaf(data: &[u8]) -> Hash {
+    Sha256::new().chain_update([0]).chain_update(data).finalize().into()
+}
+
+fn inner(left: &Hash, right: &Hash) -> Hash {
+    Sha256::new().chain_update([1]).chain_update(left).chain_update(right).finalize().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The definition in the RFC, word for word.
+    fn mth(leaves: &[Hash]) -> Hash {
+        match leaves {
+            [] => Sha256::digest([]).into(),
+            [one] => leaf(one),
+            many => {
+                let mut k = 1;
+                while k * 2 < many.len() {
+                    k *= 2;
+                }
+                inner(&mth(&many[..k]), &mth(&many[k..]))
+            }
+        }
+    }
+
+    #[test]
+    fn roots_are_those_of_the_rfc() {
+        let leaves: Vec<Hash> = (0..70u8).map(|i| Sha256::digest([i]).into()).collect();
+        let mut tree = Tree::default();
+        for n in 0..=leaves.len() {
+            assert_eq!(tree.root(), mth(&leaves[..n]), "{n}");
+            assert_eq!(Tree::read(tree.size(), &tree.stored()), Some(tree.clone()));
+            if let Some(next) = leaves.get(n) {
+                tree.push(next);
+            }
+        }
+        assert_eq!(Tree::read(3, &tree.stored()), None);
+        assert_eq!(hex(&leaf(b"")), "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d", "a known leaf");
+    }
+}

@@ -1,0 +1,278 @@
+//! Whether a record is what it was: each event against its own hash and the one before, and the whole against a signed
+//! [`Checkpoint`]. Works on an export alone, on any machine.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::checkpoint::Checkpoint;
+use super::event::{GENESIS, Hash, hash_of, hex, unhex};
+use super::tree::Tree;
+
+/// What is wrong, and where: the first thing that does not fit.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Flaw {
+    /// The text is no export.
+    #[error("line {0} is neither an event nor a checkpoint")]
+    Unreadable(usize),
+    /// An event is missing, or out of its place.
+    #[error("event {wanted} is missing or out of its place: found {found} instead")]
+    Order {
+        /// The number that should be next.
+        wanted: u64,
+        /// What is there.
+        found: u64,
+    },
+    /// An event does not continue the one before.
+    #[error("event {0} does not continue the event before it: one of the two was changed")]
+    Link(u64),
+    /// An event is not what its hash says.
+    #[error("event {0} was changed: it is not what its hash says")]
+    Content(u64),
+    /// The record does not begin at its beginning.
+    #[error("the record begins with event {0}, not 1; what came before cannot be judged")]
+    Beginning(u64),
+    /// It ends before a checkpoint.
+    #[error("the record ends with event {end}, but a checkpoint says that there were {size}: the end was cut off")]
+    CutOff {
+        /// The last event.
+        end: u64,
+        /// What the checkpoint says.
+        size: u64,
+    },
+    /// It is not the record that was signed.
+    #[error("the first {0} events are not those that were signed")]
+    Replaced(u64),
+    /// A checkpoint has another author.
+    #[error("the checkpoint of {0} events is not signed by this key")]
+    Signature(u64),
+}
+
+/// A record that fits together.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sound {
+    /// The number of the first event that was seen.
+    pub first: u64,
+    /// The number of the last.
+    pub last: u64,
+    /// Its hash.
+    pub head: String,
+    /// Checkpoints that were met and hold.
+    pub checkpoints: usize,
+    /// The signatures of those were checked against a key.
+    pub signed: bool,
+}
+
+/// Looks at one event after the other.
+#[derive(Debug, Default)]
+pub struct Reader {
+    first: Option<u64>,
+    next: u64,
+    prev: Hash,
+    tree: Tree,
+    checkpoints: Vec<Checkpoint>,
+    held: usize,
+}
+
+impl Reader {
+    /// A checkpoint that the record must agree with.
+    pub fn expect(&mut self, checkpoint: Checkpoint) {
+        self.checkpoints.push(checkpoint);
+    }
+
+    /// The next event.
+    ///
+    /// # Errors
+    /// The first thing that does not fit.
+    pub fn event(&mut self, event: &Value) -> Result<(), Flaw> {
+        let seq = event["seq"].as_u64().unwrap_or(0);
+        if self.first.is_none() {
+            self.first = Some(seq);
+            self.next = seq;
+            self.prev = match seq {
+                0 | 1 => GENESIS,
+                _ => event["prev"].as_str().and_then(unhex).ok_or(Flaw::Link(seq))?,
+            };
+        }
+        if seq != self.next || seq == 0 {
+            return Err(Flaw::Order { wanted: self.next.max(1), found: seq });
+        }
+        if event["prev"].as_str() != Some(&hex(&self.prev)) {
+            return Err(Flaw::Link(seq));
+        }
+        let hash = hash_of(&self.prev, event);
+        if event["hash"].as_str() != Some(&hex(&hash)) {
+            return Err(Flaw::Content(seq));
+        }
+        (self.prev, self.next) = (hash, seq + 1);
+        self.tree.push(&hash);
+        for checkpoint in self.checkpoints.iter().filter(|checkpoint| checkpoint.size == seq) {
+            let whole = self.first == Some(1);
+            if checkpoint.head != hex(&hash) || (whole && checkpoint.root != hex(&self.tree.root())) {
+                return Err(Flaw::Replaced(seq));
+            }
+            self.held += 1;
+        }
+        Ok(())
+    }
+
+    /// That was all. `public` is the key of the mount, if the caller has it from elsewhere.
+    ///
+    /// # Errors
+    /// A checkpoint that does not fit.
+    pub fn end(self, public: Option<&str>) -> Result<Sound, Flaw> {
+        let (first, last) = (self.first.unwrap_or(1), self.next.saturating_sub(1));
+        for checkpoint in &self.checkpoints {
+            if public.is_some_and(|public| !checkpoint.is_by(public)) {
+                return Err(Flaw::Signature(checkpoint.size));
+            }
+            if checkpoint.size > last {
+                return Err(Flaw::CutOff { end: last, size: checkpoint.size });
+            }
+        }
+        let signed = public.is_some() && self.held > 0;
+        Ok(Sound { first, last, head: hex(&self.prev), checkpoints: self.held, signed })
+    }
+}
+
+/// An export as `evidence/export` answers it, with or without the host's envelope.
+#[derive(Deserialize)]
+struct Export {
+    events: Vec<Value>,
+    #[serde(default)]
+    checkpoint: Option<Checkpoint>,
+}
+
+/// Judges an export: the answer of `evidence/export`, or events and checkpoints one a line. `kept` are checkpoints that
+/// somebody kept, `public` the key that must have signed all of them.
+///
+/// # Errors
+/// The first thing that does not fit.
+pub fn file(text: &str, kept: Vec<Checkpoint>, public: Option<&str>) -> Result<Sound, Flaw> {
+    let mut reader = Reader::default();
+    for checkpoint in kept {
+        reader.expect(checkpoint);
+    }
+    let mut events = Vec::new();
+    if let Some(export) = whole(text) {
+        export.checkpoint.into_iter().for_each(|checkpoint| reader.expect(checkpoint));
+        events = export.events;
+    } else {
+        for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+            let value: Value = serde_json::from_str(line).map_err(|_| Flaw::Unreadable(number + 1))?;
+            if value.get("seq").is_some() {
+                events.push(value);
+            } else {
+                let checkpoint = serde_json::from_value(value).map_err(|_| Flaw::Unreadable(number + 1))?;
+                reader.expect(checkpoint);
+            }
+        }
+    }
+    for event in &events {
+        reader.event(event)?;
+    }
+    let sound = reader.end(public)?;
+    if sound.first > 1 && sound.checkpoints == 0 {
+        return Err(Flaw::Beginning(sound.first));
+    }
+    Ok(sound)
+}
+
+/// A checkpoint from the answer of `evidence/checkpoint`, from a part of it, or from `jit_checkpoint`.
+pub fn checkpoint(text: &str) -> Option<Checkpoint> {
+    let value: Value = serde_json::from_str(text).ok()?;
+    let inner = value.get("data").unwrap_or(&value);
+    let inner = inner.get("checkpoint").unwrap_or(inner);
+    serde_json::from_value(inner.clone()).ok()
+}
+
+fn whole(text: &str) -> Option<Export> {
+    let value: Value = serde_json::from_str(text).ok()?;
+    let inner = value.get("data").filter(|data| data.is_object()).unwrap_or(&value);
+    serde_json::from_value(inner.clone()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::engine::evidence::Head;
+    use crate::engine::evidence::event::Draft;
+    use crate::secret::signer::Signer;
+
+    fn record(length: u64) -> (Vec<Value>, Checkpoint, String) {
+        let signer = Signer::read(&Signer::draw().unwrap()).unwrap();
+        let (mut prev, mut tree, mut events) = (GENESIS, Tree::default(), Vec::new());
+        for seq in 1..=length {
+            let draft = Draft::new("x").with("reason", format!("because of {seq}")).with("request_id", "jr_1");
+            let (event, hash) = draft.placed(seq, "2026-01-01T00:00:00.000Z", "m", &prev);
+            tree.push(&hash);
+            prev = hash;
+            events.push(event);
+        }
+        let head = Head { next: length + 1, hash: prev, time: 0, tree };
+        (events, Checkpoint::sign("m", &head, &signer), signer.public())
+    }
+
+    fn lines(events: &[Value]) -> String {
+        events.iter().map(|event| format!("{event}\n")).collect()
+    }
+
+    #[test]
+    fn what_was_not_touched_is_sound_and_every_other_record_is_found_out() {
+        let (events, checkpoint, public) = record(9);
+        let check = |events: &[Value]| file(&lines(events), vec![checkpoint.clone()], Some(&public));
+        let sound = check(&events).unwrap();
+        assert_eq!((sound.first, sound.last, sound.checkpoints, sound.signed), (1, 9, 1, true));
+
+        let mut changed = events.clone();
+        changed[4]["reason"] = "another".into();
+        assert_eq!(check(&changed), Err(Flaw::Content(5)));
+        let mut dropped = events.clone();
+        dropped.remove(3);
+        assert_eq!(check(&dropped), Err(Flaw::Order { wanted: 4, found: 5 }));
+        let mut swapped = events.clone();
+        swapped.swap(2, 3);
+        assert_eq!(check(&swapped), Err(Flaw::Order { wanted: 3, found: 4 }));
+        assert_eq!(check(&events[..8]), Err(Flaw::CutOff { end: 8, size: 9 }));
+        let (replaced, ..) = record(9);
+        assert!(check(&replaced).is_ok(), "the same events are the same record");
+        let mut rewritten = Vec::new();
+        let mut prev = GENESIS;
+        for seq in 1..=9 {
+            let (event, hash) = Draft::new("y").placed(seq, "t", "m", &prev);
+            rewritten.push(event);
+            prev = hash;
+        }
+        assert_eq!(check(&rewritten), Err(Flaw::Replaced(9)));
+        let other = Signer::read(&Signer::draw().unwrap()).unwrap().public();
+        assert_eq!(file(&lines(&events), vec![checkpoint.clone()], Some(&other)), Err(Flaw::Signature(9)));
+        assert_eq!(file(&lines(&events[2..]), vec![], None), Err(Flaw::Beginning(3)));
+        assert!(
+            file(&lines(&events[2..]), vec![checkpoint.clone()], Some(&public)).is_ok(),
+            "a later part, with its end"
+        );
+        assert_eq!(file("nonsense", vec![], None), Err(Flaw::Unreadable(1)));
+        let answer = serde_json::json!({ "data": { "events": events, "checkpoint": checkpoint } });
+        assert_eq!(file(&answer.to_string(), vec![], Some(&public)).unwrap().checkpoints, 1);
+    }
+
+    proptest! {
+        /// Every byte of every stored event counts.
+        #[test]
+        fn no_byte_can_be_changed(at in 0usize..10_000, to in any::<u8>()) {
+            let (events, checkpoint, public) = record(5);
+            let text = lines(&events);
+            let mut bytes = text.clone().into_bytes();
+            let at = at % bytes.len();
+            bytes[at] = to;
+            let Ok(changed) = String::from_utf8(bytes) else { return Ok(()) };
+            let same = |a: &str, b: &str| {
+                let values = |text: &str| text.lines().map(serde_json::from_str::<Value>).collect::<Result<Vec<_>, _>>().ok();
+                values(a) == values(b)
+            };
+            let found = file(&changed, vec![checkpoint], Some(&public));
+            prop_assert_eq!(found.is_ok(), same(&text, &changed), "{:?}", found);
+        }
+    }
+}
