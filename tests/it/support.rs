@@ -52,6 +52,14 @@ pub fn wait_for<T>(what: &str, limit: Duration, mut ready: impl FnMut() -> Optio
     }
 }
 
+/// A size that the environment may change.
+pub fn number(variable: &str, default: u32) -> u32 {
+    match std::env::var(variable) {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{variable}={text} is no number")),
+        Err(_) => default,
+    }
+}
+
 /// A loopback port that nothing listens on at the moment. Another process may take it before it is used: who starts a
 /// server on it tries again with another one.
 pub fn free_port() -> u16 {

@@ -2,6 +2,7 @@
 
 mod ending;
 mod faults;
+mod injection;
 mod minting;
 mod passwords;
 mod tls;

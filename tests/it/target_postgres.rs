@@ -4,6 +4,7 @@ mod account;
 mod doors;
 mod ending;
 mod faults;
+mod injection;
 mod minting;
 mod owned;
 mod passwords;

@@ -10,6 +10,7 @@ use leasehold::target::{
     Sessions, Target, TargetError, Verify,
 };
 
+use crate::hostile;
 use crate::support::redis::{ADMIN, ADMIN_PASSWORD, Redis as Server};
 use crate::support::tls::Authority;
 
@@ -377,4 +378,40 @@ async fn sessions_are_protected_as_configured() {
     let unknown = Source { connection_url: &by_name, ca_cert: &stranger.pem, ..Source::default() };
     assert!(of(unknown).verify().await.is_err());
     drop(server);
+}
+
+/// Names and passwords are arguments, never a part of a command; in a rule a name stands only if it means nothing there.
+#[tokio::test]
+async fn text_of_a_caller_is_never_a_rule() {
+    let rig = Rig::new();
+    let before = rig.server.users().len();
+    let mut made = 0;
+    for text in hostile::texts(60, 300) {
+        let password = Secret::new(format!("pw {text}"));
+        for (rule, filled) in [("~app:*", true), ("~{{name}}:*", false), ("(+get ~{{username}})", false)] {
+            let outcome = rig.target.mint(&mint_plan(&text, &[rule]), Login::Password(&password)).await;
+            let taken = !text.chars().any(|c| c.is_whitespace() || c.is_control());
+            match outcome {
+                Outcome::Done(()) => assert!(taken && filled, "{text:?} in {rule}"),
+                Outcome::Failed(TargetError::Plan(_)) => {
+                    assert!(!(taken && filled), "{text:?} in {rule}");
+                    assert_eq!(rig.server.users().len(), before, "{text:?}");
+                    continue;
+                }
+                other => panic!("{text:?}: {other:?}"),
+            }
+            made += 1;
+            let users = rig.server.users();
+            assert_eq!(users.len(), before + 1, "{text:?}");
+            let hash = acl_rule(&password).expose().to_owned();
+            let line = users.iter().find(|line| line.starts_with(&format!("user {text} "))).unwrap();
+            let expected = format!("user {text} on {hash} ~app:* resetchannels -@all");
+            assert_eq!(line.replacen(" sanitize-payload", "", 1), expected);
+            rig.target.login(&text, &password).await.unwrap();
+            assert_eq!(rig.target.present(std::slice::from_ref(&text)).await.unwrap(), std::slice::from_ref(&text));
+            assert!(rig.target.end(&end_plan(&text)).await.unwrap().existed);
+            assert_eq!(rig.server.users().len(), before, "{text:?}");
+        }
+    }
+    assert!(made > 50, "{made}");
 }

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::root;
 use super::timing::{self, Timing};
 use crate::engine::Mount;
+use crate::engine::end::mode::{self, RevocationMode};
 use crate::engine::end::wishes::Wishes;
 use crate::engine::error::Error;
 use crate::engine::field::Input;
@@ -32,6 +33,7 @@ const ENGINE_FIELDS: &[&str] = &[
     "owned_objects",
     "sessions",
     "verify",
+    mode::FIELD,
 ];
 
 /// Connection details that no read returns. `connection_url` is secret too (it may hold a password) and is shown
@@ -204,6 +206,7 @@ impl Config {
             username,
             passwords: settings.target.passwords(),
             wishes: Wishes::of(&self.other),
+            revocation_mode: RevocationMode::of(&self.other),
             scram_iterations: settings.scram_iterations,
             target: mount.ports.targets.open(settings.target),
         })
@@ -269,6 +272,8 @@ pub struct Connection {
     pub passwords: Passwords,
     /// How users end of roles that do not say.
     pub wishes: Wishes,
+    /// Whether its users are ended at all.
+    pub revocation_mode: RevocationMode,
     /// Rounds of the SCRAM verifiers that the server is sent, if it is sent any.
     pub scram_iterations: Option<u32>,
     /// The target itself.
@@ -442,6 +447,7 @@ pub async fn read(mount: &Mount, name: &str) -> Reply {
         ("root_credentials_rotate_statements", json!(config.root_rotation_statements)),
     ];
     data.extend(Wishes::of(&config.other).said());
+    data.extend(config.other.get(mode::FIELD).map(|mode| (mode::FIELD, mode.clone())));
     data.extend(config.timing.shown());
     let state = mount.rotation.queue.state(&root::record_key(name));
     let due = root::due(mount, name, &config.timing).map(|due| state.as_ref().map_or(due, |state| state.due));
@@ -484,6 +490,7 @@ pub async fn write(mount: &Mount, name: &str, input: &Input, data: &Fields) -> R
     let mut wishes = Wishes::of(&config.other);
     wishes.write(input)?;
     wishes.store(&mut config.other);
+    RevocationMode::write(input, &mut config.other)?;
     config.timing.lay_over(input, mount.ports.clock.now())?;
     let valid = config.secrets.get("password").map(Secret::duplicate);
     let own = |key: &str| ENGINE_FIELDS.contains(&key) || timing::FIELDS.contains(&key);

@@ -261,6 +261,13 @@ pub const ROUTES: &[Route<Path>] = &[
             Field::new("sessions", FieldType::String, SESSIONS),
             Field::new("verify", FieldType::String, VERIFY),
             Field::new(
+                "revocation_mode",
+                FieldType::String,
+                "Whether users of this connection are ended: normal, report_only (none is; the log tells who would have \
+                 been) or paused (none is). For the time after a restore; the plugin's own --revocation-mode counts \
+                 where it is stricter. By default normal.",
+            ),
+            Field::new(
                 "rotation_period",
                 FieldType::DurationSecond,
                 "The password of the account used here changes within this many seconds, or this duration, of its last \

@@ -11,7 +11,7 @@ use super::session::{PgSession, Problem};
 use super::{PasswordForm, Postgres, check_name, quoted_name, quoted_text, timestamp};
 use crate::secret::{Secret, verifier};
 use crate::target::pool::{Checkout, Lane};
-use crate::target::statement::{Script, Vars};
+use crate::target::statement::{Script, Statement, Vars};
 use crate::target::{Login, Marker, MintPlan, Outcome, RenewPlan, TargetError};
 
 /// Serialises what writes catalogue rows that other users' statements write too, across nodes and mounts of this engine
@@ -52,6 +52,10 @@ pub async fn mint(target: &Postgres, plan: &MintPlan, login: Login<'_>) -> Outco
 /// One attempt at a mint.
 async fn create(target: &Postgres, plan: &MintPlan, login: Login<'_>) -> Result<(), Problem> {
     check_name(&plan.username).map_err(Problem::Unsent)?;
+    let shares = plan.creation.statements().iter().any(Statement::touches_shared_rows);
+    // Who waits too long goes on without: then it is the pool that says what is the matter.
+    let turn = tokio::time::timeout(target.settings.limits.connect_timeout, target.turns.acquire());
+    let _turn = if shares { turn.await.ok() } else { None };
     let no_session = |e| TargetError::Begin(Box::new(e));
     let message = |scram| messages(target, plan, login, scram);
     let made = in_transaction(target, login.password(), Some(plan), no_session, message).await;
@@ -60,7 +64,8 @@ async fn create(target: &Postgres, plan: &MintPlan, login: Login<'_>) -> Result<
 
 /// Runs the messages that `make` gives (told whether the server knows SCRAM) in one transaction. `Broken` means only
 /// this: COMMIT was sent, and its fate could not be learned. No server text that shows a part of `password` is passed on.
-/// Of `once` there is one transaction at a time at this server, whoever runs it.
+/// Of `once` there is one transaction at a time at this server, whoever runs it; that its user is there shows that one was
+/// committed.
 pub async fn in_transaction(
     target: &Postgres,
     password: Option<&Secret>,
@@ -68,12 +73,20 @@ pub async fn in_transaction(
     no_session: impl Fn(TargetError) -> TargetError,
     make: impl Fn(bool) -> Result<Vec<Secret>, TargetError>,
 ) -> Result<(), Problem> {
+    // Nobody else makes a role of this name.
+    let proof = once.map(|plan| format!("SELECT 1 FROM pg_roles WHERE rolname = {}", quoted_text(&plan.username)));
     let mut again = true;
     loop {
         let mut session = target.session(Lane::Issue).await.map_err(|e| Problem::Unsent(no_session(e)))?;
-        let messages = make(session.knows_scram()).map_err(Problem::Unsent)?;
+        let messages = match make(session.knows_scram()) {
+            Ok(messages) => messages,
+            Err(e) => {
+                session.give_back();
+                return Err(Problem::Unsent(e));
+            }
+        };
         match transact(&mut session, once, &messages).await {
-            Ok(transaction) => return commit(target, session, &transaction).await,
+            Ok(transaction) => return commit(target, session, &transaction, proof.as_deref()).await,
             // Without COMMIT the server undoes what it did. A session that died while idle is not worth an error.
             Err(Problem::Broken(TargetError::Lost(_))) if again => {
                 again = false;
@@ -125,7 +138,12 @@ async fn transact(
     transaction.ok_or_else(|| Problem::Broken(TargetError::Lost("the server gave no transaction id".into())))
 }
 
-async fn commit(target: &Postgres, mut session: Checkout<PgSession>, transaction: &str) -> Result<(), Problem> {
+async fn commit(
+    target: &Postgres,
+    mut session: Checkout<PgSession>,
+    transaction: &str,
+    proof: Option<&str>,
+) -> Result<(), Problem> {
     match session.run("COMMIT").await {
         Ok(_) => {
             session.give_back();
@@ -133,7 +151,7 @@ async fn commit(target: &Postgres, mut session: Checkout<PgSession>, transaction
         }
         Err(Problem::Broken(why)) => {
             drop(session);
-            match fate(target, transaction).await {
+            match fate(target, transaction, proof).await {
                 Some(true) => Ok(()),
                 Some(false) => Err(Problem::Unsent(why)),
                 None => Err(Problem::Broken(why)),
@@ -144,25 +162,52 @@ async fn commit(target: &Postgres, mut session: Checkout<PgSession>, transaction
 }
 
 /// Whether a transaction was committed; `None` if the server cannot be asked or does not say in time.
-async fn fate(target: &Postgres, transaction: &str) -> Option<bool> {
+///
+/// A server that crashed may have forgotten the transaction altogether and given its number to another one since. So that
+/// the number is committed proves nothing; that it is aborted, or was never given out, does.
+async fn fate(target: &Postgres, transaction: &str, proof: Option<&str>) -> Option<bool> {
     let asked = format!("SELECT txid_status({transaction})");
     let asking = async {
         loop {
             if let Ok(mut session) = target.session(Lane::Issue).await
-                && let Ok(Some(row)) = session.run(&asked).await
+                && let Ok(fate) = ask_fate(&mut session, &asked, proof).await
             {
                 session.give_back();
-                match row.try_get::<Option<String>, _>(0).ok().flatten().as_deref() {
-                    Some("committed") => return Some(true),
-                    Some("aborted") => return Some(false),
-                    Some(_) => {}
-                    None => return None,
+                match fate {
+                    Fate::Open => {}
+                    Fate::Committed => return Some(true),
+                    Fate::Lost => return Some(false),
+                    Fate::Untold => return None,
                 }
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
     tokio::time::timeout(SETTLE, asking).await.ok().flatten()
+}
+
+enum Fate {
+    /// It goes on.
+    Open,
+    Committed,
+    Lost,
+    /// The server does not know, or what it knows proves nothing.
+    Untold,
+}
+
+async fn ask_fate(session: &mut PgSession, asked: &str, proof: Option<&str>) -> Result<Fate, Problem> {
+    let status = match session.run(asked).await {
+        Ok(row) => row.and_then(|row| row.try_get::<Option<String>, _>(0).ok().flatten()),
+        // "transaction ID … is in the future".
+        Err(problem) if problem.has_code("22023") => return Ok(Fate::Lost),
+        Err(problem) => return Err(problem),
+    };
+    match (status.as_deref(), proof) {
+        (Some("in progress"), _) => Ok(Fate::Open),
+        (Some("aborted"), _) => Ok(Fate::Lost),
+        (_, None) => Ok(Fate::Untold),
+        (_, Some(proof)) => Ok(if session.run(proof).await?.is_some() { Fate::Committed } else { Fate::Lost }),
+    }
 }
 
 /// The statements and the marker, in as few messages as their text allows.

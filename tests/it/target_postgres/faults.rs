@@ -172,6 +172,61 @@ async fn losing_proxy(server: (String, u16), pass_on_commit: bool) -> u16 {
     port
 }
 
+/// The server forgets a transaction in a crash and gives its number to others, who commit.
+#[tokio::test]
+async fn a_commit_that_a_crash_swallowed_is_not_taken_for_one_that_came_after() {
+    // Nothing of a transaction is written down before its commit.
+    let mut pg =
+        Server::start_with(&["fsync=off", "wal_writer_delay=10s", "bgwriter_lru_maxpages=0", "autovacuum=off"]);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let through =
+        PgEndpoint { hosts: vec![("127.0.0.1".into(), listener.local_addr().unwrap().port())], ..endpoint(&pg) };
+    let server = ("127.0.0.1", pg.port());
+    let (reached, at_commit) = tokio::sync::oneshot::channel();
+    let (go, gone) = tokio::sync::oneshot::channel::<()>();
+    tokio::spawn(async move {
+        let (client, _) = listener.accept().await.unwrap();
+        let (mut from_client, mut to_client) = client.into_split();
+        let (mut from_server, mut to_server) = TcpStream::connect(server).await.unwrap().into_split();
+        let answers = tokio::spawn(async move { tokio::io::copy(&mut from_server, &mut to_client).await.map(drop) });
+        let mut buffer = vec![0; 65536];
+        loop {
+            let length = from_client.read(&mut buffer).await.unwrap();
+            if buffer[..length].windows(6).any(|window| window == b"COMMIT") {
+                break;
+            }
+            to_server.write_all(&buffer[..length]).await.unwrap();
+        }
+        answers.abort();
+        reached.send(()).unwrap();
+        gone.await.unwrap();
+        drop((from_client, to_server));
+        while let Ok((mut client, _)) = listener.accept().await {
+            let mut upstream = TcpStream::connect(server).await.unwrap();
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut client, &mut upstream).await.map(drop) });
+        }
+    });
+    let target = Postgres::new(settings(through));
+    let (plan, secret) = (mint_plan("user", &[CREATE]), password());
+    let crash = async {
+        at_commit.await.unwrap();
+        let next = || pg.sql("SELECT txid_snapshot_xmax(txid_current_snapshot())").parse::<u64>().unwrap();
+        // The one after the last that has ended.
+        let lost = next();
+        pg.stop();
+        pg.start_again();
+        let next = || pg.sql("SELECT txid_snapshot_xmax(txid_current_snapshot())").parse::<u64>().unwrap();
+        assert!(next() <= lost, "the number is given out again");
+        while next() <= lost {
+            pg.sql("SELECT txid_current()");
+        }
+        assert_eq!(pg.sql(&format!("SELECT txid_status({lost})")), "committed");
+        go.send(()).unwrap();
+    };
+    let (outcome, ()) = tokio::join!(target.mint(&plan, Login::Password(&secret)), crash);
+    assert!(matches!(outcome, Outcome::Failed(_)), "{outcome:?}");
+}
+
 #[tokio::test]
 async fn the_fate_of_a_lost_commit_is_learned() {
     let rig = Rig::new();
