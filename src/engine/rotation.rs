@@ -214,6 +214,7 @@ pub async fn change(mount: &Mount, account: &mut dyn Account) -> Result<(), Fail
         }
         Outcome::Unknown(e) => match target.login(account.username(), &fresh).await {
             Ok(()) if !proves_nothing(target.as_ref(), account.username()).await? => {
+                tracing::warn!(username = account.username(), "the password was changed, and not all went well: {e}");
                 keep(mount, target.as_ref(), account.stored(), &mut earlier).await;
                 false
             }

@@ -257,6 +257,53 @@ async fn the_one_before_comes_back_with_a_server_that_forgets() {
     }
 }
 
+/// A node whose clock is an hour ahead dies in the middle of a change; the next one finds a record from the future.
+#[tokio::test]
+async fn a_record_from_the_future_is_settled() {
+    const AHEAD: u64 = 3600;
+    for mode in ["single", "dual_account", "dual_password"] {
+        let mut records = 0;
+        for at in 1.. {
+            let (world, mount) = if mode == "single" { world_with_role().await } else { world_with(mode).await };
+            later(&world, GRACE + 1);
+            tick(&mount).await;
+            let (user, password, _) = handed_out(&mount).await;
+            later(&world, AHEAD);
+            world.faults.arm(at, Fault::Death);
+            tokio::select! {
+                _ = ask(&mount, Operation::Update, "rotate-role/st", json!({})) => {}
+                () = world.faults.died.notified() => {}
+            }
+            let reached = world.faults.disarm();
+            world.later.fetch_sub(AHEAD, Ordering::SeqCst);
+            let is_record = |key: &String| key.starts_with("rotation/");
+            records += u32::from(world.entries.lock().unwrap().keys().any(is_record));
+            let mount = super::super::mount(&world);
+            let what = format!("{mode}, point {at}");
+            for seconds in [0, 1, 30, 300] {
+                later(&world, seconds);
+                tick(&mount).await;
+                let (now_user, now_password, answer) = handed_out(&mount).await;
+                assert!(opens(&world, &now_user, &now_password), "{what}");
+                assert!(mode == "single" || opens(&world, &user, &password), "{what}: the one before has ended");
+                assert!(plain(&answer, "ttl").as_u64().unwrap() <= PERIOD + AHEAD, "{what}");
+            }
+            later(&world, AHEAD + PERIOD);
+            for _ in 0..2 {
+                later(&world, GRACE + 61);
+                tick(&mount).await;
+            }
+            let (now_user, now_password, _) = handed_out(&mount).await;
+            assert!(opens(&world, &now_user, &now_password) && now_password != password, "{what}: it is due");
+            assert!(!world.entries.lock().unwrap().keys().any(is_record), "{what}: it is never over");
+            if !reached {
+                break;
+            }
+        }
+        assert!(records > 2, "{mode}");
+    }
+}
+
 #[tokio::test]
 async fn a_shorter_grace_ends_one_that_has_begun() {
     let (world, mount) = world_with("dual_password").await;

@@ -144,6 +144,14 @@ fn fails(t: &mut Table) {
 
 /// What OpenBao's engine ignores or does not take.
 fn vault_fields(t: &mut Table) {
+    let two = role(json!({ "rotation_mode": "dual_account" }));
+    t.post("static-roles/two", role(two)).differs("rotation-mode", 400, "secondary_username is required");
+    t.delete("static-roles/two");
+    let own = json!({ "plugin_name": "postgresql-database-plugin", "connection_url": "postgresql://localhost/db",
+                      "username": "somebody", "password": "somebody's", "self_managed": true,
+                      "verify_connection": false });
+    t.post("config/own", own).differs("self-managed", 400, "mutually exclusive with username and password");
+    t.delete("config/own");
     let scheduled = json!({ "db_name": "pg", "username": "{mount}-st1", "rotation_schedule": "0 0 * * SAT" });
     t.post("static-roles/sc", scheduled).differs("rotation-schedule", 204, "");
     t.get("static-roles/sc").differs("rotation-schedule", 200, "\"rotation_schedule\":\"0 0 * * SAT\"");
