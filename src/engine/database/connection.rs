@@ -450,9 +450,11 @@ pub async fn read(mount: &Mount, name: &str) -> Reply {
     data.extend(config.other.get(mode::FIELD).map(|mode| (mode::FIELD, mode.clone())));
     data.extend(config.timing.shown());
     let state = mount.rotation.queue.state(&root::record_key(name));
-    let due = root::due(mount, name, &config.timing).map(|due| state.as_ref().map_or(due, |state| state.due));
+    let failed = state.and_then(|state| Some((state.error?, state.due)));
+    let planned = root::due(mount, name, &config.timing);
+    let due = planned.map(|due| failed.as_ref().map_or(due, |(_, again)| *again));
     data.extend(due.and_then(instant::text).map(|due| ("next_vault_rotation", json!(due))));
-    data.extend(state.and_then(|state| state.error).map(|error| ("last_rotation_error", json!(error))));
+    data.extend(failed.map(|(error, _)| ("last_rotation_error", json!(error))));
     Ok(Some(Response::data(data)))
 }
 

@@ -98,6 +98,12 @@ impl World {
         [all, roots, scheduled].map(|accounts| self.sites.changed(&accounts))
     }
 
+    /// Waits until the plugin answers anything.
+    pub fn wait_for_an_answer(&self) {
+        let path = format!("database/config/{}", CONNECTIONS[0].name);
+        wait_for("an answer", LIMIT, || self.ask("GET", &path, None).is_ok().then_some(()));
+    }
+
     /// Waits until the plugin runs. The next request of somebody starts it.
     pub fn plugin(&self) -> Vec<Pid> {
         wait_for("the plugin", LIMIT, || Some(self.cluster.nodes[0].plugin_processes()).filter(|pids| !pids.is_empty()))
