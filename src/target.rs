@@ -6,6 +6,7 @@ mod dial;
 pub mod dsn;
 mod ending;
 pub mod mysql;
+pub mod passwords;
 pub mod pool;
 pub mod postgres;
 pub mod redis;
@@ -73,20 +74,31 @@ pub enum TargetError {
     /// The deadline passed; the text names the setting that would change it.
     #[error("{0}")]
     Timeout(String),
+    /// Nothing was tried: the target gives no sessions at the moment, or too many requests wait for one.
+    #[error("{0}")]
+    Unavailable(String),
     /// The session broke while in use.
     #[error("{0}")]
     Lost(String),
+    /// The target has a user of the same request already; see [`MintPlan::repeats`].
+    #[error("the request was carried out before")]
+    Repeated,
     /// The plan cannot be carried out as written (for example: it does not create the user it should).
     #[error("{0}")]
     Plan(String),
 }
 
 impl TargetError {
+    /// True for an answer of the server with one of these codes.
+    fn has_code(&self, codes: &[&str]) -> bool {
+        matches!(self, Self::Answer { code, .. } if codes.contains(&code.as_str()))
+    }
+
     /// True if the target could not be reached, or works on nothing at the moment: what failed may be tried again as
     /// soon as it answers. False if it answered, and said no.
     pub fn is_outage(&self) -> bool {
         match self {
-            Self::Connect(_) | Self::Timeout(_) | Self::Lost(_) => true,
+            Self::Connect(_) | Self::Timeout(_) | Self::Unavailable(_) | Self::Lost(_) => true,
             Self::Begin(inner) | Self::Account(inner) | Self::Statement(inner) => inner.is_outage(),
             // Shutting down or starting, out of sessions or memory, read-only.
             Self::Server { code, .. } => {
@@ -97,7 +109,7 @@ impl TargetError {
                 code.as_str(),
                 "1040" | "1053" | "1290" | "1792" | "1836" | "BUSY" | "LOADING" | "MASTERDOWN" | "READONLY"
             ),
-            Self::Config(_) | Self::Plan(_) => false,
+            Self::Config(_) | Self::Plan(_) | Self::Repeated => false,
         }
     }
 }
@@ -106,6 +118,8 @@ impl TargetError {
 pub use capability::{Capability, Need};
 /// What to end, how, and what it came to.
 pub use ending::{EndOptions, EndPlan, Ended, Left, Owned, Sessions, Verify};
+/// What sessions are opened with.
+pub use passwords::Passwords;
 /// A role statement list, ready to be filled, and whose SQL it is in: see [`statement`].
 pub use statement::{Dialect, Script};
 
@@ -204,6 +218,17 @@ pub enum Settings {
     Redis(redis::Settings),
 }
 
+impl Settings {
+    /// What sessions are opened with. What is said to it later holds for the target that is made of these settings.
+    pub fn passwords(&self) -> Passwords {
+        match self {
+            Self::PostgreSql(settings) => settings.endpoint.passwords.clone(),
+            Self::MySql(settings) => settings.passwords.clone(),
+            Self::Redis(settings) => settings.passwords.clone(),
+        }
+    }
+}
+
 /// Makes targets of settings. A port, so that the engine can be tried against targets that fail as no server can be
 /// made to.
 pub trait Connector: Send + Sync {
@@ -261,7 +286,7 @@ impl<'a> Login<'a> {
 }
 
 /// Whose a minted user is, and until when: written beside it at the target, in the same transaction.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Marker {
     /// The mount's stable id (the host's `backendUUID`).
     pub mount: String,
@@ -276,6 +301,12 @@ pub struct Marker {
     pub begun: u64,
     /// When the user must be gone, unix seconds.
     pub expires: u64,
+    /// The connection that it was made at; empty if nobody wrote that down.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub connection: String,
+    /// Proof that the mount itself wrote this, of all but `expires`: others may write comments too.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub seal: String,
 }
 
 /// What to create.
@@ -294,6 +325,9 @@ pub struct MintPlan {
     pub scram_iterations: Option<u32>,
     /// The note left at the target.
     pub marker: Marker,
+    /// A process that has died may have done the same: where the target keeps markers, a user with the same request is
+    /// looked for once nobody can be making it any more, and [`TargetError::Repeated`] says that there is one.
+    pub repeats: bool,
 }
 
 /// What to prolong.
@@ -338,7 +372,7 @@ impl LoginError {
     /// By what the server answered: one of `wrong` says that the password is; any other answer, that there is no telling.
     fn by_code(error: TargetError, wrong: &[&str]) -> Self {
         match &error {
-            TargetError::Answer { code, .. } if wrong.contains(&code.as_str()) => Self::Refused(error),
+            _ if error.has_code(wrong) => Self::Refused(error),
             TargetError::Answer { .. } => Self::Barred(error),
             _ => Self::Unreachable(error),
         }
@@ -369,6 +403,8 @@ pub trait Target: Send + Sync {
     async fn marked(&self, mount: &str) -> Result<Vec<Marked>, TargetError>;
     /// Which of these users are there.
     async fn present(&self, usernames: &[String]) -> Result<Vec<String>, TargetError>;
+    /// The time by the target's own clock; `None` where it cannot be asked.
+    async fn clock(&self) -> Result<Option<SystemTime>, TargetError>;
     /// What the account of the connection can do of what the engine needs for users that end by `options`. Changes
     /// nothing. A role whose options give a [`Capability`] that is required and not granted cannot be kept: its users
     /// could not end as it says.
@@ -393,6 +429,11 @@ pub trait Target: Send + Sync {
     async fn remove_password(&self, username: &str, old: &Secret) -> Result<(), TargetError> {
         let _ = (username, old);
         Err(one_password("this server"))
+    }
+    /// Lets every password that was changed outlive a restart of the server, where that takes a step of its own: one that
+    /// may have failed, or that nobody came to.
+    async fn keep(&self) -> Result<(), TargetError> {
+        Ok(())
     }
     /// Logs in as `username`, on a session of its own, to learn whether `password` opens the account. A server that
     /// refuses for another reason after it has accepted the password counts as `Ok`.

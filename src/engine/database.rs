@@ -19,7 +19,7 @@ use super::error::Error;
 use super::field::Input;
 use super::request::{Existence, Operation, Reply, Request, Response};
 use super::rotation::queue::Lane;
-use super::{intent, remnant};
+use super::{intent, reconcile, remnant};
 use paths::Path;
 
 /// Answers a request on a path of this engine. `name` is what the path captured.
@@ -44,6 +44,8 @@ pub async fn handle(mount: &Mount, path: Path, name: &str, input: &Input, reques
         (Path::StaticCreds, Read) => static_role::creds(mount, name).await,
         (Path::RotateRole, Create | Update) => static_role::rotate(mount, name).await,
         (Path::RotateRoot, Create | Update) => root::rotate(mount, name).await,
+        (Path::Reconcile, Read) => reconcile::read(mount, name).await,
+        (Path::Reconcile, Create | Update) => reconcile::write(mount, name).await,
         (Path::Remnants, List) => remnant::list(mount, input).await,
         (Path::Remnant, Read) => remnant::read(mount, name).await,
         (Path::RemnantAccept, Create | Update) => remnant::accept(mount, name, input, request).await,
@@ -70,13 +72,18 @@ pub async fn scheduled(mount: &Mount) -> Result<Vec<(String, String, SystemTime)
     }
     found.extend(creds::scheduled(mount).await?);
     found.extend(remnant::scheduled(mount).await?);
+    found.extend(reconcile::scheduled(mount).await?);
     Ok(found)
 }
 
 /// Which turn the work with this record key has.
 pub fn lane(key: &str) -> Lane {
-    let ends = [intent::PREFIX, remnant::PREFIX].iter().any(|prefix| key.starts_with(prefix));
-    if ends { Lane::Ends } else { Lane::Passwords }
+    let is = |prefixes: &[&str]| prefixes.iter().any(|prefix| key.starts_with(prefix));
+    match key {
+        _ if is(&[intent::PREFIX, remnant::PREFIX]) => Lane::Ends,
+        _ if is(&[reconcile::PREFIX]) => Lane::Sweeps,
+        _ => Lane::Passwords,
+    }
 }
 
 /// Does what the account with this record key is due for. Failures are in the queue when this returns.
@@ -85,6 +92,9 @@ pub async fn when_due(mount: &Mount, key: &str) -> Result<(), Error> {
         static_role::when_due(mount, name).await
     } else if let Some(name) = key.strip_prefix(root::RECORDS) {
         root::when_due(mount, name).await
+    } else if let Some(name) = key.strip_prefix(reconcile::PREFIX) {
+        reconcile::when_due(mount, name).await;
+        Ok(())
     } else {
         mount.rotation.queue.forget(key);
         Ok(())

@@ -5,6 +5,7 @@
 //!
 //! [`remnant`]: super::remnant
 
+pub mod mode;
 pub mod wishes;
 
 use std::collections::HashMap;
@@ -16,7 +17,7 @@ use tokio::sync::watch;
 
 use super::error::Error;
 use super::{Mount, database, intent, remnant};
-use crate::target::{EndPlan, Ended, Left, Target, Verify};
+use crate::target::{EndPlan, Ended, Left, Sessions, Target, Verify};
 use wishes::Wishes;
 
 /// A user that is to end, with all that this takes should the role be gone by then.
@@ -53,6 +54,8 @@ pub struct Report {
     pub took: Duration,
     /// What is left, and why; then the user is a remnant.
     pub left: Vec<Left>,
+    /// Its sessions may go on for so long; then it is ended again.
+    pub again: Option<Duration>,
     /// Nobody looked again.
     unseen: bool,
 }
@@ -149,6 +152,7 @@ pub async fn end(mount: &Mount, doomed: Doomed) -> Landed {
 
 /// One attempt, and what has to be written down of it.
 async fn run(mount: &Mount, doomed: &Doomed) -> Landed {
+    mode::permits(mount, doomed).await?;
     let landed = attempt(mount, doomed).await;
     match &landed {
         Ok(report) => tell(doomed, report),
@@ -163,11 +167,15 @@ async fn run(mount: &Mount, doomed: &Doomed) -> Landed {
 
 async fn attempt(mount: &Mount, doomed: &Doomed) -> Landed {
     let (connection, wishes, revocation) = database::creds::how_to_end(mount, doomed).await?;
-    let options = wishes.options().map_err(|text| Trouble::new(text, false))?;
+    let mut options = wishes.options().map_err(|text| Trouble::new(text, false))?;
+    if let Sessions::Grace(_) = options.sessions {
+        options.sessions = options.sessions.after(remnant::going_on_for(mount, doomed).await);
+    }
     let unseen = options.verify == Verify::Off;
     let plan = EndPlan { username: doomed.username.clone(), revocation, options };
     let ended = at(connection.target.as_ref(), &plan).await?;
-    Ok(Report { existed: ended.existed, sessions: ended.sessions, took: ended.took, left: ended.left, unseen })
+    let Ended { existed, sessions, took, left, again } = ended;
+    Ok(Report { existed, sessions, took, left, again, unseen })
 }
 
 async fn at(target: &dyn Target, plan: &EndPlan) -> Result<Ended, Trouble> {

@@ -1,15 +1,16 @@
 //! What an end has left: durable records of users whose end is not over, and `remnants/`, where operators see them.
 //!
-//! There are two kinds. A *contained* user can do nothing any more, but something of it is still there: an object that it
+//! There are three kinds. A *contained* user can do nothing any more, but something of it is still there: an object that it
 //! owns, a grant that only somebody else may take back. The host has been told that its lease is over, which is true; the
 //! rest is ours, tried again with growing pauses. An *open* one could not be contained: the target could not be reached, or
 //! refused. The host has been told so and tries again, but rarely and not for ever, so we do too: as soon as the target
-//! answers, if that was the cause. Whoever succeeds first closes the record.
+//! answers, if that was the cause. Whoever succeeds first closes the record. And one in its *grace* cannot log in any more
+//! while its open sessions have time to end.
 //!
 //! A record stands at a key made of connection and user, so there is one for each user, and is written before the answer
 //! of the attempt goes out.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -37,6 +38,8 @@ pub const ACCEPTED: &str = "accepted/";
 pub enum State {
     /// It can do nothing any more, but something of it is left.
     Contained,
+    /// It cannot log in any more, but the sessions that it has may go on for a while.
+    Grace,
     /// It may still log in.
     Open,
 }
@@ -45,6 +48,7 @@ impl State {
     fn name(self) -> &'static str {
         match self {
             Self::Contained => "contained",
+            Self::Grace => "grace",
             Self::Open => "open",
         }
     }
@@ -96,7 +100,8 @@ pub fn id(db_name: &str, username: &str) -> String {
     hash.finalize().iter().take(12).map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn key_of(user: &Doomed) -> String {
+/// The key of the record of a user.
+pub fn key_of(user: &Doomed) -> String {
     format!("{PREFIX}{}", id(&user.db_name, &user.username))
 }
 
@@ -160,7 +165,10 @@ pub async fn after(mount: &Mount, user: &Doomed, landed: &Result<Report, Trouble
             close(mount, &key).await;
             return Ok(());
         }
-        Ok(report) => (State::Contained, summary(&report.left), report.left.clone(), false),
+        Ok(report) => {
+            let state = if report.again.is_some() { State::Grace } else { State::Contained };
+            (state, summary(&report.left), report.left.clone(), false)
+        }
         Err(trouble) => (State::Open, trouble.to_string(), Vec::new(), trouble.outage),
     };
     let now = mount.ports.clock.now();
@@ -168,7 +176,7 @@ pub async fn after(mount: &Mount, user: &Doomed, landed: &Result<Report, Trouble
     let _lock = mount.rotation.locks.hold(&key).await;
     let written = async {
         let known = Remnant::load(mount, &key).await?;
-        if state == State::Contained && known.is_none() && is_accepted(mount, user).await? {
+        if state != State::Open && known.is_none() && is_accepted(mount, user).await? {
             return Ok(false);
         }
         let first = Remnant {
@@ -187,7 +195,7 @@ pub async fn after(mount: &Mount, user: &Doomed, landed: &Result<Report, Trouble
             // There is nothing new to say, and it is said every second.
             return Ok(true);
         }
-        if is_new && !outage {
+        if is_new && !outage && state != State::Grace {
             tracing::warn!(
                 username = user.username,
                 role = user.role,
@@ -203,7 +211,9 @@ pub async fn after(mount: &Mount, user: &Doomed, landed: &Result<Report, Trouble
         record.user.note = None;
         record.store(mount, &key).await.map(|()| true)
     };
+    let again = landed.as_ref().ok().and_then(|report| report.again);
     match written.await {
+        Ok(true) if let Some(again) = again => queue.plan(&key, &user.db_name, now + again),
         Ok(true) if outage => queue.away(&key, &user.db_name, now, &reason),
         Ok(true) => queue.failed(&key, &user.db_name, now, &reason),
         Ok(false) => queue.forget(&key),
@@ -214,6 +224,19 @@ pub async fn after(mount: &Mount, user: &Doomed, landed: &Result<Report, Trouble
         }
     }
     Ok(())
+}
+
+/// How long the end of a user has been going on, zero if it is about to begin.
+pub async fn going_on_for(mount: &Mount, user: &Doomed) -> Duration {
+    let key = key_of(user);
+    if mount.rotation.queue.state(&key).is_none() {
+        return Duration::ZERO;
+    }
+    let since = match Remnant::load(mount, &key).await {
+        Ok(Some(record)) => record.since,
+        Ok(None) | Err(_) => return Duration::ZERO,
+    };
+    Duration::from_secs(unix_seconds(mount.ports.clock.now()).saturating_sub(since))
 }
 
 /// Nothing is left of the user. A record that stays is found to be of nobody when it is due.

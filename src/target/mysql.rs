@@ -18,12 +18,12 @@ mod settings;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use super::pool::{Checkout, Pool, Session as _};
+use super::pool::{Checkout, Lane, NotOpened, Pool, Trust};
 use super::statement::Vars;
 use super::{
     Capability, EndOptions, EndPlan, Ended, Login, LoginError, Marked, MintPlan, Outcome, RenewPlan, Script, Target,
@@ -58,8 +58,14 @@ struct Core {
 }
 
 impl Core {
-    async fn session(&self) -> Result<Checkout<Session>, TargetError> {
-        self.pool.checkout(|patience| Session::open(&self.settings, patience)).await
+    async fn session(&self, lane: Lane) -> Result<Checkout<Session>, TargetError> {
+        self.pool.checkout(lane, Trust::Recent, |patience| self.open(patience)).await
+    }
+
+    async fn open(&self, patience: Duration) -> Result<Session, NotOpened> {
+        let opened = Session::open(&self.settings, patience).await;
+        // Too many connections, of all or of this account.
+        opened.map_err(|e| NotOpened::by_answer(e, |code, _| matches!(code, "1040" | "1203")))
     }
 
     /// Fills a script, `{{host}}` included.
@@ -110,13 +116,8 @@ impl Drop for Leaving {
 #[async_trait]
 impl Target for MySql {
     async fn verify(&self) -> Result<(), TargetError> {
-        let mut session = self.core.session().await?;
-        if !session.ping().await {
-            self.core.pool.drop_idle();
-            drop(session);
-            session = self.core.session().await?;
-        }
-        session.give_back();
+        let core = &self.core;
+        core.pool.checkout(Lane::Issue, Trust::Nobody, |patience| core.open(patience)).await?.give_back();
         Ok(())
     }
 
@@ -165,7 +166,7 @@ impl Target for MySql {
     }
 
     async fn keeps_two_passwords(&self) -> Result<(), TargetError> {
-        let session = self.core.session().await?;
+        let session = self.core.session(Lane::Issue).await?;
         let kept = rotate::two_passwords(&session.server);
         session.give_back();
         kept
@@ -185,15 +186,22 @@ impl Target for MySql {
         }
     }
 
-    /// An account whose plugin the driver does not speak is compared by its hash instead.
+    /// An account whose plugin the driver does not speak is compared by its hash instead, and so is one that does not open:
+    /// the server says the same of the right password from a host that the account is not for.
     async fn login(&self, username: &str, password: &Secret) -> Result<(), LoginError> {
         let proven = match session::login(&self.core.settings, username, password).await {
             Err(e) if session::is_unspoken(&e) => {
                 rotate::compare(&self.core, username, password).await.unwrap_or(Err(e))
             }
+            Err(TargetError::Answer { text, code }) if code == "1045" => {
+                match rotate::compare(&self.core, username, password).await {
+                    Some(Ok(())) => Ok(()),
+                    Some(Err(_)) | None => Err(TargetError::Answer { text, code }),
+                }
+            }
             proven => proven,
         };
-        proven.map_err(|e| LoginError::by_code(e, &["1045", "1698"]))
+        proven.map_err(|e| LoginError::by_code(e, session::WRONG_PASSWORD))
     }
 
     async fn renew(&self, plan: &RenewPlan) -> Result<(), TargetError> {
@@ -203,7 +211,7 @@ impl Target for MySql {
         let expiration = timestamp(plan.expiration)?;
         let vars = Vars { expiration: Some(&expiration), ..Vars::name(&plan.username) };
         let statements = self.core.fill(&plan.renew, &vars)?;
-        let mut session = self.core.session().await?;
+        let mut session = self.core.session(Lane::Issue).await?;
         for statement in &statements {
             if let Err(fault) = session.run(statement.expose()).await {
                 if !fault.is_open() && !fault.is_read_only() {
@@ -221,7 +229,7 @@ impl Target for MySql {
     }
 
     async fn present(&self, usernames: &[String]) -> Result<Vec<String>, TargetError> {
-        let mut session = self.core.session().await?;
+        let mut session = self.core.session(Lane::End).await?;
         let mut found = Vec::new();
         for username in usernames {
             if !session.accounts(username, "").await?.list.is_empty() {
@@ -230,6 +238,14 @@ impl Target for MySql {
         }
         session.give_back();
         Ok(found)
+    }
+
+    async fn clock(&self) -> Result<Option<SystemTime>, TargetError> {
+        let mut session = self.core.session(Lane::End).await?;
+        let rows = session.rows("SELECT FLOOR(UNIX_TIMESTAMP(SYSDATE()))").await?;
+        session.give_back();
+        let seconds = rows.into_iter().next().and_then(|row| row.into_iter().next().flatten()?.parse().ok());
+        Ok(seconds.and_then(|seconds| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))))
     }
 
     async fn check(&self, options: &EndOptions) -> Result<Vec<Capability>, TargetError> {

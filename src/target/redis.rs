@@ -11,10 +11,11 @@ mod rules;
 mod settings;
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
-use super::pool::{Checkout, Pool, Session as _};
+use super::pool::{Checkout, Lane, NotOpened, Pool, Trust};
 use super::{
     Capability, EndOptions, EndPlan, Ended, Login, LoginError, Marked, MintPlan, Outcome, RenewPlan, Script, Target,
     TargetError,
@@ -40,25 +41,21 @@ struct Core {
 }
 
 impl Core {
-    async fn session(&self) -> Result<Checkout<Node>, TargetError> {
-        self.pool.checkout(|patience| Node::open(&self.settings, patience)).await
+    /// A session that has just shown that it lives.
+    async fn session(&self, lane: Lane) -> Result<Checkout<Node>, TargetError> {
+        self.pool.checkout(lane, Trust::Nobody, |patience| self.open(patience)).await
     }
 
-    /// A session that has just shown that it lives.
-    async fn fresh(&self) -> Result<Checkout<Node>, TargetError> {
-        let mut session = self.session().await?;
-        if session.ping().await {
-            return Ok(session);
-        }
-        drop(session);
-        self.pool.drop_idle();
-        self.session().await
+    async fn open(&self, patience: Duration) -> Result<Node, NotOpened> {
+        let opened = Node::open(&self.settings, patience).await;
+        let full = "max number of clients";
+        opened.map_err(|e| NotOpened::by_answer(e, |code, text| code == "LOADING" || text.contains(full)))
     }
 
     /// Makes the user, or leaves nothing.
     async fn create(&self, username: &str, rules: &[&str]) -> Outcome<()> {
         let begun = async {
-            let mut session = self.fresh().await?;
+            let mut session = self.session(Lane::Issue).await?;
             let taken = session.knows(username).await?;
             Ok((session, taken))
         };
@@ -99,7 +96,7 @@ impl Core {
 
     /// Removes a user for good; `silent` is a session that may still be about to make it.
     async fn remove(&self, username: &str, silent: Option<i64>) -> Result<(), TargetError> {
-        let mut session = self.fresh().await?;
+        let mut session = self.session(Lane::End).await?;
         if let Some(id) = silent {
             session.end_own_session(id).await?;
         }
@@ -115,7 +112,7 @@ impl Core {
 
     /// The hashes of a user's passwords; none of a user that is not there.
     async fn passwords(&self, username: &str) -> Result<Vec<String>, TargetError> {
-        let mut session = self.fresh().await?;
+        let mut session = self.session(Lane::Issue).await?;
         let found = session.passwords(username).await?;
         session.give_back();
         Ok(found)
@@ -124,7 +121,7 @@ impl Core {
     /// Changes a user that must be there.
     async fn change(&self, username: &str, rules: &[&str]) -> Outcome<()> {
         let begun = async {
-            let mut session = self.fresh().await?;
+            let mut session = self.session(Lane::Issue).await?;
             if session.knows(username).await? {
                 return Ok(session);
             }
@@ -194,7 +191,7 @@ impl Drop for Minted {
 #[async_trait]
 impl Target for Redis {
     async fn verify(&self) -> Result<(), TargetError> {
-        self.core.fresh().await?.give_back();
+        self.core.session(Lane::Issue).await?.give_back();
         Ok(())
     }
 
@@ -228,6 +225,17 @@ impl Target for Redis {
     /// Statements mean nothing here, as in the built-in engine.
     async fn set_password(&self, username: &str, password: &Secret, _statements: &Script) -> Outcome<()> {
         self.change(username, vec!["resetpass".to_owned(), acl_rule(password).expose().to_owned()]).await
+    }
+
+    async fn keep(&self) -> Result<(), TargetError> {
+        let core = self.core.clone();
+        let keeping = async move {
+            let mut session = core.session(Lane::Issue).await?;
+            session.persist(core.settings.persistence).await?;
+            session.give_back();
+            Ok(())
+        };
+        tokio::spawn(keeping).await.unwrap_or_else(|_| Err(TargetError::Lost("the task that keeps users died".into())))
     }
 
     async fn keeps_two_passwords(&self) -> Result<(), TargetError> {
@@ -264,7 +272,16 @@ impl Target for Redis {
     async fn login(&self, username: &str, password: &Secret) -> Result<(), LoginError> {
         let settings = &self.core.settings;
         let opened = node::connect(settings, username, Some(password), settings.limits.connect_timeout).await;
-        opened.map(drop).map_err(|e| LoginError::by_code(e, &["WRONGPASS"]))
+        let Err(e) = opened else { return Ok(()) };
+        let refused = LoginError::by_code(e, node::WRONG_PASSWORD);
+        // The server says the same of the right password of a user that is off.
+        if matches!(refused, LoginError::Refused(_))
+            && let Ok(known) = self.core.passwords(username).await
+            && known.iter().any(|known| acl_rule(password).expose().strip_prefix('#') == Some(known))
+        {
+            return Ok(());
+        }
+        Err(refused)
     }
 
     /// Users have no end of their own here: nothing to move.
@@ -277,7 +294,7 @@ impl Target for Redis {
     }
 
     async fn present(&self, usernames: &[String]) -> Result<Vec<String>, TargetError> {
-        let mut session = self.core.fresh().await?;
+        let mut session = self.core.session(Lane::End).await?;
         let mut found = Vec::new();
         for username in usernames {
             if session.knows(username).await? {
@@ -286,6 +303,11 @@ impl Target for Redis {
         }
         session.give_back();
         Ok(found)
+    }
+
+    /// The account need not be allowed to ask.
+    async fn clock(&self) -> Result<Option<SystemTime>, TargetError> {
+        Ok(None)
     }
 
     async fn check(&self, options: &EndOptions) -> Result<Vec<Capability>, TargetError> {

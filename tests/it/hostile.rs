@@ -1,6 +1,6 @@
 //! Texts that would like to be SQL.
 
-use crate::chaos::random::Random;
+use crate::support::random::Random;
 
 /// What hostile texts are made of.
 const PIECES: &[&str] = &[

@@ -79,7 +79,7 @@ impl Rig {
     }
 }
 
-fn target(url: &str, user: &str, password: &Secret, change: impl FnOnce(&mut Source<'_>)) -> MySql {
+pub fn target(url: &str, user: &str, password: &Secret, change: impl FnOnce(&mut Source<'_>)) -> MySql {
     let mut source = Source { connection_url: url, username: user, password: Some(password), ..Source::default() };
     change(&mut source);
     MySql::new(Settings::new(&source).unwrap())
@@ -114,7 +114,7 @@ fn script(statements: &[&str]) -> Script {
     Script::parse(&elements, Dialect::MySql)
 }
 
-fn mint_plan(user: &str, creation: &[&str], rollback: &[&str]) -> MintPlan {
+pub fn mint_plan(user: &str, creation: &[&str], rollback: &[&str]) -> MintPlan {
     let marker = Marker {
         mount: "m".into(),
         role: "r".into(),
@@ -122,6 +122,7 @@ fn mint_plan(user: &str, creation: &[&str], rollback: &[&str]) -> MintPlan {
         entity: String::new(),
         begun: 0,
         expires: 0,
+        ..Marker::default()
     };
     MintPlan {
         username: user.to_owned(),
@@ -130,10 +131,11 @@ fn mint_plan(user: &str, creation: &[&str], rollback: &[&str]) -> MintPlan {
         expiration: SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_313_477),
         scram_iterations: None,
         marker,
+        repeats: false,
     }
 }
 
-fn end_plan(user: &str, revocation: &[&str]) -> EndPlan {
+pub fn end_plan(user: &str, revocation: &[&str]) -> EndPlan {
     EndPlan { username: user.to_owned(), revocation: script(revocation), options: EndOptions::default() }
 }
 

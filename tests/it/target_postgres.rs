@@ -118,14 +118,14 @@ async fn minted(target: &Postgres, plan: &MintPlan) {
 }
 
 /// As the superuser, over TCP with a password.
-fn endpoint(pg: &Server) -> PgEndpoint {
+pub fn endpoint(pg: &Server) -> PgEndpoint {
     let secret = Secret::new(ADMIN_PASSWORD.to_owned());
     let url = pg.url();
     let source = Source { connection_url: &url, username: ADMIN, password: Some(&secret), ..Default::default() };
     PgEndpoint::parse(&source).unwrap()
 }
 
-fn settings(endpoint: PgEndpoint) -> Settings {
+pub fn settings(endpoint: PgEndpoint) -> Settings {
     Settings {
         endpoint,
         limits: Limits::new(8, 0, Duration::ZERO, Duration::from_secs(30)),
@@ -144,7 +144,7 @@ fn script(statements: &[&str]) -> Script {
     Script::parse(&elements, Dialect::Postgres)
 }
 
-fn mint_plan(user: &str, creation: &[&str]) -> MintPlan {
+pub fn mint_plan(user: &str, creation: &[&str]) -> MintPlan {
     MintPlan {
         username: user.to_owned(),
         creation: script(creation),
@@ -158,15 +158,17 @@ fn mint_plan(user: &str, creation: &[&str]) -> MintPlan {
             entity: String::new(),
             begun: 0,
             expires: FAR,
+            ..Marker::default()
         },
+        repeats: false,
     }
 }
 
-fn end_plan(user: &str, revocation: &[&str]) -> EndPlan {
+pub fn end_plan(user: &str, revocation: &[&str]) -> EndPlan {
     EndPlan { username: user.to_owned(), revocation: script(revocation), options: EndOptions::default() }
 }
 
 /// The server as another account sees it.
 fn as_user(rig: &Rig, user: &str) -> PgEndpoint {
-    PgEndpoint { user: user.to_owned(), password: Some(password()), ..endpoint(&rig.pg) }
+    PgEndpoint { user: user.to_owned(), passwords: Some(password()).into(), ..endpoint(&rig.pg) }
 }

@@ -27,7 +27,7 @@ impl Rig {
 
     fn with(change: impl FnOnce(&mut Source<'_>)) -> Self {
         let server = Server::start();
-        let target = target(&server, change);
+        let target = target(server.port(), change);
         Self { server, target }
     }
 
@@ -56,8 +56,8 @@ impl Rig {
     }
 }
 
-fn target(server: &Server, change: impl FnOnce(&mut Source<'_>)) -> Redis {
-    let url = format!("redis://{ADMIN}:{ADMIN_PASSWORD}@127.0.0.1:{}", server.port());
+pub fn target(port: u16, change: impl FnOnce(&mut Source<'_>)) -> Redis {
+    let url = format!("redis://{ADMIN}:{ADMIN_PASSWORD}@127.0.0.1:{port}");
     let mut source = Source { connection_url: &url, persistence_mode: "aclfile", ..Source::default() };
     change(&mut source);
     Redis::new(Settings::new(&source).unwrap())
@@ -75,7 +75,7 @@ fn script(statements: &[&str]) -> Script {
     Script::parse(&statements.iter().map(|&text| text.to_owned()).collect::<Vec<_>>(), Dialect::Redis)
 }
 
-fn mint_plan(user: &str, creation: &[&str]) -> MintPlan {
+pub fn mint_plan(user: &str, creation: &[&str]) -> MintPlan {
     let marker = Marker {
         mount: "m".into(),
         role: "r".into(),
@@ -83,6 +83,7 @@ fn mint_plan(user: &str, creation: &[&str]) -> MintPlan {
         entity: String::new(),
         begun: 0,
         expires: 0,
+        ..Marker::default()
     };
     MintPlan {
         username: user.to_owned(),
@@ -91,10 +92,11 @@ fn mint_plan(user: &str, creation: &[&str]) -> MintPlan {
         expiration: SystemTime::UNIX_EPOCH,
         scram_iterations: None,
         marker,
+        repeats: false,
     }
 }
 
-fn end_plan(user: &str) -> EndPlan {
+pub fn end_plan(user: &str) -> EndPlan {
     EndPlan { username: user.to_owned(), revocation: Script::default(), options: EndOptions::default() }
 }
 
@@ -186,7 +188,7 @@ async fn a_list_that_cannot_be_written_is_told() {
     let rig = Rig::new();
     let user = name();
     rig.minted(&user, &[]).await;
-    let broken = target(&rig.server, |source| source.persistence_mode = "rewrite");
+    let broken = target(rig.server.port(), |source| source.persistence_mode = "rewrite");
     for existed in [true, false] {
         let ended = broken.end(&end_plan(&user)).await.unwrap();
         assert_eq!((ended.existed, ended.left.len()), (existed, 1));

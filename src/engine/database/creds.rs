@@ -16,7 +16,7 @@ use crate::engine::issue::{self, Permit, Site};
 use crate::engine::lease::{MountTerms, Terms};
 use crate::engine::request::{Datum, Fields, LeaseGrant, LeaseRef, Reply, Request, Response};
 use crate::engine::template::{Names, OsEntropy};
-use crate::engine::{Mount, end};
+use crate::engine::{Mount, end, marker, reconcile};
 use crate::secret::Secret;
 use crate::secret::password;
 use crate::target::{Marker, MintPlan, RenewPlan, Script};
@@ -46,7 +46,10 @@ pub async fn read(mount: &Mount, name: &str, request: &Request) -> Reply {
     }
     let terms = Terms::of(&role, bounds?);
     let permit = issue::authorize(mount, name, request, terms.at_issue(mount.ports.clock.now()))?;
-    let plan = plan(mount, name, &role, &connection, &permit)?;
+    let mut plan = plan(mount, name, &role, &connection, &permit)?;
+    if connection.driver.keeps_marker() {
+        plan.marker = marker::sealed(mount, &plan.username, plan.marker).await?;
+    }
     let made = make(mount, name, &role, &connection, &permit, &plan).await?;
     let site = Site {
         db_name: &role.db_name,
@@ -55,7 +58,7 @@ pub async fn read(mount: &Mount, name: &str, request: &Request) -> Reply {
         revocation: &role.statements.revocation,
         wishes: role.wishes().or(&connection.wishes),
     };
-    let mut internal = issue::mint(mount, &permit, &site, &plan, made.login()).await?;
+    let (mut internal, underway) = issue::mint(mount, &permit, &site, &mut plan, made.login()).await?;
 
     let ends_for_good = made.ends_for_good();
     if let Some(end) = ends_for_good {
@@ -71,7 +74,8 @@ pub async fn read(mount: &Mount, name: &str, request: &Request) -> Reply {
             renewable: ends_for_good.is_none(),
             internal,
         }),
-        warnings: Vec::new(),
+        underway: Some(underway),
+        ..Response::default()
     }))
 }
 
@@ -150,7 +154,10 @@ fn plan(mount: &Mount, name: &str, role: &Role, connection: &Connection, permit:
             entity: permit.entity_id().to_owned(),
             begun: unix_seconds(mount.ports.clock.now()),
             expires: unix_seconds(permit.until()),
+            connection: role.db_name.clone(),
+            seal: String::new(),
         },
+        repeats: mount.clocks.is_young(mount.ports.clock.as_ref()),
         username,
     })
 }
@@ -229,6 +236,7 @@ async fn prolong(mount: &Mount, key: &str, leased: &Doomed, db_name: &str, until
         begun: unix_seconds(mount.ports.clock.now()),
         expires: 0,
         made: true,
+        incarnation: mount.incarnation.clone(),
     });
     note.expires = unix_seconds(until);
     note.store(storage, key).await?;
@@ -281,6 +289,10 @@ pub async fn scheduled(mount: &Mount) -> Result<Vec<(String, String, SystemTime)
     for id in storage.list(intent::PREFIX, "", -1).await? {
         let key = format!("{}{id}", intent::PREFIX);
         match Intent::load(storage, &key).await {
+            Ok(Some(note)) if !note.made && note.incarnation != mount.incarnation => {
+                let soon = mount.ports.clock.now() + intent::until_cleared(mount);
+                found.push((key, note.db_name.clone(), note.due().min(soon)));
+            }
             Ok(Some(note)) => found.push((key, note.db_name.clone(), note.due())),
             Ok(None) => {}
             Err(e) => tracing::error!("{e}"),
@@ -313,6 +325,19 @@ pub async fn when_due(mount: &Mount, key: &str) -> Result<(), Trouble> {
     };
     if note.due() > now {
         queue.plan(key, &note.db_name, note.due());
+        if !note.is_abandoned(mount) {
+            return Ok(());
+        }
+        tracing::warn!(
+            username = note.username,
+            role = note.role,
+            request = note.request,
+            "ending a user that was left by a process that has died"
+        );
+        return end::end(mount, note.doomed_now(key)).await.map(drop);
+    }
+    if note.made && !is_certain(mount, &note).await {
+        queue.postpone(key, now + intent::GRACE);
         return Ok(());
     }
     let what = if note.made { "outlived its lease" } else { "was left by a mint that did not come to its end" };
@@ -325,4 +350,12 @@ pub async fn when_due(mount: &Mount, key: &str) -> Result<(), Trouble> {
         queue.away(key, &note.db_name, now, &trouble.to_string());
     }
     ended.map(drop)
+}
+
+/// Whether the time of a user is over by every clock. A database that cannot be asked now cannot end anybody either.
+async fn is_certain(mount: &Mount, note: &Intent) -> bool {
+    match mount.connections.get(mount, &note.db_name).await {
+        Ok(connection) => reconcile::certain_time(mount, &connection).await >= note.due(),
+        Err(_) => true,
+    }
 }

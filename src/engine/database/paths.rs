@@ -32,6 +32,8 @@ pub enum Path {
     RotateRole,
     /// `rotate-root/:name`
     RotateRoot,
+    /// `reconcile/:name`
+    Reconcile,
     /// `remnants/`
     Remnants,
     /// `remnants/:id`
@@ -80,6 +82,12 @@ pub const CONNECTION_DETAILS: &[Field] = &[
     ),
     Field::new("username", FieldType::String, "Account that Leasehold logs in with."),
     Field::new("password", FieldType::Secret, "Password of that account. Never returned."),
+    Field::new(
+        "self_managed",
+        FieldType::Bool,
+        "PostgreSQL, MySQL: there is no such account. Each account of a static role logs in with its own password to change \
+         it; nothing can be minted here, and nothing is verified at a write. Never undone.",
+    ),
     Field::new(
         "host",
         FieldType::String,
@@ -252,6 +260,13 @@ pub const ROUTES: &[Route<Path>] = &[
             Field::new("owned_objects", FieldType::String, OWNED_OBJECTS),
             Field::new("sessions", FieldType::String, SESSIONS),
             Field::new("verify", FieldType::String, VERIFY),
+            Field::new(
+                "revocation_mode",
+                FieldType::String,
+                "Whether users of this connection are ended: normal, report_only (none is; the log tells who would have \
+                 been) or paused (none is). For the time after a restore; the plugin's own --revocation-mode counts \
+                 where it is stricter. By default normal.",
+            ),
             Field::new(
                 "rotation_period",
                 FieldType::DurationSecond,
@@ -468,8 +483,10 @@ Makes a user at the role's connection and answers with its name and password. Th
             Field::new(
                 "password",
                 FieldType::Secret,
-                "The password that the user has now. Never returned. It may be given until the first change.",
+                "The password that the user has now. Never returned. It may be given until the first change; at a connection \
+                 with self_managed it is required on creation, and may be given whenever the user has got another one.",
             ),
+            Field::new("self_managed_password", FieldType::Secret, "An older name of password. Never returned."),
             Field::new(
                 "skip_import_rotation",
                 FieldType::Bool,
@@ -527,6 +544,17 @@ Afterwards only Leasehold knows it. Sessions go on. A later write of the connect
 answered with a warning, and the valid one is kept.",
     },
     Route {
+        id: Path::Reconcile,
+        pattern: "reconcile/{name}",
+        operations: &[Create, Update, Read],
+        fields: &[Field::new("name", FieldType::String, "Name of the connection.")],
+        details: None,
+        synopsis: "Compare the users at a database with what is known of them.",
+        description: "\
+A read tells which users have outlived their leases, or are in another way not as they should be, and what would be done
+about each. A write does it, without waiting for the tick, which looks about every minute.",
+    },
+    Route {
         id: Path::Remnants,
         pattern: "remnants/?",
         operations: &[List],
@@ -535,7 +563,7 @@ answered with a warning, and the valid one is kept.",
         synopsis: "List the users whose end is not over.",
         description: "\
 Each with its connection, its state and since when. contained: it can do nothing any more, but something of it is left.
-open: the database could not be reached or refused, so it may still log in. All are tried again by themselves.",
+grace: it cannot log in any more, its open sessions have time to end. open: the database could not be reached or refused, so it may still log in. All are tried again by themselves.",
     },
     Route {
         id: Path::Remnant,

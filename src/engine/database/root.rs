@@ -12,6 +12,7 @@ use super::creds::password_for;
 use super::timing::Timing;
 use crate::engine::Mount;
 use crate::engine::error::Error;
+use crate::engine::journal::Record;
 use crate::engine::request::Reply;
 use crate::engine::rotation::{self, Account, Failure, Settled};
 use crate::secret::{Secret, verifier};
@@ -61,9 +62,20 @@ impl Account for Root {
         Ok(None)
     }
     async fn draw(&self, mount: &Mount) -> Result<Secret, Error> {
-        password_for(mount, &Settings::default(), &self.config.password_policy).await
+        let password = password_for(mount, &Settings::default(), &self.config.password_policy).await?;
+        if !self.config.carries(&password) {
+            return Err(Error::Failed(
+                "the new password cannot be put into connection_url as it is: set disable_escaping=false, or let \
+                 password_policy make passwords of letters and digits"
+                    .into(),
+            ));
+        }
+        Ok(password)
     }
-    /// Stores the password and puts a connection that uses it in place of the live one, whose work goes on.
+    fn expect(&self, mount: &Mount, candidate: &Secret) {
+        mount.connections.expect(&self.name, candidate);
+    }
+    /// The work of the live connection goes on.
     async fn adopt(&mut self, mount: &Mount, password: &Secret, at: SystemTime) -> Result<(), Error> {
         self.config.timing.rotated(at, mount.ports.clock.now());
         if self.stored() != Some(password) {
@@ -71,8 +83,7 @@ impl Account for Root {
             self.config.secrets.insert("password".into(), password.duplicate());
         }
         self.config.store(mount, &self.name).await?;
-        self.connection = Arc::new(self.config.open(mount).map_err(Error::Failed)?);
-        mount.connections.change(&self.name, Some(self.connection.clone()));
+        mount.connections.settle(&self.name, password);
         plan(mount, &self.name, &self.config.timing);
         Ok(())
     }
@@ -111,6 +122,7 @@ async fn change(mount: &Mount, name: &str, config: Config) -> Result<(), Error> 
     super::connection::verify(&connection).await.map_err(Error::Failed)?;
     let mut root = Root { name: name.to_owned(), key: record_key(name), username, config, connection };
     let changed = rotation::change(mount, &mut root).await;
+    refresh(mount, &root).await;
     changed.map_err(|failure| match failure {
         Failure::Before(e) => e,
         Failure::Refused(e) => {
@@ -122,6 +134,22 @@ async fn change(mount: &Mount, name: &str, config: Config) -> Result<(), Error> 
             Error::Failed(format!("failed to update user: {text}"))
         }
     })
+}
+
+/// The passwords that the account of a connection may have beside the stored one.
+pub async fn candidates(mount: &Mount, name: &str, config: &Config) -> Result<Vec<Secret>, Error> {
+    let record = Record::load(mount.ports.storage.as_ref(), &record_key(name)).await?;
+    let own = record.filter(|record| username(config).as_ref() == Some(&record.username));
+    Ok(own.map(|record| record.candidates).unwrap_or_default())
+}
+
+/// Lets the live connection try these, and no others. If they cannot be read it goes on trying those that it knows.
+async fn refresh(mount: &Mount, root: &Root) {
+    if let Some(live) = mount.connections.live(&root.name)
+        && let Ok(candidates) = candidates(mount, &root.name, &root.config).await
+    {
+        live.passwords.only_add(&candidates);
+    }
 }
 
 fn username(config: &Config) -> Option<String> {
@@ -176,13 +204,21 @@ pub async fn settle(mount: &Mount, name: &str) -> Result<Settled, Error> {
         mount.ports.storage.delete(&key).await?;
         return Ok(Settled::Nothing);
     };
-    // The live connection may log in with a password that is not valid any more; trying one needs no session of it.
-    let connection = Arc::new(config.open(mount).map_err(Error::Failed)?);
+    let live = mount.connections.live(name);
+    let connection = match &live {
+        Some(live) => live.clone(),
+        None => {
+            let opened = config.open(mount).map_err(Error::Failed)?;
+            opened.passwords.only_add(&candidates(mount, name, &config).await?);
+            Arc::new(opened)
+        }
+    };
     let mut root = Root { name: name.to_owned(), key, username, config, connection };
     let settled = rotation::settle(mount, &mut root).await;
-    if !matches!(settled, Ok(Settled::Adopted)) {
+    if live.is_none() {
         root.connection.target.close().await;
     }
+    refresh(mount, &root).await;
     settled.map_err(|failure| Error::Failed(failure.to_string()))
 }
 

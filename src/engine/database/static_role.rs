@@ -17,6 +17,7 @@ use crate::engine::error::Error;
 use crate::engine::field::Input;
 use crate::engine::request::{Datum, Reply, Response};
 use crate::engine::rotation::{self, Failure};
+use crate::secret::Secret;
 pub use due::{scheduled, when_due};
 use held::Held;
 pub use stored::key;
@@ -63,7 +64,7 @@ pub async fn read(mount: &Mount, name: &str) -> Reply {
     }
     let state = mount.rotation.queue.state(&record_key(name));
     let failed = state.as_ref().filter(|state| state.error.is_some());
-    let due = failed.map_or_else(|| account.rotates(mount.ports.clock.now()), |state| state.due);
+    let due = failed.map_or_else(|| account.rotates(name, mount.ports.clock.now()), |state| state.due);
     data.extend(instant(due).map(|due| ("next_vault_rotation", due)));
     if let Some(error) = state.and_then(|state| state.error) {
         data.push(("last_rotation_error", json!(error)));
@@ -115,7 +116,7 @@ pub async fn creds(mount: &Mount, name: &str) -> Reply {
     }
     let now = mount.ports.clock.now();
     let account = &role.static_account;
-    let left = account.rotates(now).duration_since(now).unwrap_or_default();
+    let left = account.rotates(name, now).duration_since(now).unwrap_or_default();
     let (username, password) = account.user(account.second_active);
     let mut data: Vec<(String, Datum)> =
         timing(&role).into_iter().map(|(key, value)| (key.to_owned(), Datum::Plain(value))).collect();
@@ -152,11 +153,12 @@ pub async fn write(mount: &Mount, name: &str, input: &Input) -> Reply {
     fields::lay_over(&mut role, input, creating, now)?;
 
     if !creating {
-        if let Some(password) = input.secret("password") {
-            if role.static_account.last_vault_rotation.is_some() {
+        if let Some(password) = given_password(input) {
+            let rotated = role.static_account.last_vault_rotation.is_some();
+            let mut held = Held::new(mount, name, role, false).await?;
+            if rotated && !held.is_self_managed() {
                 return Err(Error::Refused("password can only be given until the first rotation".into()));
             }
-            let mut held = Held::new(mount, name, role, false).await?;
             held.import(password).await?;
             role = held.role;
         }
@@ -168,13 +170,20 @@ pub async fn write(mount: &Mount, name: &str, input: &Input) -> Reply {
             role = held.role;
         }
         role.store(mount, name).await?;
-        mount.rotation.queue.plan(&record, &role.db_name, role.static_account.next(now));
+        mount.rotation.queue.plan(&record, &role.db_name, role.static_account.next(name, now));
         return Ok(None);
     }
     let mut held = Held::new(mount, name, role, true).await?;
     held.check_mode().await?;
-    if let Some(password) = input.secret("password") {
-        held.import(password).await?;
+    match given_password(input) {
+        Some(password) => held.import(password).await?,
+        None if held.is_self_managed() => {
+            return Err(Error::Refused(
+                "password is required: at a self-managed connection the account logs in to change its own password"
+                    .into(),
+            ));
+        }
+        None => {}
     }
     if skips_import(mount, &held.role.db_name, input).await? {
         held.role.static_account.reschedule(now);
@@ -188,6 +197,11 @@ pub async fn write(mount: &Mount, name: &str, input: &Input) -> Reply {
     }
     changed.map_err(|failure| held.failed(failure))?;
     Ok(None)
+}
+
+fn given_password(input: &Input) -> Option<&Secret> {
+    let given = ["password", "self_managed_password"].into_iter().filter_map(|field| input.secret(field));
+    given.into_iter().find(|password| !password.is_empty())
 }
 
 /// The request's, else the connection's (Vault's `skip_static_role_import_rotation`).

@@ -5,7 +5,6 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use super::role::nanoseconds;
 use crate::engine::error::Error;
@@ -232,10 +231,7 @@ impl Timing {
 
 /// A share of what may be, decided by the account's name.
 fn jitter(account: &str, between_changes: Duration) -> Duration {
-    let most = (between_changes / 10).min(MOST_JITTER);
-    let mut share = [0; 4];
-    share.copy_from_slice(&Sha256::digest(account.as_bytes())[..4]);
-    most.mul_f64(f64::from(u32::from_be_bytes(share)) / f64::from(u32::MAX))
+    schedule::share(account, (between_changes / 10).min(MOST_JITTER))
 }
 
 #[cfg(test)]

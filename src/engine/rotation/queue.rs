@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::engine::error::Error;
+use crate::engine::port::Clock;
 use crate::engine::{Mount, database};
 
 /// How often the queue is looked at.
@@ -35,6 +36,8 @@ const PATIENT: u32 = 600;
 const FIRST_PAUSE: Duration = Duration::from_secs(10);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+/// A wall clock that runs from the steady one by more than this between two looks was set.
+const SET: Duration = Duration::from_secs(10);
 /// How long a mount that closes waits for changes that are under way. What does not end is settled by the next one.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -96,6 +99,30 @@ struct Items {
     by_key: HashMap<String, Item>,
     /// Connections that did not answer when users were to be ended.
     silent: HashMap<String, Silence>,
+    /// What the clocks said when the queue was last looked at.
+    seen: Option<(SystemTime, Duration)>,
+}
+
+impl Items {
+    /// Somebody has set the wall clock since the last look: pauses that were counted by it are over. Ends and sweeps find
+    /// out for themselves whether it is their time.
+    fn look_at(&mut self, clock: &dyn Clock) -> SystemTime {
+        let (now, steady) = (clock.now(), clock.steady());
+        if let Some((wall, before)) = self.seen.replace((now, steady)) {
+            let wanted = wall + steady.saturating_sub(before);
+            let off = now.duration_since(wanted).or_else(|_| wanted.duration_since(now)).unwrap_or_default();
+            if off > SET {
+                tracing::warn!(seconds = off.as_secs(), "somebody has set the clock: what waits is looked at again");
+                self.loaded = false;
+                self.silent.clear();
+                let waits = |key: &str, item: &Item| item.failures > 0 || database::lane(key) != Lane::Passwords;
+                for (_, item) in self.by_key.iter_mut().filter(|(key, item)| waits(key, item)) {
+                    item.due = item.due.min(now);
+                }
+            }
+        }
+        now
+    }
 }
 
 /// A connection that does not answer.
@@ -277,10 +304,10 @@ impl Drop for Group {
 /// What is due now, by connection. Nothing on a node that must not act.
 pub async fn due(mount: &Mount) -> Result<Vec<Group>, Error> {
     let queue = &mount.rotation.queue;
-    let now = mount.ports.clock.now();
-    let (loaded, waiting) = {
-        let items = queue.lock();
-        (items.loaded, items.by_key.values().any(|item| !item.running && item.due <= now))
+    let (now, loaded, waiting) = {
+        let mut items = queue.lock();
+        let now = items.look_at(mount.ports.clock.as_ref());
+        (now, items.loaded, items.by_key.values().any(|item| !item.running && item.due <= now))
     };
     if loaded && !waiting {
         return Ok(Vec::new());

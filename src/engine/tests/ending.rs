@@ -175,7 +175,8 @@ async fn two_revokes_at_once_are_one() {
                 max_ttl: Duration::ZERO,
                 renewable: false,
                 internal: lease.0.clone(),
-            }
+            },
+            None,
         )
     );
     assert!(one.unwrap().is_none() && two.unwrap().is_none());
@@ -225,6 +226,25 @@ async fn the_role_says_how_then_the_connection_then_the_lease() {
             assert!(matches!(refused, Err(Error::Refused(_))), "{path} {wrong}");
         }
     }
+}
+
+#[tokio::test]
+async fn sessions_that_have_time_have_it_once() {
+    let world: Arc<World> = Arc::default();
+    let mount = prepared(&world).await;
+    ask(&mount, Operation::Update, "roles/app", json!({ "sessions": "grace:90s" })).await.unwrap();
+    let lease = minted(&mount).await;
+    revoke(&mount, &lease).await.unwrap();
+    assert_eq!(remnants(&world)[0].1["state"], "grace");
+    later(&world, 60);
+    tick(&mount).await;
+    assert_eq!(world.ends.lock().unwrap().len(), 2, "a record that is found is looked at");
+    assert_eq!(world.ends.lock().unwrap()[1].sessions, Sessions::Grace(Duration::from_secs(30)));
+    let mount = super::mount(&world);
+    later(&world, 31);
+    tick(&mount).await;
+    assert_eq!(world.ends.lock().unwrap()[2].sessions, Sessions::Terminate);
+    assert_eq!((users(&world), remnants(&world).len()), (0, 0));
 }
 
 /// A role that was pointed at another connection since knows nothing of the users that it left behind.

@@ -234,7 +234,11 @@ async fn it_survives_a_fault_at_every_point() {
             let reached = world.faults.disarm();
             let what = format!("{kind:?} at point {at}");
             assert!(known(&world).contains(&account(&world, "root")), "{what}: nobody knows root's password");
-            drop(mount);
+            if kind == Fault::Death {
+                drop(mount);
+            } else {
+                assert!(mints(&mount).await, "{what}: the live connection");
+            }
             let mount = super::mount(&world);
             assert!(mints(&mount).await, "{what}");
             for _ in 0..3 {
@@ -278,4 +282,51 @@ async fn only_the_active_node_changes_it_and_the_next_one_goes_on() {
     tick(&first).await;
     assert_ne!(account(&world, "root"), changed);
     assert_opens(&world, &first, "by the new rule").await;
+}
+
+/// The change stops at each of its points in turn, and is not even dead: whoever needs the connection goes on at once, also
+/// when it is opened anew.
+#[tokio::test]
+async fn nobody_waits_for_a_change() {
+    let mut changed = 0;
+    for at in 1.. {
+        let (world, mount) = scheduled(json!({ "rotation_period": 3600 })).await;
+        world.faults.arm(at, Fault::Death);
+        let rotating = mount.clone();
+        let mut rotation =
+            tokio::spawn(async move { ask(&rotating, Operation::Update, "rotate-root/pg", json!({})).await });
+        tokio::select! {
+            _ = &mut rotation => break,
+            () = world.faults.died.notified() => {}
+        }
+        changed += u32::from(account(&world, "root") != ROOT);
+        let limit = Duration::from_secs(5);
+        for path in ["creds/app", "reset/pg", "creds/app"] {
+            let operation = if path.starts_with("reset") { Operation::Update } else { Operation::Read };
+            let answer = tokio::time::timeout(limit, ask(&mount, operation, path, json!({}))).await;
+            assert!(matches!(answer, Ok(Ok(_))), "{path}, point {at}: {answer:?}");
+        }
+        rotation.abort();
+    }
+    assert!(changed > 3, "{changed}");
+}
+
+/// A password that would not come out of the connection string as it went in would be lost at the next start.
+#[tokio::test]
+async fn a_password_that_the_connection_cannot_carry_is_not_set() {
+    let world: Arc<World> = Arc::default();
+    world.accounts.lock().unwrap().insert("root".into(), ROOT.into());
+    let mount = prepared(&world).await;
+    let raw = json!({
+        "connection_url": "postgresql://{{username}}:{{password}}@localhost/db", "disable_escaping": true,
+        "password": "plain", "password_policy": "awkward", "verify_connection": false,
+    });
+    world.accounts.lock().unwrap().insert("root".into(), "plain".into());
+    ask(&mount, Operation::Update, "config/pg", raw).await.unwrap();
+    let refused = ask(&mount, Operation::Update, "rotate-root/pg", json!({})).await.unwrap_err().to_string();
+    assert!(refused.contains("disable_escaping=false"), "{refused}");
+    assert_eq!(account(&world, "root"), "plain");
+    ask(&mount, Operation::Update, "config/pg", json!({ "disable_escaping": false })).await.unwrap();
+    ask(&mount, Operation::Update, "rotate-root/pg", json!({})).await.unwrap();
+    assert_opens(&world, &mount, "escaped").await;
 }

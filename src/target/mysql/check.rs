@@ -2,11 +2,12 @@
 
 use super::account::account;
 use super::{Core, TargetError};
+use crate::target::pool::Lane;
 use crate::target::{Capability, EndOptions, Need, Owned, Sessions, Verify};
 
 /// Asks for the account's own grants; nothing is tried.
 pub async fn check(core: &Core, options: &EndOptions) -> Result<Vec<Capability>, TargetError> {
-    let mut session = core.session().await?;
+    let mut session = core.session(Lane::Issue).await?;
     let asked = async {
         let who = session.rows("SELECT CURRENT_USER()").await?;
         // MySQL names the roles of an account, and what they grant only if it is asked for them.

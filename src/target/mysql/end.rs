@@ -10,6 +10,7 @@ use super::define::Defined;
 use super::session::{Fault, Session};
 use super::{Core, TargetError};
 use crate::secret::Secret;
+use crate::target::pool::Lane;
 use crate::target::{EndOptions, Ended, Left, Owned, Sessions, Verify};
 
 /// MySQL does not drop what is somebody's definer, unless the account may leave definers that are not there.
@@ -53,7 +54,7 @@ impl Ending {
     }
 
     async fn once(&self) -> Result<Ended, TargetError> {
-        let mut session = self.core.session().await?;
+        let mut session = self.core.session(Lane::End).await?;
         let ended = self.end(&mut session).await;
         // A session is given back only if nothing is under way in it.
         if ended.is_ok() {

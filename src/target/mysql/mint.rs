@@ -12,7 +12,7 @@ use super::settings::Hashing;
 use super::{Core, TargetError};
 use crate::secret::Secret;
 use crate::target::Outcome;
-use crate::target::pool::Checkout;
+use crate::target::pool::{Checkout, Lane};
 
 /// How often an undo is tried before it is given up.
 const UNDO_TRIES: u32 = 3;
@@ -137,7 +137,7 @@ impl Creation {
     /// Everything that can be refused before anything is done: a session, the statements to send, and whether it could
     /// not be looked up that there is no such user yet.
     async fn begin(&self) -> Result<(Checkout<Session>, Vec<Hashed>, bool), TargetError> {
-        let mut session = self.core.session().await?;
+        let mut session = self.core.session(Lane::Issue).await?;
         let begun = self.prepare(&mut session).await;
         match begun {
             Ok((statements, assumed)) => Ok((session, statements, assumed)),
@@ -263,7 +263,7 @@ impl Undo {
     }
 
     async fn once(&self) -> Result<(), TargetError> {
-        let mut session = self.core.session().await?;
+        let mut session = self.core.session(Lane::End).await?;
         let host = self.core.settings.user_host.as_str();
         let found = session.accounts(&self.username, host).await?;
         session.drop_accounts(&self.username, &found).await?;
@@ -274,7 +274,7 @@ impl Undo {
                 tracing::info!(username = self.username, "a rollback statement failed: {}", TargetError::from(fault));
                 if open {
                     drop(session);
-                    session = self.core.session().await?;
+                    session = self.core.session(Lane::End).await?;
                 }
             }
         }

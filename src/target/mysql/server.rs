@@ -37,6 +37,15 @@ impl Plugin {
         }
     }
 
+    /// Whether `stored` is the hash of `password`; `None` if that cannot be told.
+    pub fn matches(self, stored: &str, password: &Secret) -> Option<bool> {
+        match self {
+            Self::Native => Some(verifier::native(password).expose() == stored),
+            Self::CachingSha2 => verifier::is_caching_sha2(stored, password),
+            Self::Ed25519 => Some(verifier::ed25519(password).expose() == stored),
+        }
+    }
+
     /// What this plugin stores for `password`; needs no escaping inside `'…'`.
     pub fn hash(self, password: &Secret) -> Result<Secret, NoRandomness> {
         match self {

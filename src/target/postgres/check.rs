@@ -1,6 +1,7 @@
 //! What the account of the connection can do.
 
 use super::{Postgres, quoted_name, quoted_text};
+use crate::target::pool::Lane;
 use crate::target::{Capability, EndOptions, Need, Owned, Sessions, TargetError, Verify};
 
 /// What the server says of the account.
@@ -41,7 +42,7 @@ pub async fn check(target: &Postgres, options: &EndOptions) -> Result<Vec<Capabi
              WHERE datallowconn AND NOT has_database_privilege(oid, 'CONNECT')), \
            'heir', {of_heir})::text FROM pg_roles WHERE rolname = current_user"
     );
-    let mut session = target.session().await?;
+    let mut session = target.session(Lane::Issue).await?;
     let account: Account = session.ask(&ask).await?;
     session.give_back();
     Ok(capabilities(&account, &target.account(), options))

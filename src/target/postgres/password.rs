@@ -2,9 +2,9 @@
 
 use super::mint::{in_transaction, joined, verifier_for};
 use super::session::{self, Problem, Verdict};
-use super::{LONGEST_NAME, PasswordForm, Postgres};
+use super::{LONGEST_NAME, PasswordForm, Postgres, quoted_text};
 use crate::secret::Secret;
-use crate::target::pool::Session;
+use crate::target::pool::{Lane, Session};
 use crate::target::statement::{Dialect, Vars};
 use crate::target::{Login, LoginError, Outcome, Script, TargetError};
 
@@ -39,7 +39,7 @@ pub async fn set(target: &Postgres, username: &str, password: &Secret, statement
         joined(target, script, &filled)
     };
     let no_session = |e| TargetError::Account(Box::new(e));
-    let attempt = || in_transaction(target, Some(password), no_session, messages);
+    let attempt = || in_transaction(target, Some(password), None, no_session, messages);
     match target.retrying(attempt).await {
         Ok(()) => Outcome::Done(()),
         Err(Problem::Broken(e)) => Outcome::Unknown(e),
@@ -61,9 +61,23 @@ pub async fn login(target: &Postgres, username: &str, password: &Secret) -> Resu
         }
         Err(not_opened) => match not_opened.verdict {
             Some(Verdict::Accepted) => Ok(()),
+            // The server says the same of the right password once its time is over.
+            Some(Verdict::Refused) if is_expired(target, username).await => Err(LoginError::Barred(not_opened.error)),
             Some(Verdict::Refused) => Err(LoginError::Refused(not_opened.error)),
             Some(Verdict::Barred) => Err(LoginError::Barred(not_opened.error)),
             None => Err(LoginError::Unreachable(not_opened.error)),
         },
     }
+}
+
+/// True if the account's `VALID UNTIL` has passed; false also if nobody says so.
+async fn is_expired(target: &Postgres, username: &str) -> bool {
+    let Ok(mut session) = target.session(Lane::Issue).await else { return false };
+    let name = quoted_text(username);
+    let ask = format!("SELECT (count(*) > 0)::text FROM pg_roles WHERE rolname = {name} AND rolvaliduntil <= now()");
+    let expired = session.ask::<bool>(&ask).await;
+    if expired.is_ok() {
+        session.give_back();
+    }
+    expired.unwrap_or(false)
 }

@@ -2,12 +2,13 @@
 
 use super::settings::Persistence;
 use super::{Core, TargetError};
+use crate::target::pool::Lane;
 use crate::target::{Capability, EndOptions, Need, Owned, Sessions, Verify};
 
 /// Asks for the account's own rules; nothing is tried.
 pub async fn check(core: &Core, options: &EndOptions) -> Result<Vec<Capability>, TargetError> {
     let account = if core.settings.username.is_empty() { "default" } else { &core.settings.username };
-    let mut session = core.fresh().await?;
+    let mut session = core.session(Lane::Issue).await?;
     let commands = match session.commands_of(account).await {
         Ok(commands) => commands,
         // Then it cannot look at others either, and that is all that can be said.

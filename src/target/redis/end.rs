@@ -6,12 +6,13 @@ use std::time::Instant;
 use super::node::Node;
 use super::settings::Persistence;
 use super::{Core, TargetError};
+use crate::target::pool::Lane;
 use crate::target::{EndOptions, Ended, Left, Sessions};
 
 /// Ends the user. Every step can be repeated.
 pub async fn end(core: &Core, username: &str, options: &EndOptions) -> Result<Ended, TargetError> {
     let begun = Instant::now();
-    let mut session = core.fresh().await?;
+    let mut session = core.session(Lane::End).await?;
     let mut ended = Ended { existed: session.knows(username).await?, ..Ended::default() };
     if ended.existed {
         session.set_user(username, &["off"]).await?;

@@ -20,6 +20,9 @@ use crate::target::{dial, pool};
 /// How often a session that was told to go is looked for again.
 const POLL: Duration = Duration::from_millis(5);
 
+/// What the server says first to a login with a wrong password.
+pub const WRONG_PASSWORD: &[&str] = &["WRONGPASS"];
+
 /// A session of the admin user.
 pub struct Node {
     connection: MultiplexedConnection,
@@ -31,7 +34,16 @@ pub struct Node {
 impl Node {
     /// Opens a session.
     pub async fn open(settings: &Settings, patience: Duration) -> Result<Self, TargetError> {
-        let connection = connect(settings, &settings.username, settings.password.as_ref(), patience).await?;
+        let deadline = tokio::time::Instant::now() + patience;
+        let mut tries = settings.passwords.tries();
+        let connection = loop {
+            let patience = deadline.saturating_duration_since(tokio::time::Instant::now());
+            match connect(settings, &settings.username, tries.current(), patience).await {
+                Err(e) if e.has_code(WRONG_PASSWORD) && tries.go_on() => {}
+                opened => break opened?,
+            }
+        };
+        tries.succeed();
         let mut node = Self { connection, id: 0, limit: settings.command_timeout };
         node.id = node.ask(cmd("CLIENT").arg("ID")).await?;
         Ok(node)

@@ -1,16 +1,20 @@
 //! The password of a connection's own account, by itself: with a plugin that is killed, a node that gives up, and a tool
 //! that goes on writing the first password.
 
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rustix::process::{Signal, kill_process};
 use serde_json::{Value, json};
 
 use super::World;
-use crate::support::bao::PLUGIN;
-use crate::support::client::Client;
+use crate::support::bao::{Bao, PLUGIN};
+use crate::support::client::{Answer, Client};
 use crate::support::cluster::Cluster;
+use crate::support::mariadb::MariaDb;
 use crate::support::postgres::Postgres;
+use crate::support::redis::{self, Redis};
 use crate::support::wait_for;
 
 /// A period is ten seconds at least; after a failure there is a pause of about as long.
@@ -101,4 +105,94 @@ fn another_node_goes_on_with_the_root_password() {
     assert!(answer["warnings"][0].as_str().unwrap().contains("was replaced"), "{answer}");
     let shown = client.get("database/config/rr").data();
     assert!(shown["last_vault_rotation"].is_string() && shown["last_rotation_error"].is_null(), "{shown}");
+}
+
+/// Asks for mints by `byrr` from so many clients while the password of `rr` changes so often. Each mint opens a session of
+/// its own, so some do between the moment when the server has the new password and the one when the engine has stored it.
+fn nobody_notices(client: &Client, clients: usize, rotations: usize) {
+    client.post("database/config/rr", json!({ "max_open_connections": 16, "max_idle_connections": -1 })).expect(204);
+    let (over, minted, failures) = (AtomicBool::new(false), AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let seen = |answer: Answer| match answer.status {
+        200 | 204 => _ = minted.fetch_add(1, Ordering::SeqCst),
+        _ => failures.lock().unwrap().push(answer.body.to_string()),
+    };
+    std::thread::scope(|scope| {
+        for number in 0..clients {
+            let (over, seen) = (&over, &seen);
+            scope.spawn(move || {
+                while !over.load(Ordering::SeqCst) {
+                    seen(match number {
+                        0 => client.post("database/rotate-role/st", json!({})),
+                        _ => client.get("database/creds/byrr"),
+                    });
+                }
+            });
+        }
+        for _ in 0..rotations {
+            let before = minted.load(Ordering::SeqCst);
+            seen(client.post("database/rotate-root/rr", json!({})));
+            wait_for("some more mints", LIMIT, || (minted.load(Ordering::SeqCst) > before + clients / 2).then_some(()));
+        }
+        over.store(true, Ordering::SeqCst);
+    });
+    let failures = failures.into_inner().unwrap();
+    println!("{} requests during {rotations} rotations, {} failed", minted.into_inner(), failures.len());
+    assert!(failures.is_empty(), "{failures:?}");
+}
+
+#[test]
+fn no_mint_fails_while_the_root_password_changes() {
+    let world = World::start();
+    world.connection("rr", "rooty", "rr").expect(204);
+    by_rr(&world.client);
+    let role = json!({ "db_name": "rr", "username": "st", "rotation_period": 3600 });
+    world.client.post("database/static-roles/st", role).expect(204);
+    nobody_notices(&world.client, 8, 20);
+    assert!(!world.opens("rooty", "rr"));
+    let log = world.postgres.log();
+    println!(
+        "{} logins with a password that was not valid any more",
+        log.matches("password authentication failed").count()
+    );
+}
+
+#[test]
+fn no_mint_fails_while_the_root_password_changes_in_mariadb_and_redis() {
+    let (mariadb, redis) = (MariaDb::start(), Redis::start());
+    mariadb.sql(
+        "CREATE USER st@'%' IDENTIFIED BY 'initial'; CREATE USER rooty@'%' IDENTIFIED BY 'rr'; \
+         GRANT ALL ON *.* TO rooty@'%' WITH GRANT OPTION",
+    );
+    for [user, password] in [["st", "initial"], ["rooty", "rr"]] {
+        let made = ["ACL", "SETUSER", user, "on", &format!(">{password}"), "~*", "+@all"];
+        redis.login(redis::ADMIN, redis::ADMIN_PASSWORD, &made).unwrap();
+    }
+    let bao = Bao::start();
+    bao.register();
+    bao.mount("database", PLUGIN);
+    let client = bao.client();
+    for (connection, creation) in [
+        (
+            json!({ "plugin_name": "mysql-database-plugin", "connection_url": mariadb.url() }),
+            json!("CREATE USER '{{name}}'@'%' IDENTIFIED BY '{{password}}'"),
+        ),
+        (
+            json!({ "plugin_name": "valkey-database-plugin", "host": "127.0.0.1", "port": redis.port() }),
+            json!([r#"["+ping"]"#]),
+        ),
+    ] {
+        let mut connection = connection;
+        for (key, value) in [("username", "rooty"), ("password", "rr"), ("allowed_roles", "*")] {
+            connection[key] = json!(value);
+        }
+        client.post("database/config/rr", connection).expect(204);
+        client.post("database/roles/byrr", json!({ "db_name": "rr", "creation_statements": creation })).expect(204);
+        let role = json!({ "db_name": "rr", "username": "st", "rotation_period": 3600 });
+        client.post("database/static-roles/st", role).expect(204);
+        nobody_notices(&client, 4, 5);
+        client.delete("database/static-roles/st").expect(204);
+        client.post("database/reset/rr", json!({})).expect(204);
+        client.delete("database/config/rr").expect(204);
+    }
+    assert!(mariadb.login("rooty", "rr", "SELECT 1").is_err() && redis.login("rooty", "rr", &["PING"]).is_err());
 }

@@ -21,7 +21,7 @@ pub async fn scheduled(mount: &Mount) -> Result<Vec<(String, String, SystemTime)
     let mut found = Vec::new();
     for name in mount.ports.storage.list("static-role/", "", -1).await? {
         match StaticRole::load(mount, &name).await {
-            Ok(Some(role)) => found.push((record_key(&name), role.db_name, role.static_account.next(now))),
+            Ok(Some(role)) => found.push((record_key(&name), role.db_name, role.static_account.next(&name, now))),
             Ok(None) => {}
             Err(e) => tracing::error!(role = name, "its password is not changed: {e}"),
         }
@@ -44,7 +44,7 @@ pub async fn when_due(mount: &Mount, name: &str) -> Result<(), Error> {
         return settled.map(drop);
     };
     let db_name = role.db_name.clone();
-    let done = async { work(mount, &record, Held::new(mount, name, role, false).await?).await };
+    let done = async { work(mount, name, Held::new(mount, name, role, false).await?).await };
     let done = done.await;
     if let Err(e) = &done {
         mount.rotation.queue.failed(&record, &db_name, mount.ports.clock.now(), &e.to_string());
@@ -52,7 +52,7 @@ pub async fn when_due(mount: &Mount, name: &str) -> Result<(), Error> {
     done
 }
 
-async fn work(mount: &Mount, record: &str, mut held: Held) -> Result<(), Error> {
+async fn work(mount: &Mount, name: &str, mut held: Held) -> Result<(), Error> {
     let now = mount.ports.clock.now();
     let standing = held.settle(mount).await?;
     let over = standing.unknown.is_none() && standing.again.is_none();
@@ -60,17 +60,17 @@ async fn work(mount: &Mount, record: &str, mut held: Held) -> Result<(), Error> 
         true if over => held.discard(mount).await,
         _ => Ok(()),
     };
-    if standing.unknown.is_some() || held.role.static_account.rotates(now) <= now {
+    if standing.unknown.is_some() || held.role.static_account.rotates(name, now) <= now {
         // Which leaves the account with what it takes from now on, and ends everything else.
         if let Err(e) = discarded {
-            tracing::warn!(account = record, "{e}");
+            tracing::warn!(role = name, "{e}");
         }
         return held.change(mount, standing.unknown).await.map_err(|failure| held.failed(failure));
     }
     discarded?;
-    let next = held.role.static_account.next(now);
-    let due = standing.again.map_or(next, |again| again.min(held.role.static_account.rotates(now)));
-    mount.rotation.queue.plan(record, &held.role.db_name, due);
+    let next = held.role.static_account.next(name, now);
+    let due = standing.again.map_or(next, |again| again.min(held.role.static_account.rotates(name, now)));
+    mount.rotation.queue.plan(&record_key(name), &held.role.db_name, due);
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use async_trait::async_trait;
 
-use super::stored::{Mode, StaticRole};
+use super::stored::{Mode, StaticAccount, StaticRole};
 use super::{record_key, second_record_key};
 use crate::engine::Mount;
 use crate::engine::database::connection::{self, Config, Connection};
@@ -28,6 +28,8 @@ pub struct Held {
     second: bool,
     /// Where the record of that account is.
     key: String,
+    /// Of a self-managed connection: what to make connections of.
+    own: Option<Config>,
     /// A change is made, as opposed to one of old settled.
     changing: bool,
 }
@@ -49,16 +51,35 @@ impl Account for Held {
     fn statements(&self) -> Script {
         Script::parse(&self.role.statements.rotation, self.connection.driver.dialect())
     }
-    async fn set(&self, password: &Secret) -> Outcome<()> {
-        let target = &self.connection.target;
-        match self.stored().filter(|_| self.keeps_stored()) {
-            Some(stored) => target.add_password(self.username(), password, stored).await,
-            None => target.set_password(self.username(), password, &self.statements()).await,
-        }
+    async fn set(&self, mount: &Mount, password: &Secret) -> Outcome<()> {
+        let Some(config) = &self.own else {
+            let target = &self.connection.target;
+            return match self.stored().filter(|_| self.keeps_stored()) {
+                Some(stored) => target.add_password(self.username(), password, stored).await,
+                None => target.set_password(self.username(), password, &self.statements()).await,
+            };
+        };
+        let username = self.username();
+        let Some(stored) = self.stored() else {
+            return Outcome::Failed(TargetError::Plan(format!(
+                "{username:?} changes its password itself, and no password of it is known: write its password to the role"
+            )));
+        };
+        // By what is stored now: what the connection was opened with may have been settled since.
+        let connection = match config.open_as(mount, username, stored) {
+            Ok(connection) => connection,
+            Err(e) => return Outcome::Failed(TargetError::Config(e)),
+        };
+        let outcome = connection.target.set_password(username, password, &self.statements()).await;
+        connection.target.close().await;
+        outcome
     }
     /// Not before there is one that we know: what an account had before its role is replaced.
     fn keeps_stored(&self) -> bool {
         self.role.static_account.rotation_mode == Mode::DualPassword && self.stored().is_some()
+    }
+    fn is_previous(&self, candidate: &Secret) -> bool {
+        self.role.static_account.previous_password == *candidate
     }
     fn creating(&self) -> Result<Option<Secret>, Error> {
         self.creating.then(|| self.role.encode()).transpose()
@@ -96,16 +117,30 @@ pub struct Standing {
 impl Held {
     /// The role with a connection that it may use.
     pub async fn new(mount: &Mount, name: &str, role: StaticRole, creating: bool) -> Result<Self, Error> {
-        if Config::load(mount, &role.db_name).await?.is_none() {
-            return Err(connection::missing(&role.db_name));
-        }
-        let connection = allowed(mount, name, &role.db_name).await?;
+        let config = Config::load(mount, &role.db_name).await?;
+        let config = config.ok_or_else(|| connection::missing(&role.db_name))?;
+        let own = Some(config).filter(Config::is_self_managed);
+        let connection = match &own {
+            None => allowed(mount, name, &role.db_name).await?,
+            Some(config) if !config.allows(name) => {
+                return Err(Error::Failed(format!("{name:?} is not an allowed role")));
+            }
+            Some(config) => {
+                let StaticAccount { username, password, .. } = &role.static_account;
+                Arc::new(config.open_as(mount, username, password).map_err(Error::Failed)?)
+            }
+        };
         if role.credential_type != CredentialType::Password {
             let kind = role.credential_type.name();
             return Err(Error::Failed(format!("unsupported credential_type: {kind:?}")));
         }
         let (name, key) = (name.to_owned(), record_key(name));
-        Ok(Self { name, role, connection, creating, second: false, key, changing: false })
+        Ok(Self { name, role, connection, creating, second: false, key, own, changing: false })
+    }
+
+    /// True if the account itself changes its password.
+    pub fn is_self_managed(&self) -> bool {
+        self.own.is_some()
     }
 
     fn turn_to(&mut self, second: bool) {
@@ -167,7 +202,7 @@ impl Held {
 
     /// Puts what is to be done next into the queue.
     pub fn plan(&self, mount: &Mount, now: SystemTime) {
-        let due = self.role.static_account.next(now);
+        let due = self.role.static_account.next(&self.name, now);
         mount.rotation.queue.plan(&record_key(&self.name), &self.role.db_name, due);
     }
 
@@ -185,11 +220,15 @@ impl Held {
     /// Takes the password that the operator says is valid, if it is.
     pub async fn import(&mut self, password: &Secret) -> Result<(), Error> {
         match self.connection.target.login(&self.role.static_account.username, password).await {
-            Ok(()) | Err(LoginError::Barred(_)) => {
+            Ok(()) => {
                 self.role.static_account.password = password.duplicate();
                 Ok(())
             }
-            Err(LoginError::Refused(e)) => {
+            Err(LoginError::Barred(_)) if self.own.is_none() => {
+                self.role.static_account.password = password.duplicate();
+                Ok(())
+            }
+            Err(LoginError::Refused(e) | LoginError::Barred(e)) => {
                 Err(Error::Refused(format!("the given password does not open the account: {e}")))
             }
             Err(LoginError::Unreachable(e)) => Err(Error::Failed(format!("the given password cannot be tried: {e}"))),
@@ -199,6 +238,9 @@ impl Held {
     /// Whether the server can do what the mode asks for.
     pub async fn check_mode(&self) -> Result<(), Error> {
         let (account, target) = (&self.role.static_account, &self.connection.target);
+        if self.own.is_some() && account.rotation_mode != Mode::Single {
+            return Err(Error::Refused("rotation_mode is single with a self-managed connection".into()));
+        }
         match account.rotation_mode {
             Mode::Single => Ok(()),
             Mode::DualAccount => match target.present(std::slice::from_ref(&account.secondary_username)).await {

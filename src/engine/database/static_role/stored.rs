@@ -33,6 +33,10 @@ pub struct StaticRole {
     pub other: Fields,
 }
 
+/// Roles that were written together change their passwords at most this much after the time of their rule, and at most a
+/// twentieth of the time between two changes: each at a moment of its own. Shorter than the shortest `rotation_window`.
+pub const MOST_JITTER: Duration = Duration::from_secs(60);
+
 /// What becomes of the password that is handed out when there is a new one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -157,27 +161,31 @@ impl StaticAccount {
         })
     }
 
-    /// When the password is due to change. What cannot be told is due now.
-    pub fn due(&self, now: SystemTime) -> SystemTime {
+    /// When the password of the role of that name is due to change: at the time of the rule, or up to [`MOST_JITTER`]
+    /// later, the same each time. What cannot be told is due now.
+    pub fn due(&self, name: &str, now: SystemTime) -> SystemTime {
         let Ok(schedule) = self.schedule() else { return now };
         let due = match (&schedule, self.last_vault_rotation, self.next_vault_rotation) {
             (Schedule::Period(_), Some(last), _) => schedule.next(last),
             (_, _, Some(next)) => Some(next),
             (_, last, None) => schedule.next(last.unwrap_or(now)),
         };
-        schedule.revised(due.unwrap_or(now), now)
+        let due = schedule.revised(due.unwrap_or(now), now);
+        let between = schedule.next(due).and_then(|next| next.duration_since(due).ok()).unwrap_or_default();
+        let jitter = schedule::share(name, (between / 20).min(MOST_JITTER));
+        due.checked_add(Duration::from_secs(jitter.as_secs())).unwrap_or(due)
     }
 
     /// When the password changes: when it is due, and not while somebody may still use the one before.
-    pub fn rotates(&self, now: SystemTime) -> SystemTime {
-        let due = self.due(now);
+    pub fn rotates(&self, name: &str, now: SystemTime) -> SystemTime {
+        let due = self.due(name, now);
         self.grace(now).map_or(due, |until| until.max(due))
     }
 
     /// When there is something to do for it.
-    pub fn next(&self, now: SystemTime) -> SystemTime {
-        let ends = self.previous_valid_until.filter(|_| !self.previous_password.is_empty());
-        ends.map_or(self.rotates(now), |ends| ends.min(self.rotates(now)))
+    pub fn next(&self, name: &str, now: SystemTime) -> SystemTime {
+        let (ends, rotates) = (self.previous_valid_until, self.rotates(name, now));
+        ends.filter(|_| !self.previous_password.is_empty()).map_or(rotates, |ends| ends.min(rotates))
     }
 
     /// Until when somebody may still use the password before, if at all.
@@ -308,8 +316,8 @@ mod tests {
         });
         let role = StaticRole::decode("st", &Secret::new(foreign.to_string())).unwrap();
         assert_eq!(role.static_account.rotation_period, Duration::from_secs(3600));
-        let due = Timestamp::try_from(role.static_account.due(SystemTime::UNIX_EPOCH)).unwrap();
-        assert_eq!(due.to_string(), "2026-11-22T03:15:22.056945205Z");
+        let due = Timestamp::try_from(role.static_account.due("st", SystemTime::UNIX_EPOCH)).unwrap();
+        assert_eq!(due.to_string(), "2026-11-22T03:15:42.056945205Z", "with 20 s of jitter");
         assert!(!format!("{role:?}").contains("pass-word"));
         let mut back: Value = serde_json::from_str(role.encode().unwrap().expose()).unwrap();
         back["credential_config"] = Value::Null;
@@ -330,9 +338,44 @@ mod tests {
         account.reschedule(at("2026-11-22T01:00:00Z"));
         let now = at("2026-11-22T02:00:00Z");
         account.rotated(&Secret::new("x".into()), now, now);
-        assert_eq!(account.due(now), at("2026-11-22T03:00:00Z"));
+        assert_eq!(account.due("st", now), at("2026-11-22T03:00:20Z"));
         let now = at("2026-11-22T03:00:01Z");
         account.rotated(&Secret::new("x".into()), now, now);
-        assert_eq!(account.due(now), at("2026-11-23T03:00:00Z"));
+        assert_eq!(account.due("st", now), at("2026-11-23T03:00:20Z"));
+    }
+
+    #[test]
+    fn each_role_has_its_own_moment_within_bounds() {
+        let at = |text: &str| -> SystemTime { text.parse::<Timestamp>().unwrap().into() };
+        let now = at("2026-11-22T01:00:00Z");
+        for (period, schedule, window, due, most) in [
+            (5, "", 0, at("2026-11-22T01:00:05Z"), 0),
+            (600, "", 0, at("2026-11-22T01:10:00Z"), 30),
+            (86_400, "", 0, at("2026-11-23T01:00:00Z"), 60),
+            (0, "* * * * *", 0, at("2026-11-22T01:01:00Z"), 3),
+            (0, "0 3 * * SUN", 3600, at("2026-11-22T03:00:00Z"), 60),
+        ] {
+            let mut account = StaticAccount {
+                rotation_period: Duration::from_secs(period),
+                rotation_schedule: schedule.into(),
+                rotation_window: Duration::from_secs(window),
+                ..StaticAccount::default()
+            };
+            account.reschedule(now);
+            account.rotated(&Secret::new("x".into()), now, now);
+            let late = |number: u64| account.due(&format!("role-{number}"), now).duration_since(due).unwrap().as_secs();
+            let all: std::collections::BTreeSet<u64> = (0..2000).map(late).collect();
+            assert_eq!(
+                (all.first(), all.last().map(|last| *last <= most)),
+                (Some(&0), Some(true)),
+                "{schedule}{period}"
+            );
+            assert!(all.len() as u64 >= most, "{schedule}{period}: {all:?}");
+            // A jitter does not make it miss its window, nor come twice.
+            let then = due + Duration::from_secs(most);
+            assert!(account.due("role-7", then) <= then);
+            account.rotated(&Secret::new("x".into()), then, then);
+            assert!(account.due("role-7", then) > then + Duration::from_secs(most.min(4)));
+        }
     }
 }

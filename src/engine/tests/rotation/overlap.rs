@@ -43,13 +43,13 @@ async fn the_one_before_works_until_its_time_is_over() {
         for round in 0..4 {
             let (user, password, _) = handed_out(&mount).await;
             // What a change has kept has ended before the next.
-            later(&world, 3600);
+            later(&world, PERIOD);
             tick(&mount).await;
             let (new_user, new_password, answer) = handed_out(&mount).await;
             assert_ne!((&user, &password), (&new_user, &new_password), "{mode} {round}");
             assert_eq!(user == new_user, mode == "dual_password");
             assert!(opens(&world, &user, &password) && opens(&world, &new_user, &new_password), "{mode} {round}");
-            assert_eq!(plain(&answer, "ttl"), json!(3600));
+            assert_eq!(plain(&answer, "ttl"), json!(PERIOD));
             let until = plain(&answer, "previous_valid_until").as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
             let now = jiff::Timestamp::try_from(At(world.clone()).now()).unwrap();
             assert_eq!(until.duration_since(now).as_secs(), i64::try_from(GRACE).unwrap());
@@ -173,7 +173,7 @@ async fn a_password_that_ended_in_the_place_of_another_is_followed_by_a_fresh_on
 #[tokio::test]
 async fn an_account_that_was_changed_by_hand_is_not_handed_out_for_long() {
     let (world, mount) = world_with("dual_account").await;
-    later(&world, 3600);
+    later(&world, PERIOD);
     tick(&mount).await;
     let (user, ..) = handed_out(&mount).await;
     assert_eq!(user, OTHER);
@@ -217,6 +217,44 @@ async fn a_change_of_the_other_account_may_still_arrive() {
         assert_eq!(stored(&world, record), Value::Null, "point {at}");
     }
     assert!(overtaken > 0);
+}
+
+/// What the server cannot write down is gone after its restart: then the one before is handed out again.
+#[tokio::test]
+async fn the_one_before_comes_back_with_a_server_that_forgets() {
+    for restarts in [false, true] {
+        let (world, mount) = world_with("dual_password").await;
+        later(&world, GRACE + 1);
+        tick(&mount).await;
+        let old = served(&mount, "st").await.unwrap();
+        world.forgetful.store(true, Ordering::SeqCst);
+        *world.mute.lock().unwrap() = Some(true);
+        ask(&mount, Operation::Update, "rotate-role/st", json!({})).await.unwrap();
+        *world.mute.lock().unwrap() = None;
+        let new = served(&mount, "st").await.unwrap();
+        assert!(new != old && stored(&world, "rotation/static/st") != Value::Null);
+        for _ in 0..3 {
+            later(&world, 30);
+            tick(&mount).await;
+            assert_eq!(served(&mount, "st").await.as_ref(), Some(&new), "both are valid");
+        }
+        if restarts {
+            restart(&world);
+            world.beside.lock().unwrap().clear();
+            later(&world, 700);
+            tick(&mount).await;
+            assert_eq!(served(&mount, "st").await.as_ref(), Some(&old));
+        }
+        world.forgetful.store(false, Ordering::SeqCst);
+        for _ in 0..4 {
+            later(&world, 700);
+            tick(&mount).await;
+        }
+        let (user, password, _) = handed_out(&mount).await;
+        assert!(opens(&world, &user, &password));
+        assert_eq!(stored(&world, "rotation/static/st"), Value::Null);
+        assert!(world.beside.lock().unwrap().is_empty(), "it never ends");
+    }
 }
 
 #[tokio::test]
