@@ -110,10 +110,13 @@ fn quoted(pg: &Server, texts: &[String]) -> Vec<(String, String)> {
 /// statements say.
 fn comments(pg: &Server, texts: &[String]) -> Vec<String> {
     let note = |text: &String, expires| {
-        let Marker { mount, role, request, entity, begun, .. } = marker(text);
-        let texts = [("mount", mount), ("role", role), ("request", request), ("entity", entity)];
-        let texts: Vec<String> = texts.iter().map(|(key, value)| format!("\"{key}\":{}", json!(value))).collect();
-        format!("leasehold:{{{},\"begun\":{begun},\"expires\":{expires}}}", texts.join(","))
+        let Marker { mount, role, request, entity, begun, connection, seal, .. } = marker(text);
+        let joined = |texts: &[(&str, String)]| {
+            texts.iter().map(|(key, value)| format!("\"{key}\":{}", json!(value))).collect::<Vec<_>>().join(",")
+        };
+        let before = joined(&[("mount", mount), ("role", role), ("request", request), ("entity", entity)]);
+        let after = joined(&[("connection", connection), ("seal", seal)]);
+        format!("leasehold:{{{before},\"begun\":{begun},\"expires\":{expires},{after}}}")
     };
     let notes: Vec<String> = texts.iter().flat_map(|text| [note(text, FAR), note(text, FAR + 60)]).collect();
     let mut all = Vec::new();
