@@ -9,6 +9,7 @@ mod convert;
 mod delivery;
 mod handshake;
 mod host;
+mod leaving;
 mod lifetime;
 mod padded;
 mod process;
