@@ -32,6 +32,7 @@ use std::ops::Deref;
 use std::sync::{Arc, Weak};
 
 use database::connection::Connections;
+use database::credential::Ahead;
 use database::paths;
 use error::Error;
 use field::Input;
@@ -41,11 +42,29 @@ use request::{Existence, Fields, LeaseGrant, Operation, Reply, Request, Response
 use crate::secret::Secret;
 use crate::target::Connector;
 
+/// Whether users are ended at all.
+pub use end::mode::RevocationMode;
+
 /// Which paths a mount answers on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// The paths of the built-in `database` engine.
     Database,
+}
+
+/// What every mount of a process is told when it is made.
+#[derive(Debug, Clone, Copy)]
+pub struct Orders {
+    /// Which paths it answers on.
+    pub kind: Kind,
+    /// Whether users are ended at all.
+    pub revocation_mode: RevocationMode,
+}
+
+impl From<Kind> for Orders {
+    fn from(kind: Kind) -> Self {
+        Self { kind, revocation_mode: RevocationMode::Normal }
+    }
 }
 
 /// The ports of one mount.
@@ -90,7 +109,9 @@ pub struct Inner {
     /// The host's stable id of the mount.
     id: String,
     ports: Ports,
+    revocation_mode: RevocationMode,
     connections: Connections,
+    ahead: Ahead,
     rotation: Rotation,
     ending: end::Ending,
     clocks: clocks::Clocks,
@@ -114,12 +135,26 @@ pub const SEAL_WRAPPED: &[&str] = &["config/*", "static-role/*", "rotation/*", "
 
 impl Mount {
     /// A mount with the host's stable id for it. Touches nothing yet: storage may not be writable.
-    pub fn new(kind: Kind, id: String, ports: Ports) -> Self {
-        let (connections, rotation) = (Connections::default(), Rotation::default());
+    pub fn new(orders: impl Into<Orders>, id: String, ports: Ports) -> Self {
+        let Orders { kind, revocation_mode } = orders.into();
+        let (connections, ahead, rotation) = (Connections::default(), Ahead::default(), Rotation::default());
         let (ending, clocks) = (end::Ending::default(), clocks::Clocks::new(ports.clock.as_ref()));
         let transit = transit::Transit::default();
         let (incarnation, seals) = (format!("{:016x}", rand::random::<u64>()), tokio::sync::OnceCell::new());
-        Self(Arc::new(Inner { kind, id, ports, connections, rotation, ending, clocks, transit, incarnation, seals }))
+        Self(Arc::new(Inner {
+            kind,
+            id,
+            ports,
+            revocation_mode,
+            connections,
+            ahead,
+            rotation,
+            ending,
+            clocks,
+            transit,
+            incarnation,
+            seals,
+        }))
     }
 
     /// Storage works from now on: the mount may begin what it does without being asked. Any request says the same.
@@ -199,6 +234,7 @@ impl Mount {
     pub fn invalidate(&self, key: &str) {
         if let Some(name) = key.strip_prefix("config/") {
             self.connections.forget(name);
+            self.rotation.queue.outdated();
         }
         if key.starts_with("static-role/")
             || [journal::PREFIX, intent::PREFIX, remnant::PREFIX].iter().any(|prefix| key.starts_with(prefix))

@@ -6,6 +6,7 @@ mod dial;
 pub mod dsn;
 mod ending;
 pub mod mysql;
+pub mod passwords;
 pub mod pool;
 pub mod postgres;
 pub mod redis;
@@ -17,6 +18,7 @@ use std::time::SystemTime;
 use async_trait::async_trait;
 
 use crate::secret::Secret;
+use crate::secret::verifier::Prepared;
 
 /// How an action at a target ended.
 ///
@@ -72,6 +74,9 @@ pub enum TargetError {
     /// The deadline passed; the text names the setting that would change it.
     #[error("{0}")]
     Timeout(String),
+    /// Nothing was tried: the target gives no sessions at the moment, or too many requests wait for one.
+    #[error("{0}")]
+    Unavailable(String),
     /// The session broke while in use.
     #[error("{0}")]
     Lost(String),
@@ -83,16 +88,17 @@ pub enum TargetError {
     Plan(String),
 }
 
-/// What is asked of the account of a connection.
-pub use capability::{Capability, Need};
-/// What to end, how, and what it came to.
-pub use ending::{EndOptions, EndPlan, Ended, Left, Owned, Sessions, Verify};
 impl TargetError {
+    /// True for an answer of the server with one of these codes.
+    fn has_code(&self, codes: &[&str]) -> bool {
+        matches!(self, Self::Answer { code, .. } if codes.contains(&code.as_str()))
+    }
+
     /// True if the target could not be reached, or works on nothing at the moment: what failed may be tried again as
     /// soon as it answers. False if it answered, and said no.
     pub fn is_outage(&self) -> bool {
         match self {
-            Self::Connect(_) | Self::Timeout(_) | Self::Lost(_) => true,
+            Self::Connect(_) | Self::Timeout(_) | Self::Unavailable(_) | Self::Lost(_) => true,
             Self::Begin(inner) | Self::Account(inner) | Self::Statement(inner) => inner.is_outage(),
             // Shutting down or starting, out of sessions or memory, read-only.
             Self::Server { code, .. } => {
@@ -108,6 +114,12 @@ impl TargetError {
     }
 }
 
+/// What is asked of the account of a connection.
+pub use capability::{Capability, Need};
+/// What to end, how, and what it came to.
+pub use ending::{EndOptions, EndPlan, Ended, Left, Owned, Sessions, Verify};
+/// What sessions are opened with.
+pub use passwords::Passwords;
 /// A role statement list, ready to be filled, and whose SQL it is in: see [`statement`].
 pub use statement::{Dialect, Script};
 
@@ -206,6 +218,17 @@ pub enum Settings {
     Redis(redis::Settings),
 }
 
+impl Settings {
+    /// What sessions are opened with. What is said to it later holds for the target that is made of these settings.
+    pub fn passwords(&self) -> Passwords {
+        match self {
+            Self::PostgreSql(settings) => settings.endpoint.passwords.clone(),
+            Self::MySql(settings) => settings.passwords.clone(),
+            Self::Redis(settings) => settings.passwords.clone(),
+        }
+    }
+}
+
 /// Makes targets of settings. A port, so that the engine can be tried against targets that fail as no server can be
 /// made to.
 pub trait Connector: Send + Sync {
@@ -243,10 +266,23 @@ pub enum LoginKind {
 pub enum Login<'a> {
     /// The password.
     Password(&'a Secret),
+    /// The password, with a verifier that was made before.
+    Prepared(&'a Prepared),
     /// The public key: PKIX, PEM.
     PublicKey(&'a str),
     /// Nothing: the server has only to trust the authority.
     Certificate,
+}
+
+impl<'a> Login<'a> {
+    /// The password, if there is one.
+    pub fn password(self) -> Option<&'a Secret> {
+        match self {
+            Self::Password(password) => Some(password),
+            Self::Prepared(prepared) => Some(&prepared.password),
+            Self::PublicKey(_) | Self::Certificate => None,
+        }
+    }
 }
 
 /// Whose a minted user is, and until when: written beside it at the target, in the same transaction.
@@ -285,6 +321,8 @@ pub struct MintPlan {
     pub rollback: Script,
     /// When the server itself should refuse the login.
     pub expiration: SystemTime,
+    /// Rounds of the SCRAM verifier where one is made; `None` for the connection's.
+    pub scram_iterations: Option<u32>,
     /// The note left at the target.
     pub marker: Marker,
     /// A process that has died may have done the same: where the target keeps markers, a user with the same request is
@@ -334,11 +372,16 @@ impl LoginError {
     /// By what the server answered: one of `wrong` says that the password is; any other answer, that there is no telling.
     fn by_code(error: TargetError, wrong: &[&str]) -> Self {
         match &error {
-            TargetError::Answer { code, .. } if wrong.contains(&code.as_str()) => Self::Refused(error),
+            _ if error.has_code(wrong) => Self::Refused(error),
             TargetError::Answer { .. } => Self::Barred(error),
             _ => Self::Unreachable(error),
         }
     }
+}
+
+/// What a server says that keeps one password a user, and is called `server`.
+fn one_password(server: &str) -> TargetError {
+    TargetError::Plan(format!("{server} keeps one password a user; MySQL 8.0.14 or later, Valkey and Redis keep two"))
 }
 
 /// One connected target. Calls may run concurrently; each has its own deadline.
@@ -369,6 +412,29 @@ pub trait Target: Send + Sync {
     /// Changes the password of an account that we did not make. `{{name}}`, `{{username}}`, `{{password}}` are filled; an
     /// empty script means the target's default. Safe against a dropped future as [`Target::mint`] is.
     async fn set_password(&self, username: &str, password: &Secret, statements: &Script) -> Outcome<()>;
+    /// Whether a user can have two passwords at a time here.
+    ///
+    /// # Errors
+    /// [`TargetError::Plan`] if not: it names the servers that can.
+    async fn keeps_two_passwords(&self) -> Result<(), TargetError> {
+        Err(one_password("this server"))
+    }
+    /// As [`Target::set_password`] without statements, but `old`, if it opens the account, goes on doing so.
+    async fn add_password(&self, username: &str, password: &Secret, old: &Secret) -> Outcome<()> {
+        let _ = (username, password, old);
+        Outcome::Failed(one_password("this server"))
+    }
+    /// Ends `old`, which [`Target::add_password`] has kept. One that is gone already is no error: what failed can be done
+    /// again.
+    async fn remove_password(&self, username: &str, old: &Secret) -> Result<(), TargetError> {
+        let _ = (username, old);
+        Err(one_password("this server"))
+    }
+    /// Lets every password that was changed outlive a restart of the server, where that takes a step of its own: one that
+    /// may have failed, or that nobody came to.
+    async fn keep(&self) -> Result<(), TargetError> {
+        Ok(())
+    }
     /// Logs in as `username`, on a session of its own, to learn whether `password` opens the account. A server that
     /// refuses for another reason after it has accepted the password counts as `Ok`.
     async fn login(&self, username: &str, password: &Secret) -> Result<(), LoginError>;

@@ -7,6 +7,7 @@ pub mod paths;
 pub mod role;
 pub mod root;
 pub mod static_role;
+mod timing;
 
 use std::time::{Duration, SystemTime};
 
@@ -58,11 +59,14 @@ pub async fn handle(mount: &Mount, path: Path, name: &str, input: &Input, reques
 pub async fn scheduled(mount: &Mount) -> Result<Vec<(String, String, SystemTime)>, Error> {
     let storage = &mount.ports.storage;
     let mut found = static_role::scheduled(mount).await?;
-    for name in storage.list(static_role::RECORDS, "", -1).await? {
+    let mut open = storage.list(static_role::RECORDS, "", -1).await?;
+    open.extend(storage.list(static_role::SECOND_RECORDS, "", -1).await?);
+    for name in open {
         let connection = found.iter().find(|(key, ..)| *key == static_role::record_key(&name));
         let connection = connection.map(|(_, connection, _)| connection.clone()).unwrap_or_default();
         found.push((static_role::record_key(&name), connection, SystemTime::UNIX_EPOCH));
     }
+    found.extend(root::scheduled(mount).await?);
     for name in storage.list(root::RECORDS, "", -1).await? {
         found.push((root::record_key(&name), name, SystemTime::UNIX_EPOCH));
     }

@@ -5,6 +5,7 @@
 //!
 //! [`remnant`]: super::remnant
 
+pub mod mode;
 pub mod wishes;
 
 use std::collections::HashMap;
@@ -151,6 +152,7 @@ pub async fn end(mount: &Mount, doomed: Doomed) -> Landed {
 
 /// One attempt, and what has to be written down of it.
 async fn run(mount: &Mount, doomed: &Doomed) -> Landed {
+    mode::permits(mount, doomed).await?;
     let landed = attempt(mount, doomed).await;
     match &landed {
         Ok(report) => tell(doomed, report),

@@ -63,7 +63,7 @@ pub struct Capability {
     pub need: Need,
     /// It can.
     pub granted: bool,
-    /// Without it users could not be made, or could not end as they are to.
+    /// Users could not be made without it, or not end as the options say.
     pub required: bool,
     /// What would grant it if it is missing: a statement where there is one; else what to change.
     pub fix: String,

@@ -12,6 +12,8 @@ mod chaos;
 mod connections;
 mod drivers;
 mod ending;
+mod faults;
+mod hostile;
 mod manifest;
 mod parity;
 mod protocol;

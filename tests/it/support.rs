@@ -13,6 +13,10 @@ pub mod cluster;
 pub mod mariadb;
 #[path = "support/postgres.rs"]
 pub mod postgres;
+#[path = "support/proxy.rs"]
+pub mod proxy;
+#[path = "support/random.rs"]
+pub mod random;
 #[path = "support/redis.rs"]
 pub mod redis;
 #[path = "support/server.rs"]
@@ -45,6 +49,14 @@ pub fn wait_for<T>(what: &str, limit: Duration, mut ready: impl FnMut() -> Optio
         }
         assert!(started.elapsed() < limit, "{what}: not within {limit:?}");
         std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A size that the environment may change.
+pub fn number(variable: &str, default: u32) -> u32 {
+    match std::env::var(variable) {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{variable}={text} is no number")),
+        Err(_) => default,
     }
 }
 

@@ -1,8 +1,10 @@
 //! The PostgreSQL target against a real server: users made, prolonged and ended.
 
+mod account;
 mod doors;
 mod ending;
 mod faults;
+mod injection;
 mod minting;
 mod owned;
 mod passwords;
@@ -15,8 +17,8 @@ use leasehold::target::dsn::{PgEndpoint, Source};
 use leasehold::target::pool::Limits;
 use leasehold::target::postgres::{PasswordForm, Postgres, Settings};
 use leasehold::target::{
-    Dialect, EndOptions, EndPlan, Ended, Left, Login, Marker, MintPlan, Outcome, Owned, RenewPlan, Script, Sessions,
-    Target, TargetError, Verify,
+    Capability, Dialect, EndOptions, EndPlan, Ended, Left, Login, Marker, MintPlan, Need, Outcome, Owned, RenewPlan,
+    Script, Sessions, Target, TargetError, Verify,
 };
 
 use crate::support::postgres::{ADMIN, ADMIN_PASSWORD, Postgres as Server, Session};
@@ -116,19 +118,20 @@ async fn minted(target: &Postgres, plan: &MintPlan) {
 }
 
 /// As the superuser, over TCP with a password.
-fn endpoint(pg: &Server) -> PgEndpoint {
+pub fn endpoint(pg: &Server) -> PgEndpoint {
     let secret = Secret::new(ADMIN_PASSWORD.to_owned());
     let url = pg.url();
     let source = Source { connection_url: &url, username: ADMIN, password: Some(&secret), ..Default::default() };
     PgEndpoint::parse(&source).unwrap()
 }
 
-fn settings(endpoint: PgEndpoint) -> Settings {
+pub fn settings(endpoint: PgEndpoint) -> Settings {
     Settings {
         endpoint,
         limits: Limits::new(8, 0, Duration::ZERO, Duration::from_secs(30)),
         statement_timeout: Duration::from_secs(20),
         password_form: PasswordForm::Where,
+        scram_iterations: 4096,
     }
 }
 
@@ -141,12 +144,13 @@ fn script(statements: &[&str]) -> Script {
     Script::parse(&elements, Dialect::Postgres)
 }
 
-fn mint_plan(user: &str, creation: &[&str]) -> MintPlan {
+pub fn mint_plan(user: &str, creation: &[&str]) -> MintPlan {
     MintPlan {
         username: user.to_owned(),
         creation: script(creation),
         rollback: Script::default(),
         expiration: SystemTime::UNIX_EPOCH + Duration::from_secs(FAR),
+        scram_iterations: None,
         marker: Marker {
             mount: "mount'\\\"".into(),
             role: "role".into(),
@@ -160,6 +164,11 @@ fn mint_plan(user: &str, creation: &[&str]) -> MintPlan {
     }
 }
 
-fn end_plan(user: &str, revocation: &[&str]) -> EndPlan {
+pub fn end_plan(user: &str, revocation: &[&str]) -> EndPlan {
     EndPlan { username: user.to_owned(), revocation: script(revocation), options: EndOptions::default() }
+}
+
+/// The server as another account sees it.
+fn as_user(rig: &Rig, user: &str) -> PgEndpoint {
+    PgEndpoint { user: user.to_owned(), passwords: Some(password()).into(), ..endpoint(&rig.pg) }
 }

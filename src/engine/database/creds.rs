@@ -103,7 +103,15 @@ async fn make(
 ) -> Result<Made, Error> {
     match role.credential_type {
         CredentialType::Password => {
-            password_for(mount, &role.credential_config, &connection.password_policy).await.map(Made::Password)
+            let policies = [role.credential_config.password_policy(), &connection.password_policy];
+            let rounds =
+                role.scram_iterations.or(connection.scram_iterations).filter(|_| connection.scram_iterations.is_some());
+            match rounds.filter(|_| policies == ["", ""]).and_then(|rounds| mount.ahead.take(rounds)) {
+                Some(prepared) => Ok(Made::Prepared(prepared)),
+                None => {
+                    password_for(mount, &role.credential_config, &connection.password_policy).await.map(Made::Password)
+                }
+            }
         }
         CredentialType::RsaPrivateKey => credential::rsa_private_key(&role.credential_config).await,
         CredentialType::ClientCertificate => {
@@ -138,6 +146,7 @@ fn plan(mount: &Mount, name: &str, role: &Role, connection: &Connection, permit:
         creation: Script::parse(&role.statements.creation, dialect),
         rollback: Script::parse(&role.statements.rollback, dialect),
         expiration: permit.until() + LOGIN_GRACE,
+        scram_iterations: role.scram_iterations,
         marker: Marker {
             mount: mount.id.clone(),
             role: name.to_owned(),

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::mint::run_script;
 use super::session::{PgSession, Problem};
 use super::{Postgres, quoted_name};
-use crate::target::pool::{Checkout, Session};
+use crate::target::pool::{Checkout, Lane, Session};
 use crate::target::statement::Vars;
 use crate::target::{EndPlan, Ended, Left, Owned, Sessions, TargetError, Verify};
 use contain::Found;
@@ -72,7 +72,8 @@ pub async fn end(target: &Postgres, plan: &EndPlan) -> Result<Ended, TargetError
         Err(e) if !barred => return Err(e),
         Err(e) => {
             // Nothing is known of this session any more.
-            session = target.session().await?;
+            drop(session);
+            session = target.session(Lane::End).await?;
             vec![user.left(format!("it could not be cleaned up: {e}"))]
         }
     };
@@ -167,16 +168,18 @@ async fn run_own(
     user: &User<'_>,
     plan: &EndPlan,
 ) -> Result<Option<Problem>, TargetError> {
-    let Err(e) = run_script(target, &plan.revocation, &Vars::name(&plan.username)).await else { return Ok(None) };
-    let about_it = matches!(&e, TargetError::Server { code, message }
+    let run = run_script(target, session, &plan.revocation, &Vars::name(&plan.username)).await;
+    if let Err(Problem::Broken(e)) = run {
+        return Err(e);
+    }
+    session.reset().await?;
+    let Err(problem) = run else { return Ok(None) };
+    let about_it = matches!(&problem, Problem::Server { code, message }
         if code == "42704" && message.contains(&plan.username));
     if about_it && !contain::look_again(session, user).await?.exists {
         return Ok(None);
     }
-    Ok(Some(match e {
-        TargetError::Server { message, code } => Problem::Server { message, code },
-        other => Problem::Unsent(other),
-    }))
+    Ok(Some(problem))
 }
 
 /// Looks at what came of the end.
@@ -214,17 +217,13 @@ async fn settle(
 /// One statement in a transaction of its own, again after a conflict.
 async fn change(target: &Postgres, session: &mut PgSession, sql: &str) -> Result<(), Problem> {
     let whole = format!("{};\n{sql};\nCOMMIT", session.begin());
-    let deadline = Instant::now() + target.settings.statement_timeout;
+    let mut conflicts = target.conflicts();
     loop {
         match session.run(&whole).await {
             Err(problem @ Problem::Server { .. }) => {
-                if !session.roll_back().await {
+                if !session.roll_back().await || !conflicts.wait_out(&problem).await {
                     return Err(problem);
                 }
-                if !problem.is_conflict() || Instant::now() >= deadline {
-                    return Err(problem);
-                }
-                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
             }
             other => return other.map(drop),
         }

@@ -7,6 +7,7 @@ use sqlx::Row;
 
 use super::session::{PgSession, Problem};
 use super::{Postgres, quoted_name, quoted_text};
+use crate::target::pool::Lane;
 use crate::target::{Marked, Marker, TargetError};
 
 /// What stands before a marker in a role's comment.
@@ -36,7 +37,7 @@ pub async fn marked(target: &Postgres, mount: &str) -> Result<Vec<Marked>, Targe
         quoted_text(&format!("{PREFIX}%")),
         quoted_text(&serde_json::json!(mount).to_string()),
     );
-    let mut session = target.session().await?;
+    let mut session = target.session(Lane::End).await?;
     let rows: Vec<(String, bool, String)> = session.ask(&ask).await?;
     session.give_back();
     let of_mount = rows.into_iter().filter_map(|(username, can_log_in, comment)| {
@@ -70,7 +71,7 @@ pub async fn is_repeated(session: &mut PgSession, marker: &Marker) -> Result<boo
 
 /// The time by the server's clock.
 pub async fn clock(target: &Postgres) -> Result<SystemTime, TargetError> {
-    let mut session = target.session().await?;
+    let mut session = target.session(Lane::End).await?;
     let row = session.run("SELECT extract(epoch FROM clock_timestamp())::bigint").await?;
     session.give_back();
     row.and_then(|row| row.try_get::<i64, _>(0).ok())
@@ -80,7 +81,7 @@ pub async fn clock(target: &Postgres) -> Result<SystemTime, TargetError> {
 
 /// Which of these roles there are.
 pub async fn present(target: &Postgres, usernames: &[String]) -> Result<Vec<String>, TargetError> {
-    let mut session = target.session().await?;
+    let mut session = target.session(Lane::End).await?;
     let mut found = Vec::new();
     for names in usernames.chunks(AT_ONCE) {
         let list: Vec<String> = names.iter().map(|name| quoted_text(name)).collect();

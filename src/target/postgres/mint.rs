@@ -10,8 +10,8 @@ use super::marker::{self, comment};
 use super::session::{PgSession, Problem};
 use super::{PasswordForm, Postgres, check_name, quoted_name, quoted_text, timestamp};
 use crate::secret::{Secret, verifier};
-use crate::target::pool::Checkout;
-use crate::target::statement::{Script, Vars};
+use crate::target::pool::{Checkout, Lane};
+use crate::target::statement::{Script, Statement, Vars};
 use crate::target::{Login, Marker, MintPlan, Outcome, RenewPlan, TargetError};
 
 /// Serialises what writes catalogue rows that other users' statements write too, across nodes and mounts of this engine
@@ -27,18 +27,17 @@ const SETTLE: Duration = Duration::from_secs(10);
 
 /// Makes the user in one transaction: statements, marker, commit.
 pub async fn mint(target: &Postgres, plan: &MintPlan, login: Login<'_>) -> Outcome<()> {
-    let password = match login {
-        Login::Password(password) => Some(password),
+    match login {
         // Left in place, the variable itself would be a password that everybody knows.
         Login::Certificate if plan.creation.uses_password() => {
             return Outcome::Failed(TargetError::Plan(
                 "the creation statements use {{password}}, but the user logs in by a certificate: remove it".into(),
             ));
         }
-        Login::Certificate => None,
         Login::PublicKey(_) => return Outcome::Failed(TargetError::Plan("PostgreSQL knows no users' keys".into())),
-    };
-    let result = target.retrying(|| create(target, plan, password)).await;
+        Login::Password(_) | Login::Prepared(_) | Login::Certificate => {}
+    }
+    let result = target.retrying(|| create(target, plan, login)).await;
     match result {
         Ok(()) => Outcome::Done(()),
         Err(Problem::Broken(e)) => Outcome::Unknown(e),
@@ -51,17 +50,22 @@ pub async fn mint(target: &Postgres, plan: &MintPlan, login: Login<'_>) -> Outco
 }
 
 /// One attempt at a mint.
-async fn create(target: &Postgres, plan: &MintPlan, password: Option<&Secret>) -> Result<(), Problem> {
+async fn create(target: &Postgres, plan: &MintPlan, login: Login<'_>) -> Result<(), Problem> {
     check_name(&plan.username).map_err(Problem::Unsent)?;
+    let shares = plan.creation.statements().iter().any(Statement::touches_shared_rows);
+    // Who waits too long goes on without: then it is the pool that says what is the matter.
+    let turn = tokio::time::timeout(target.settings.limits.connect_timeout, target.turns.acquire());
+    let _turn = if shares { turn.await.ok() } else { None };
     let no_session = |e| TargetError::Begin(Box::new(e));
-    let message = |scram| messages(target, plan, password, scram);
-    let made = in_transaction(target, password, Some(plan), no_session, message).await;
+    let message = |scram| messages(target, plan, login, scram);
+    let made = in_transaction(target, login.password(), Some(plan), no_session, message).await;
     made.map_err(|problem| explained(problem, plan))
 }
 
 /// Runs the messages that `make` gives (told whether the server knows SCRAM) in one transaction. `Broken` means only
 /// this: COMMIT was sent, and its fate could not be learned. No server text that shows a part of `password` is passed on.
-/// Of `once` there is one transaction at a time at this server, whoever runs it.
+/// Of `once` there is one transaction at a time at this server, whoever runs it; that its user is there shows that one was
+/// committed.
 pub async fn in_transaction(
     target: &Postgres,
     password: Option<&Secret>,
@@ -69,12 +73,20 @@ pub async fn in_transaction(
     no_session: impl Fn(TargetError) -> TargetError,
     make: impl Fn(bool) -> Result<Vec<Secret>, TargetError>,
 ) -> Result<(), Problem> {
+    // Nobody else makes a role of this name.
+    let proof = once.map(|plan| format!("SELECT 1 FROM pg_roles WHERE rolname = {}", quoted_text(&plan.username)));
     let mut again = true;
     loop {
-        let mut session = target.session().await.map_err(|e| Problem::Unsent(no_session(e)))?;
-        let messages = make(session.knows_scram()).map_err(Problem::Unsent)?;
+        let mut session = target.session(Lane::Issue).await.map_err(|e| Problem::Unsent(no_session(e)))?;
+        let messages = match make(session.knows_scram()) {
+            Ok(messages) => messages,
+            Err(e) => {
+                session.give_back();
+                return Err(Problem::Unsent(e));
+            }
+        };
         match transact(&mut session, once, &messages).await {
-            Ok(transaction) => return commit(target, session, &transaction).await,
+            Ok(transaction) => return commit(target, session, &transaction, proof.as_deref()).await,
             // Without COMMIT the server undoes what it did. A session that died while idle is not worth an error.
             Err(Problem::Broken(TargetError::Lost(_))) if again => {
                 again = false;
@@ -126,7 +138,12 @@ async fn transact(
     transaction.ok_or_else(|| Problem::Broken(TargetError::Lost("the server gave no transaction id".into())))
 }
 
-async fn commit(target: &Postgres, mut session: Checkout<PgSession>, transaction: &str) -> Result<(), Problem> {
+async fn commit(
+    target: &Postgres,
+    mut session: Checkout<PgSession>,
+    transaction: &str,
+    proof: Option<&str>,
+) -> Result<(), Problem> {
     match session.run("COMMIT").await {
         Ok(_) => {
             session.give_back();
@@ -134,7 +151,7 @@ async fn commit(target: &Postgres, mut session: Checkout<PgSession>, transaction
         }
         Err(Problem::Broken(why)) => {
             drop(session);
-            match fate(target, transaction).await {
+            match fate(target, transaction, proof).await {
                 Some(true) => Ok(()),
                 Some(false) => Err(Problem::Unsent(why)),
                 None => Err(Problem::Broken(why)),
@@ -145,19 +162,22 @@ async fn commit(target: &Postgres, mut session: Checkout<PgSession>, transaction
 }
 
 /// Whether a transaction was committed; `None` if the server cannot be asked or does not say in time.
-async fn fate(target: &Postgres, transaction: &str) -> Option<bool> {
+///
+/// A server that crashed may have forgotten the transaction altogether and given its number to another one since. So that
+/// the number is committed proves nothing; that it is aborted, or was never given out, does.
+async fn fate(target: &Postgres, transaction: &str, proof: Option<&str>) -> Option<bool> {
     let asked = format!("SELECT txid_status({transaction})");
     let asking = async {
         loop {
-            if let Ok(mut session) = target.session().await
-                && let Ok(Some(row)) = session.run(&asked).await
+            if let Ok(mut session) = target.session(Lane::Issue).await
+                && let Ok(fate) = ask_fate(&mut session, &asked, proof).await
             {
                 session.give_back();
-                match row.try_get::<Option<String>, _>(0).ok().flatten().as_deref() {
-                    Some("committed") => return Some(true),
-                    Some("aborted") => return Some(false),
-                    Some(_) => {}
-                    None => return None,
+                match fate {
+                    Fate::Open => {}
+                    Fate::Committed => return Some(true),
+                    Fate::Lost => return Some(false),
+                    Fate::Untold => return None,
                 }
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -166,21 +186,43 @@ async fn fate(target: &Postgres, transaction: &str) -> Option<bool> {
     tokio::time::timeout(SETTLE, asking).await.ok().flatten()
 }
 
+enum Fate {
+    /// It goes on.
+    Open,
+    Committed,
+    Lost,
+    /// The server does not know, or what it knows proves nothing.
+    Untold,
+}
+
+async fn ask_fate(session: &mut PgSession, asked: &str, proof: Option<&str>) -> Result<Fate, Problem> {
+    let status = match session.run(asked).await {
+        Ok(row) => row.and_then(|row| row.try_get::<Option<String>, _>(0).ok().flatten()),
+        // "transaction ID … is in the future".
+        Err(problem) if problem.has_code("22023") => return Ok(Fate::Lost),
+        Err(problem) => return Err(problem),
+    };
+    match (status.as_deref(), proof) {
+        (Some("in progress"), _) => Ok(Fate::Open),
+        (Some("aborted"), _) => Ok(Fate::Lost),
+        (_, None) => Ok(Fate::Untold),
+        (_, Some(proof)) => Ok(if session.run(proof).await?.is_some() { Fate::Committed } else { Fate::Lost }),
+    }
+}
+
 /// The statements and the marker, in as few messages as their text allows.
 fn messages(
     target: &Postgres,
     plan: &MintPlan,
-    password: Option<&Secret>,
+    login: Login<'_>,
     knows_scram: bool,
 ) -> Result<Vec<Secret>, TargetError> {
-    let verifier = match password {
-        Some(password) => verifier_for(target, &plan.creation, password, knows_scram)?,
-        None => None,
-    };
+    let rounds = plan.scram_iterations.unwrap_or(target.settings.scram_iterations);
+    let verifier = verifier_for(target, &plan.creation, login, rounds, knows_scram)?;
     let expiration = timestamp(plan.expiration)?;
     let filled = plan.creation.fill(&Vars {
         name: &plan.username,
-        password,
+        password: login.password(),
         verifier: verifier.as_ref(),
         verifier_everywhere: target.settings.password_form == PasswordForm::Verifier,
         expiration: Some(&expiration),
@@ -200,14 +242,21 @@ fn messages(
 pub fn verifier_for(
     target: &Postgres,
     script: &Script,
-    password: &Secret,
+    login: Login<'_>,
+    rounds: u32,
     knows_scram: bool,
 ) -> Result<Option<Secret>, TargetError> {
-    let wanted = knows_scram && target.settings.password_form != PasswordForm::Text && script.uses_password();
-    wanted
-        .then(|| verifier::scram_sha_256(password, verifier::SCRAM_ITERATIONS))
-        .transpose()
-        .map_err(|e| TargetError::Plan(e.to_string()))
+    if !knows_scram || target.settings.password_form == PasswordForm::Text || !script.uses_password() {
+        return Ok(None);
+    }
+    match login {
+        Login::Prepared(prepared) if prepared.iterations == rounds => Ok(Some(prepared.verifier.duplicate())),
+        _ => login
+            .password()
+            .map(|password| verifier::scram_sha_256(password, rounds))
+            .transpose()
+            .map_err(|e| TargetError::Plan(e.to_string())),
+    }
 }
 
 /// Puts filled statements together into messages. A statement that leaves a quote open goes alone, lest it swallow its
@@ -281,19 +330,32 @@ async fn undo(target: &Postgres, plan: &MintPlan) {
     if plan.rollback.is_empty() {
         return;
     }
-    if let Err(e) = run_script(target, &plan.rollback, &Vars::name(&plan.username)).await {
+    let run = async {
+        let mut session = target.session(Lane::End).await?;
+        run_script(target, &mut session, &plan.rollback, &Vars::name(&plan.username)).await?;
+        session.reset().await?;
+        session.give_back();
+        Ok::<_, TargetError>(())
+    };
+    if let Err(e) = run.await {
         tracing::warn!(username = plan.username, "rollback statements failed: {e}");
     }
 }
 
-/// Runs a script in one transaction.
-pub async fn run_script(target: &Postgres, script: &Script, vars: &Vars<'_>) -> Result<(), TargetError> {
-    let filled = script.fill(vars)?;
+/// Runs a script in one transaction. Afterwards the session is in none; what else the statements left of themselves in it
+/// [`PgSession::reset`] takes away.
+pub async fn run_script(
+    target: &Postgres,
+    session: &mut PgSession,
+    script: &Script,
+    vars: &Vars<'_>,
+) -> Result<(), Problem> {
+    let filled = script.fill(vars).map_err(Problem::Unsent)?;
     // A quote that is left open would swallow what follows.
     let closed = script.statements().iter().all(|statement| statement.is_closed());
-    let attempt = || async {
+    let mut conflicts = target.conflicts();
+    loop {
         let messages = joined(target, script, &filled).map_err(Problem::Unsent)?;
-        let mut session = target.session().await.map_err(Problem::Unsent)?;
         let begin = session.begin();
         let result = match messages.as_slice() {
             [only] if closed => {
@@ -309,12 +371,16 @@ pub async fn run_script(target: &Postgres, script: &Script, vars: &Vars<'_>) -> 
                 if result.is_ok() { session.run("COMMIT").await } else { result }
             }
         };
-        if matches!(result, Ok(_) | Err(Problem::Server { .. })) && (result.is_ok() || session.roll_back().await) {
-            session.give_back();
+        match result {
+            Ok(_) => return Ok(()),
+            Err(problem @ Problem::Server { .. }) => {
+                if !session.roll_back().await || !conflicts.wait_out(&problem).await {
+                    return Err(problem);
+                }
+            }
+            Err(problem) => return Err(problem),
         }
-        result.map(drop)
-    };
-    target.retrying(attempt).await.map_err(TargetError::from)
+    }
 }
 
 /// Moves the end of a user, and of its marker, in one transaction.
@@ -330,7 +396,7 @@ pub async fn renew(target: &Postgres, plan: &RenewPlan) -> Result<(), TargetErro
         } else {
             joined(target, &plan.renew, &filled).map_err(Problem::Unsent)?
         };
-        let mut session = target.session().await.map_err(Problem::Unsent)?;
+        let mut session = target.session(Lane::Issue).await.map_err(Problem::Unsent)?;
         let result = prolong(&mut session, plan, &messages).await;
         if result.is_ok() || matches!(result, Err(Problem::Server { .. })) && session.roll_back().await {
             session.give_back();

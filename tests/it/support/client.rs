@@ -50,6 +50,16 @@ impl Client {
         Client { agent: agent.into(), address: address.to_owned(), token: token.to_owned() }
     }
 
+    /// `http://host:port`.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The token.
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
     /// The same server with another token.
     pub fn with_token(&self, token: &str) -> Client {
         Client { token: token.to_owned(), ..self.clone() }

@@ -102,6 +102,11 @@ impl Postgres {
         text(self.psql(ADMIN, "", &self.dir.path().to_string_lossy(), "postgres", sql))
     }
 
+    /// The major version of the server.
+    pub fn version(&self) -> u32 {
+        self.sql("SELECT current_setting('server_version_num')::int / 10000").parse().unwrap()
+    }
+
     /// Waits until no session but that of the question is open, nor closing.
     pub fn wait_until_idle(&self) {
         let others = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' \
@@ -269,8 +274,12 @@ impl Drop for Session {
     }
 }
 
-/// Where the server programs are: Debian does not put them on the path.
+/// Where the server programs are: Debian does not put them on the path. `POSTGRES_PROGRAMS` names those of another
+/// version.
 fn programs() -> PathBuf {
+    if let Some(chosen) = std::env::var_os("POSTGRES_PROGRAMS") {
+        return chosen.into();
+    }
     let mut found: Vec<PathBuf> = std::fs::read_dir("/usr/lib/postgresql")
         .into_iter()
         .flatten()

@@ -35,7 +35,7 @@ async fn refusals_read_as_the_built_in_engine_writes_them() {
     let why = target.end(&end_plan("x", &[])).await.unwrap_err();
     assert_eq!(why.to_string(), refused);
 
-    let wrong = PgEndpoint { password: Some(Secret::new("wrong-password".into())), ..endpoint(&rig.pg) };
+    let wrong = PgEndpoint { passwords: Some(Secret::new("wrong-password".into())).into(), ..endpoint(&rig.pg) };
     let (host, port) = wrong.hosts[0].clone();
     let user = wrong.user.clone();
     assert_eq!(
@@ -108,6 +108,31 @@ async fn a_dropped_request_leaves_neither_a_user_nor_a_used_session() {
     assert!(!rig.role_exists("user"));
 }
 
+/// Ends that wait for a second session while they hold the first would wait for each other.
+#[tokio::test]
+async fn statements_of_an_end_need_no_second_session() {
+    let rig = Rig::new();
+    let settings = Settings {
+        limits: Limits::new(2, 0, Duration::ZERO, Duration::from_secs(10)),
+        statement_timeout: Duration::from_secs(10),
+        ..settings(endpoint(&rig.pg))
+    };
+    let target = Postgres::new(settings);
+    let users: Vec<String> = (0..6).map(|number| format!("user{number}")).collect();
+    for user in &users {
+        minted(&target, &mint_plan(user, &[CREATE])).await;
+    }
+    rig.pg.sql("CREATE ROLE other");
+    let begin = std::time::Instant::now();
+    let own = ["SET ROLE other", "RESET ROLE", "DROP ROLE \"{{name}}\"", "SET ROLE other"];
+    let ended = users.iter().map(|user| async { target.end(&end_plan(user, &own)).await.unwrap() });
+    assert!(futures_util::future::join_all(ended).await.iter().all(|ended| ended.left.is_empty()));
+    assert!(begin.elapsed() < Duration::from_secs(8), "{:?}", begin.elapsed());
+    assert!(users.iter().all(|user| !rig.role_exists(user)));
+    // What the statements have set in the session is not what the next one finds.
+    minted(&target, &mint_plan("after", &[CREATE])).await;
+}
+
 /// Passes bytes on until the client says COMMIT; then that is passed on or not, and no answer comes back.
 async fn losing_proxy(server: (String, u16), pass_on_commit: bool) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -145,6 +170,61 @@ async fn losing_proxy(server: (String, u16), pass_on_commit: bool) -> u16 {
         }
     });
     port
+}
+
+/// The server forgets a transaction in a crash and gives its number to others, who commit.
+#[tokio::test]
+async fn a_commit_that_a_crash_swallowed_is_not_taken_for_one_that_came_after() {
+    // Nothing of a transaction is written down before its commit.
+    let mut pg =
+        Server::start_with(&["fsync=off", "wal_writer_delay=10s", "bgwriter_lru_maxpages=0", "autovacuum=off"]);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let through =
+        PgEndpoint { hosts: vec![("127.0.0.1".into(), listener.local_addr().unwrap().port())], ..endpoint(&pg) };
+    let server = ("127.0.0.1", pg.port());
+    let (reached, at_commit) = tokio::sync::oneshot::channel();
+    let (go, gone) = tokio::sync::oneshot::channel::<()>();
+    tokio::spawn(async move {
+        let (client, _) = listener.accept().await.unwrap();
+        let (mut from_client, mut to_client) = client.into_split();
+        let (mut from_server, mut to_server) = TcpStream::connect(server).await.unwrap().into_split();
+        let answers = tokio::spawn(async move { tokio::io::copy(&mut from_server, &mut to_client).await.map(drop) });
+        let mut buffer = vec![0; 65536];
+        loop {
+            let length = from_client.read(&mut buffer).await.unwrap();
+            if buffer[..length].windows(6).any(|window| window == b"COMMIT") {
+                break;
+            }
+            to_server.write_all(&buffer[..length]).await.unwrap();
+        }
+        answers.abort();
+        reached.send(()).unwrap();
+        gone.await.unwrap();
+        drop((from_client, to_server));
+        while let Ok((mut client, _)) = listener.accept().await {
+            let mut upstream = TcpStream::connect(server).await.unwrap();
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut client, &mut upstream).await.map(drop) });
+        }
+    });
+    let target = Postgres::new(settings(through));
+    let (plan, secret) = (mint_plan("user", &[CREATE]), password());
+    let crash = async {
+        at_commit.await.unwrap();
+        let next = || pg.sql("SELECT txid_snapshot_xmax(txid_current_snapshot())").parse::<u64>().unwrap();
+        // The one after the last that has ended.
+        let lost = next();
+        pg.stop();
+        pg.start_again();
+        let next = || pg.sql("SELECT txid_snapshot_xmax(txid_current_snapshot())").parse::<u64>().unwrap();
+        assert!(next() <= lost, "the number is given out again");
+        while next() <= lost {
+            pg.sql("SELECT txid_current()");
+        }
+        assert_eq!(pg.sql(&format!("SELECT txid_status({lost})")), "committed");
+        go.send(()).unwrap();
+    };
+    let (outcome, ()) = tokio::join!(target.mint(&plan, Login::Password(&secret)), crash);
+    assert!(matches!(outcome, Outcome::Failed(_)), "{outcome:?}");
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use sqlx::Row;
 use tokio::time::Instant;
 
 use super::{User, change};
-use crate::target::pool::Checkout;
+use crate::target::pool::{Checkout, Lane};
 use crate::target::postgres::session::{PgSession, Problem};
 use crate::target::postgres::{Postgres, quoted_text};
 use crate::target::{Left, TargetError};
@@ -34,11 +34,12 @@ pub struct Found {
 /// A session, and what it says of the role. The question shows whether a session that was idle still lives; another is
 /// asked if not, as ending is not worth an error for that.
 pub async fn look(target: &Postgres, username: &str) -> Result<(Checkout<PgSession>, Option<Found>), TargetError> {
-    let mut session = target.session().await?;
+    let mut session = target.session(Lane::End).await?;
     let mut found = find(&mut session, username).await;
     if matches!(found, Err(TargetError::Lost(_))) {
         target.pool.drop_idle();
-        session = target.session().await?;
+        drop(session);
+        session = target.session(Lane::End).await?;
         found = find(&mut session, username).await;
     }
     Ok((session, found?))

@@ -1,0 +1,359 @@
+//! Databases that restart, networks that fail, clients that leave, processes that are killed, under load: nobody loses what
+//! was promised, and nothing stays that should be gone.
+//!
+//! `make test` runs short forms, `make campaigns` long ones. Sizes are in the environment; so is the seed, which decides
+//! what is done when. What is under way at that moment depends on the machine, too.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use serde_json::json;
+
+use super::load::{Given, Ledger, Load, Mix, broken_promises};
+use super::world::{LIMIT, SESSIONS, World, connections_to};
+use crate::support::client::Client;
+use crate::support::postgres::Session;
+use crate::support::proxy::Weather;
+use crate::support::random::Random;
+use crate::support::{number, wait_for};
+
+/// Of this run, or the same as another's.
+pub fn seed() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    let seed = number("LEASEHOLD_CAMPAIGN_SEED", now as u32);
+    println!("LEASEHOLD_CAMPAIGN_SEED={seed}");
+    seed.into()
+}
+
+/// What a machine with nothing else to do reaches; the short forms share theirs.
+pub fn strict() -> bool {
+    number("LEASEHOLD_CAMPAIGN_STRICT", 0) > 0
+}
+
+const MIXED: Mix = Mix { threads: 6, mint: 5, renew: 2, revoke: 3, pause: Duration::from_millis(5) };
+
+fn report(ledger: &Ledger) {
+    println!(
+        "{} mints, {} renewals, {} confirmed ends, {} unconfirmed, {} left",
+        ledger.mints.len(),
+        ledger.renewed,
+        ledger.gone.len(),
+        ledger.unsure.len(),
+        ledger.live.len()
+    );
+    for (text, count) in &ledger.errors {
+        println!("  {count} × {text}");
+    }
+}
+
+#[test]
+fn a_database_that_restarts_loses_no_lease() {
+    let seed = seed();
+    let mut random = Random::new(seed);
+    let restarts = number("LEASEHOLD_RESTARTS", 3);
+    let mut world = World::start(seed, json!({}));
+    world.role("app", "pg", 3600);
+    let ended = AtomicBool::new(false);
+    let most = AtomicUsize::new(0);
+    let port = world.proxy.port();
+    let (mut slowest, mut silence) = (Duration::ZERO, Duration::ZERO);
+    let ledger = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ended.load(Ordering::SeqCst) {
+                most.fetch_max(connections_to(port), Ordering::SeqCst);
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        });
+        let load = Load::start(&world, "app", MIXED, &mut random);
+        for _ in 0..restarts {
+            let before = load.count();
+            wait_for("some mints", LIMIT, || (load.count() > before + 10).then_some(()));
+            std::thread::sleep(random.duration(Duration::from_millis(1500)));
+            let stopped = Instant::now();
+            world.restart_database(random.duration(Duration::from_millis(1500)));
+            let back = Instant::now();
+            let first = wait_for("a mint", LIMIT, || load.first_mint_after(back));
+            slowest = slowest.max(first - back);
+            silence = silence.max(first - stopped);
+        }
+        let ledger = load.end();
+        ended.store(true, Ordering::SeqCst);
+        ledger
+    });
+    report(&ledger);
+    let most = most.into_inner();
+    let wrong = broken_promises(&world, &ledger, 50);
+    let open = sessions(&world, &ledger, 10);
+    world.revoke_all("app");
+    let drained = world.drained("app", LIMIT);
+    println!("{} sessions of users were open", open.len());
+    println!(
+        "LEASEHOLD_CAMPAIGN_SEED={seed}: {restarts} restarts; the first mint came {slowest:.2?} after the database at most, \
+         {silence:.2?} after its end; {most} sessions at most; all gone after {drained:?}"
+    );
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    drained.unwrap();
+    assert!(most <= SESSIONS, "{most} sessions at the database");
+    let limit = if strict() { Duration::from_secs(1) } else { Duration::from_secs(10) };
+    assert!(slowest < limit, "the first mint came {slowest:?} after the database");
+}
+
+#[test]
+fn a_network_that_fails_loses_no_lease_and_disturbs_nobody_else() {
+    let seed = seed();
+    let mut random = Random::new(seed);
+    let rounds = number("LEASEHOLD_PARTITIONS", 1);
+    let patience = json!({ "connect_timeout": "2s", "statement_timeout": "2s" });
+    let world = World::start(seed, patience.clone());
+    world.role("app", "pg", 3600);
+    world.connection("near", world.postgres.port(), patience);
+    world.role("near", "near", 3600);
+    let gentle = Mix { threads: 1, mint: 1, renew: 0, revoke: 1, pause: Duration::from_millis(20) };
+    let neighbour = Load::start(&world, "near", gentle, &mut random);
+    let load = Load::start(&world, "app", MIXED, &mut random);
+    let quiet = Instant::now();
+    std::thread::sleep(Duration::from_secs(2));
+    let disturbed = Instant::now();
+    let weathers = [
+        Weather::Slow(Duration::from_secs(5)),
+        Weather::Breaking(2000),
+        Weather::BlackHole,
+        Weather::Crawl(1),
+        Weather::Garbled(400),
+        Weather::Closed,
+    ];
+    let mut slowest = Duration::ZERO;
+    for _ in 0..rounds {
+        for weather in random.shuffled(weathers.to_vec()) {
+            world.proxy.set(weather);
+            if weather == Weather::Closed {
+                world.proxy.cut();
+            }
+            std::thread::sleep(Duration::from_millis(500) + random.duration(Duration::from_millis(2500)));
+            world.proxy.set(Weather::Fair);
+            let back = Instant::now();
+            let first = wait_for("a mint", LIMIT, || load.first_mint_after(back)) - back;
+            println!("{weather:?}: the first mint {first:.2?} after its end");
+            slowest = slowest.max(first);
+            std::thread::sleep(random.duration(Duration::from_millis(500)));
+        }
+    }
+    let end = Instant::now();
+    let (ledger, neighbour) = (load.end(), neighbour.end());
+    report(&ledger);
+    let alone = neighbour.mints_between(quiet, disturbed);
+    let beside = neighbour.mints_between(disturbed, end);
+    println!("another connection: {alone} beforehand; {beside} meanwhile");
+    let mut wrong = broken_promises(&world, &ledger, 50);
+    wrong.extend(broken_promises(&world, &neighbour, 10));
+    world.revoke_all("near");
+    world.revoke_all("app");
+    let drained = world.drained("app", Duration::from_secs(120));
+    println!(
+        "LEASEHOLD_CAMPAIGN_SEED={seed}: {rounds} rounds of {} disturbances; the first mint came {slowest:.2?} after \
+              the end of one at most; all gone after {drained:?}",
+        weathers.len()
+    );
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    drained.unwrap();
+    assert!(neighbour.errors.is_empty(), "another connection failed");
+    let limit = if strict() { Duration::from_millis(500) } else { Duration::from_secs(5) };
+    assert!(beside.most < limit, "another connection waited for {:?}", beside.most);
+}
+
+/// Sessions of some that have a credential: open until they are dropped, or ended.
+fn sessions(world: &World, ledger: &Ledger, most: usize) -> Vec<Session> {
+    let open = |given: &Given| {
+        let mut session = world.postgres.session(&given.user, &given.password);
+        session.one("SELECT 1").map(|_| session)
+    };
+    ledger.live.iter().take(most).filter_map(open).collect()
+}
+
+#[test]
+fn clients_that_leave_in_the_middle_of_a_mint_leave_no_user() {
+    let seed = seed();
+    let mut random = Random::new(seed);
+    let count = number("LEASEHOLD_DEPARTURES", 150);
+    let world = World::start(seed, json!({ "max_open_connections": 8 }));
+    world.role("app", "pg", 3600);
+    let whole: Vec<Duration> = (0..5)
+        .map(|_| {
+            let begin = Instant::now();
+            world.client().get("database/creds/app").expect(200);
+            begin.elapsed()
+        })
+        .collect();
+    let longest = *whole.iter().max().unwrap() * 3 / 2;
+    let threads: Vec<Random> = (0..8).map(|_| random.split()).collect();
+    let (answered, begun) = (AtomicUsize::new(0), Instant::now());
+    std::thread::scope(|scope| {
+        for mut random in threads {
+            let (world, answered) = (&world, &answered);
+            scope.spawn(move || {
+                for _ in 0..count / 8 {
+                    let patience = random.duration(longest);
+                    answered.fetch_add(usize::from(world.mint_impatiently("app", patience)), Ordering::SeqCst);
+                }
+            });
+        }
+    });
+    let left_in = begun.elapsed();
+    // What was begun comes to its end, and what nobody took is ended: then each user has a lease.
+    let begin = Instant::now();
+    let settled = wait_for("as many users as leases", LIMIT, || {
+        let (users, leases) = (world.users().len(), world.leases("app").len());
+        (users == leases).then_some(users)
+    });
+    let took = begin.elapsed();
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(world.users().len(), world.leases("app").len(), "users without a lease");
+    world.revoke_all("app");
+    let drained = world.drained("app", LIMIT);
+    println!(
+        "LEASEHOLD_CAMPAIGN_SEED={seed}: {count} clients in {left_in:.1?}, of which {} stayed for the answer; {settled} users, \
+         each with a lease, after {took:.2?}; all gone after {drained:?}",
+        answered.into_inner()
+    );
+    drained.unwrap();
+}
+
+/// Kills at random moments, while credentials of a short life come and go.
+fn killed(seed: u64, mut kill: impl FnMut(&mut World, &mut Random), kills: u32) {
+    let mut random = Random::new(seed);
+    let mut world = World::start(seed, json!({}));
+    let ttl = 20;
+    world.role("app", "pg", ttl);
+    let mut wrong = Vec::new();
+    let mut slowest = Duration::ZERO;
+    let mut all = Vec::new();
+    let mut done = 0;
+    while done < kills {
+        let load = Load::start(&world, "app", MIXED, &mut random);
+        for _ in 0..(kills - done).min(1 + random.below(4) as u32) {
+            world.plugin();
+            std::thread::sleep(random.duration(Duration::from_millis(1500)));
+            kill(&mut world, &mut random);
+            done += 1;
+            let back = Instant::now();
+            let first = wait_for("a mint", LIMIT, || load.first_mint_after(back)) - back;
+            slowest = slowest.max(first);
+        }
+        let ledger = load.end();
+        wrong.extend(broken_promises(&world, &ledger, 20));
+        println!("{done} kills");
+        all.push(ledger);
+    }
+    for ledger in &all {
+        report(ledger);
+    }
+    let drained = world.drained("app", Duration::from_secs(ttl) + Duration::from_secs(120));
+    println!(
+        "LEASEHOLD_CAMPAIGN_SEED={seed}: {kills} kills; the first mint {slowest:.2?} after one at most; \
+         leases of {ttl} s all gone after {drained:?}"
+    );
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    drained.unwrap();
+}
+
+#[test]
+fn a_plugin_that_is_killed_leaves_no_user_and_loses_no_lease() {
+    killed(seed(), |world, _| world.kill_plugin(), number("LEASEHOLD_PLUGIN_KILLS", 4));
+}
+
+#[test]
+fn a_host_that_is_killed_leaves_no_user_and_loses_no_lease() {
+    killed(seed(), |world, _| world.kill_host(), number("LEASEHOLD_HOST_KILLS", 1));
+}
+
+#[test]
+fn a_storm_of_revocations_leaves_room_for_mints() {
+    let seed = seed();
+    let mut random = Random::new(seed);
+    let count = number("LEASEHOLD_STORM", 300) as usize;
+    let world = World::start(seed, json!({}));
+    world.role("app", "pg", 36_000);
+    world.role("other", "pg", 36_000);
+    let mints = Mix { threads: 4, mint: 1, renew: 0, revoke: 0, pause: Duration::from_millis(5) };
+    let fill = |client: &Client| {
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..count / 8 {
+                        client.get("database/creds/app").expect(200);
+                    }
+                });
+            }
+        });
+    };
+    for by in ["prefix", "expiry"] {
+        // All leases of a token end with it.
+        let token = world.client().post("auth/token/create", json!({ "ttl": "10h" })).expect(200);
+        let token = token["auth"]["client_token"].as_str().unwrap().to_owned();
+        fill(&world.client().with_token(&token));
+        let load = Load::start(&world, "other", mints, &mut random);
+        let quiet = Instant::now();
+        wait_for("some mints", LIMIT, || (load.count() > 60).then_some(()));
+        let storm = Instant::now();
+        match by {
+            "prefix" => world.revoke_all("app"),
+            _ => _ = world.client().post("auth/token/revoke", json!({ "token": token })).expect(204),
+        }
+        let patience = Duration::from_secs(30 + count as u64 / 20);
+        wait_for("the end of the storm", patience, || world.leases("app").is_empty().then_some(()));
+        let over = Instant::now();
+        let ledger = load.end();
+        report(&ledger);
+        let (before, during) = (ledger.mints_between(quiet, storm), ledger.mints_between(storm, over));
+        let rate = count as f32 / (over - storm).as_secs_f32();
+        let ratio = during.p99.as_secs_f32() / before.p99.as_secs_f32();
+        println!(
+            "LEASEHOLD_CAMPAIGN_SEED={seed}: {count} leases at once, by {by}: gone in {:.1?} ({rate:.0}/s); \
+             {before} beforehand, {during} meanwhile: p99 × {ratio:.2}",
+            over - storm
+        );
+        assert!(ledger.errors.is_empty(), "mints failed");
+        assert!(during.count > 0, "no mint went through");
+        assert!(ratio < if strict() { 5.0 } else { 20.0 }, "mints waited: p99 × {ratio}");
+        world.revoke_all("other");
+        world.drained("other", patience).unwrap();
+    }
+}
+
+#[test]
+fn users_that_expire_during_an_outage_are_gone_soon_after_it() {
+    let seed = seed();
+    let count = number("LEASEHOLD_OUTAGE_LEASES", 60);
+    let outage = Duration::from_secs(number("LEASEHOLD_OUTAGE_SECONDS", 12).into());
+    let mut world = World::start(seed, json!({}));
+    world.role("app", "pg", 3600);
+    let begin = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            let client = world.client();
+            scope.spawn(move || {
+                for _ in 0..count / 4 {
+                    client.get("database/creds/app").expect(200);
+                }
+            });
+        }
+    });
+    assert_eq!(world.users().len(), count as usize / 4 * 4);
+    // All of them, however long it took to make them.
+    for lease in world.leases("app") {
+        world.client().renew(&lease, 4).expect(200);
+    }
+    println!("{count} users made and shortened in {:.1?}", begin.elapsed());
+    let stopped = Instant::now();
+    world.postgres.stop();
+    std::thread::sleep(outage);
+    world.postgres.start_again();
+    let back = Instant::now();
+    let drained = world.drained("app", Duration::from_secs(150));
+    println!(
+        "LEASEHOLD_CAMPAIGN_SEED={seed}: {count} leases expired while the database was down for {:.1?}: \
+         all users and leases gone after {drained:.1?}",
+        back - stopped
+    );
+    drained.unwrap();
+}
