@@ -11,6 +11,7 @@ mod delivery;
 pub mod fuzzing;
 mod handshake;
 mod host;
+mod leaving;
 mod lifetime;
 mod padded;
 mod process;

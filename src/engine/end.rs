@@ -185,6 +185,10 @@ async fn at(target: &dyn Target, plan: &EndPlan) -> Result<Ended, Trouble> {
 /// One line for each user.
 fn tell(doomed: &Doomed, report: &Report) {
     let milliseconds = u64::try_from(report.took.as_millis()).unwrap_or(u64::MAX);
+    if !report.existed && report.left.is_empty() {
+        tracing::debug!(username = doomed.username, role = doomed.role, milliseconds, "ended: it was gone");
+        return;
+    }
     tracing::info!(
         username = doomed.username,
         role = doomed.role,

@@ -29,7 +29,7 @@ pub const PREFIX: &str = "sweep/";
 const PERIOD: Duration = Duration::from_secs(60);
 /// How soon again, if a user's time is over before.
 const SOONEST: Duration = Duration::from_secs(15);
-/// How soon again, if an answer did not arrive and its user may still be in the making.
+/// How soon again, if an answer did not arrive and its user may still be in the making; then twice as long.
 const LOST: Duration = Duration::from_secs(5);
 /// How soon by a process that has just begun.
 const FIRST: Duration = Duration::from_secs(2);
@@ -122,18 +122,18 @@ pub async fn when_due(mount: &Mount, name: &str) {
                 pause = pause.min(until.max(SOONEST));
             }
             for finding in look.findings.into_iter().filter(|finding| finding.action == Action::End) {
-                tracing::warn!(
-                    username = finding.user.username,
-                    role = finding.user.role,
-                    connection = name,
-                    "ending a user: {}",
-                    finding.why
-                );
-                // What fails is a remnant.
-                let _ = end::end(mount, finding.user).await;
+                let (username, role) = (finding.user.username.clone(), finding.user.role.clone());
+                match end::end(mount, finding.user).await {
+                    Ok(report) if !report.existed => {}
+                    Ok(_) => tracing::warn!(username, role, connection = name, "ended a user: {}", finding.why),
+                    // It is a remnant.
+                    Err(trouble) => {
+                        tracing::warn!(username, role, connection = name, "must end: {}; {trouble}", finding.why);
+                    }
+                }
             }
-            if transit::looked(mount, name) {
-                pause = LOST;
+            if let Some(known_for) = transit::looked(mount, name) {
+                pause = pause.min(known_for.max(LOST));
             }
         }
         Err(e) => tracing::debug!(connection = name, "cannot be looked at: {e}"),

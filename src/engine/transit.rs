@@ -4,7 +4,8 @@
 //! then, the host tells the caller so and forgets the matter, and nobody would end the user before its time. So each mint
 //! leaves a scratch note first, which is removed once the answer is with the host, and the next process on the machine
 //! looks for users of the requests in the notes that it finds, and ends them. Where the notes are lost with the machine, a
-//! user's time ends it.
+//! user's time ends it; and so it does in the one case that nobody here can tell from a good one: the answer was with the
+//! kernel when the process died, and the host broke the connection off before it read it.
 //!
 //! A note names connection and request; whose the user is says its marker, or its note in storage.
 
@@ -122,8 +123,8 @@ pub fn is_lost(mount: &Mount, connection: &str, request: &str) -> bool {
 }
 
 /// A look at the connection has ended what there was. What is so old that nobody can be making its user any more is done
-/// with; true if something younger is left, and has to be looked for again.
-pub fn looked(mount: &Mount, connection: &str) -> bool {
+/// with; gives back for how long the youngest that is left has been known, and has to be looked for again.
+pub fn looked(mount: &Mount, connection: &str) -> Option<Duration> {
     let steady = mount.ports.clock.steady();
     let mut known = mount.transit.lock();
     known.retain(|place, lost| {
@@ -136,5 +137,6 @@ pub fn looked(mount: &Mount, connection: &str) -> bool {
         }
         !done
     });
-    known.values().any(|lost| lost.connection == connection)
+    let left = known.values().filter(|lost| lost.connection == connection);
+    left.map(|lost| steady.saturating_sub(lost.since)).min()
 }

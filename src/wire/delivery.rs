@@ -37,7 +37,7 @@ struct Pending {
 }
 
 impl Delivery {
-    /// Does `made` when the answer is delivered. Does `undo` when the last clone is dropped and nobody confirmed, and if the
+    /// Does `made` when the answer has left this process. Does `undo` when the last clone is dropped and nobody confirmed, and if the
     /// answer comes back `after` that. Drops `held` when the answer is delivered or undone.
     pub(super) fn unless_made(
         after: Option<(Returns, Uuid)>,
@@ -55,11 +55,14 @@ impl Delivery {
 
     fn confirm(&self) {
         let Some(undo) = self.0.undo.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
-        if let Some(made) = self.0.made.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            made();
-        }
-        if let Some((returns, request)) = &self.0.after {
-            returns.answered(*request, undo);
+        let made = self.0.made.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match (&self.0.after, made) {
+            (Some((returns, request)), made) => {
+                made.into_iter().for_each(|made| returns.leaving().handed(made));
+                returns.answered(*request, undo);
+            }
+            (None, Some(made)) => made(),
+            (None, None) => {}
         }
         self.0.held.lock().unwrap_or_else(PoisonError::into_inner).take();
     }

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
+use super::leaving::Leaving;
+
 /// How long an answer can come back. The host's word for it takes one way over a local socket.
 const KEEP: Duration = Duration::from_secs(5);
 /// How many streams of a connection are remembered, the latest ones.
@@ -27,7 +29,10 @@ pub(super) type Undo = Box<dyn FnOnce() + Send>;
 
 /// Answers that may still come back, by the host's id of the request. Clones share them.
 #[derive(Clone, Default)]
-pub(super) struct Returns(Arc<Mutex<Recent>>);
+pub(super) struct Returns {
+    recent: Arc<Mutex<Recent>>,
+    leaving: Leaving,
+}
 
 #[derive(Default)]
 struct Recent {
@@ -63,6 +68,11 @@ impl Returns {
         }
     }
 
+    /// Answers that have not left yet.
+    pub(super) fn leaving(&self) -> &Leaving {
+        &self.leaving
+    }
+
     /// For the bytes of one connection.
     pub(super) fn scan(&self) -> Scan {
         Scan {
@@ -75,7 +85,7 @@ impl Returns {
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut Recent) -> T) -> T {
-        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        work(&mut self.recent.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -116,6 +126,11 @@ enum Part {
 }
 
 impl Scan {
+    /// Answers that have not left yet.
+    pub(super) fn leaving(&self) -> &Leaving {
+        &self.returns.leaving
+    }
+
     /// Takes the next bytes.
     pub(super) fn read(&mut self, mut bytes: &[u8]) {
         loop {

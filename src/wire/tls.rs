@@ -279,11 +279,19 @@ impl AsyncRead for HostStream {
 
 impl AsyncWrite for HostStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tls).poll_write(cx, buf)
+        let polled = Pin::new(&mut self.tls).poll_write(cx, buf);
+        if let Poll::Ready(Ok(_)) = polled {
+            self.scan.leaving().wrote();
+        }
+        polled
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tls).poll_flush(cx)
+        let polled = Pin::new(&mut self.tls).poll_flush(cx);
+        if let Poll::Ready(Ok(())) = polled {
+            self.scan.leaving().flushed();
+        }
+        polled
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -295,7 +303,11 @@ impl AsyncWrite for HostStream {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tls).poll_write_vectored(cx, bufs)
+        let polled = Pin::new(&mut self.tls).poll_write_vectored(cx, bufs);
+        if let Poll::Ready(Ok(_)) = polled {
+            self.scan.leaving().wrote();
+        }
+        polled
     }
 
     /// Decides from which size on the HTTP/2 library sends a payload by reference instead of copying it.
