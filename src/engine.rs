@@ -3,6 +3,7 @@
 //! A request goes one way: [`Mount::handle`] finds its [`route`], the path's own module makes a plan of it, and
 //! [`issue`], [`lease`] or [`end`] carry the plan to a target.
 
+pub mod clocks;
 pub mod database;
 pub mod end;
 pub mod error;
@@ -13,12 +14,16 @@ pub mod intent;
 pub mod issue;
 pub mod journal;
 pub mod lease;
+pub mod marker;
 pub mod port;
+pub mod reconcile;
+pub mod remnant;
 pub mod request;
 pub mod rotation;
 pub mod route;
 pub mod schedule;
 pub mod template;
+pub mod transit;
 
 #[cfg(test)]
 mod tests;
@@ -27,19 +32,39 @@ use std::ops::Deref;
 use std::sync::{Arc, Weak};
 
 use database::connection::Connections;
+use database::credential::Ahead;
 use database::paths;
 use error::Error;
 use field::Input;
-use port::{Clock, Host, Storage};
+use port::{Clock, Host, Scratch, Storage};
 use request::{Existence, Fields, LeaseGrant, Operation, Reply, Request, Response};
 
+use crate::secret::Secret;
 use crate::target::Connector;
+
+/// Whether users are ended at all.
+pub use end::mode::RevocationMode;
 
 /// Which paths a mount answers on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// The paths of the built-in `database` engine.
     Database,
+}
+
+/// What every mount of a process is told when it is made.
+#[derive(Debug, Clone, Copy)]
+pub struct Orders {
+    /// Which paths it answers on.
+    pub kind: Kind,
+    /// Whether users are ended at all.
+    pub revocation_mode: RevocationMode,
+}
+
+impl From<Kind> for Orders {
+    fn from(kind: Kind) -> Self {
+        Self { kind, revocation_mode: RevocationMode::Normal }
+    }
 }
 
 /// The ports of one mount.
@@ -53,6 +78,8 @@ pub struct Ports {
     pub clock: Arc<dyn Clock>,
     /// The drivers.
     pub targets: Arc<dyn Connector>,
+    /// Notes for the next process.
+    pub scratch: Arc<dyn Scratch>,
 }
 
 /// One mount of the engine. Clones are the same mount.
@@ -82,8 +109,17 @@ pub struct Inner {
     /// The host's stable id of the mount.
     id: String,
     ports: Ports,
+    revocation_mode: RevocationMode,
     connections: Connections,
+    ahead: Ahead,
     rotation: Rotation,
+    ending: end::Ending,
+    clocks: clocks::Clocks,
+    transit: transit::Transit,
+    /// Which of all the processes that ever serve the mount this is.
+    incarnation: String,
+    /// The key of the seals of markers, once it was asked for.
+    seals: tokio::sync::OnceCell<Secret>,
 }
 
 /// What changes passwords: see [`rotation`].
@@ -95,13 +131,30 @@ struct Rotation {
 }
 
 /// Storage prefixes the host should wrap with its seal.
-pub const SEAL_WRAPPED: &[&str] = &["config/*", "static-role/*", "rotation/*"];
+pub const SEAL_WRAPPED: &[&str] = &["config/*", "static-role/*", "rotation/*", "key/*"];
 
 impl Mount {
     /// A mount with the host's stable id for it. Touches nothing yet: storage may not be writable.
-    pub fn new(kind: Kind, id: String, ports: Ports) -> Self {
-        let (connections, rotation) = (Connections::default(), Rotation::default());
-        Self(Arc::new(Inner { kind, id, ports, connections, rotation }))
+    pub fn new(orders: impl Into<Orders>, id: String, ports: Ports) -> Self {
+        let Orders { kind, revocation_mode } = orders.into();
+        let (connections, ahead, rotation) = (Connections::default(), Ahead::default(), Rotation::default());
+        let (ending, clocks) = (end::Ending::default(), clocks::Clocks::new(ports.clock.as_ref()));
+        let transit = transit::Transit::default();
+        let (incarnation, seals) = (format!("{:016x}", rand::random::<u64>()), tokio::sync::OnceCell::new());
+        Self(Arc::new(Inner {
+            kind,
+            id,
+            ports,
+            revocation_mode,
+            connections,
+            ahead,
+            rotation,
+            ending,
+            clocks,
+            transit,
+            incarnation,
+            seals,
+        }))
     }
 
     /// Storage works from now on: the mount may begin what it does without being asked. Any request says the same.
@@ -181,21 +234,28 @@ impl Mount {
     pub fn invalidate(&self, key: &str) {
         if let Some(name) = key.strip_prefix("config/") {
             self.connections.forget(name);
+            self.rotation.queue.outdated();
         }
         if key.starts_with("static-role/")
-            || [journal::PREFIX, intent::PREFIX].iter().any(|prefix| key.starts_with(prefix))
+            || [journal::PREFIX, intent::PREFIX, remnant::PREFIX].iter().any(|prefix| key.starts_with(prefix))
         {
             self.rotation.queue.outdated();
         }
     }
 
+    /// The host has the answer that this came with.
+    pub fn delivered(&self, underway: &transit::Underway) {
+        transit::arrived(self, underway);
+    }
+
     /// A credential was made, but the answer never reached the host: there is no lease that will ever end it, so it
     /// ends now.
-    pub async fn undelivered(&self, _path: String, lease: LeaseGrant) {
+    pub async fn undelivered(&self, _path: String, lease: LeaseGrant, underway: Option<&transit::Underway>) {
         if let Err(e) = database::creds::unwanted(self, &lease.internal).await {
-            tracing::error!(
-                "a credential that reached nobody could not be ended; the target ends its login, or the next tick: {e}"
-            );
+            tracing::error!("a credential that reached nobody could not be ended yet, and is tried again: {e}");
+        }
+        if let Some(underway) = underway {
+            transit::arrived(self, underway);
         }
     }
 

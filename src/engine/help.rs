@@ -65,7 +65,10 @@ pub fn in_full(field: &Field) -> String {
 /// The pattern as the regular expression that the host's own engines print.
 fn regex<P>(route: &Route<P>) -> String {
     match (route.captures(), route.pattern.split_once('{')) {
-        (Some(name), Some((prefix, _))) => format!(r"^{prefix}(?P<{name}>\w(([\w-.]+)?\w)?)$"),
+        (Some(name), Some((prefix, rest))) => {
+            let suffix = rest.split_once('}').map_or("", |(_, suffix)| suffix);
+            format!(r"^{prefix}(?P<{name}>\w(([\w-.]+)?\w)?){suffix}$")
+        }
         _ => format!("^{}$", route.pattern),
     }
 }
@@ -102,7 +105,8 @@ fn document<P>(routes: &[&Route<P>]) -> Value {
     let mut schemas = Map::new();
     for route in routes {
         let path = route.pattern.trim_end_matches("/?");
-        let place = path.split('/').next().unwrap_or(path);
+        let place: Vec<&str> = path.split('/').filter(|segment| !segment.starts_with('{')).collect();
+        let place = place.join("-");
         let mut item = Map::new();
         item.insert("description".into(), one_line(route.synopsis));
         if let Some(field) = route.captures().and_then(|name| route.fields.iter().find(|field| field.name == name)) {

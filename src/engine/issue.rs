@@ -1,12 +1,17 @@
 //! The one path that mints.
 
+mod repeat;
+
 use std::time::SystemTime;
 
+use super::end::Doomed;
+use super::end::wishes::Wishes;
 use super::error::Error;
 use super::intent::{self, Intent};
 use super::request::{Fields, Request};
+use super::transit::{self, Underway};
 use super::{Mount, end};
-use crate::target::{Driver, EndOptions, EndPlan, Login, MintPlan, Outcome, Script, Target, TargetError};
+use crate::target::{Driver, Login, MintPlan, Outcome, Target, TargetError};
 
 /// Leave to mint one credential for one caller until a certain time. Only [`authorize`] makes one, and nothing is
 /// minted without one.
@@ -67,28 +72,79 @@ pub struct Site<'a> {
     pub target: &'a dyn Target,
     /// What ends the user.
     pub revocation: &'a [String],
+    /// And how.
+    pub wishes: Wishes,
 }
 
 /// Mints, and gives back what the host is to keep with the lease. At a target that keeps no marker the [`intent`] is
-/// written first. An outcome that the target could not settle is an error; what is left of it ends by its marker or its
-/// intent.
+/// written first. An outcome that the target could not settle is an error; what is left of it is looked for afterwards.
 pub async fn mint(
     mount: &Mount,
     _permit: &Permit,
     site: &Site<'_>,
-    plan: &MintPlan,
+    plan: &mut MintPlan,
     login: Login<'_>,
-) -> Result<Fields, Error> {
-    if site.driver.keeps_marker() {
-        return match site.target.mint(plan, login).await {
-            Outcome::Done(()) => Ok(intent::lease(&plan.username, &plan.marker.role, site.db_name, site.revocation)),
-            Outcome::Failed(e) => Err(Error::Failed(e.to_string())),
-            Outcome::Unknown(e) => Err(unsettled(plan, "its marker ends the login at the target", &e)),
-        };
+) -> Result<(Fields, Underway), Error> {
+    let underway = transit::begin(mount, site.db_name, &plan.marker.request);
+    let made = if site.driver.keeps_marker() {
+        marked(mount, site, plan, login).await
+    } else {
+        noted(mount, site, plan, login).await
+    };
+    match made {
+        Ok(internal) => Ok((internal, underway)),
+        Err(Unmade::Certain(e)) => {
+            transit::arrived(mount, &underway);
+            Err(e)
+        }
+        Err(Unmade::Unknown(e)) => {
+            tracing::error!(
+                username = plan.username,
+                role = plan.marker.role,
+                request = plan.marker.request,
+                "a mint could not be settled; what there is of it is looked for: {e}"
+            );
+            transit::lost(mount, &underway);
+            Err(Error::Failed(e.to_string()))
+        }
+    }
+}
+
+/// Why there is no credential.
+enum Unmade {
+    /// There is no user, or its end is seen to.
+    Certain(Error),
+    /// There may be one.
+    Unknown(TargetError),
+}
+
+impl From<Error> for Unmade {
+    fn from(e: Error) -> Self {
+        Self::Certain(e)
+    }
+}
+
+async fn marked(mount: &Mount, site: &Site<'_>, plan: &mut MintPlan, login: Login<'_>) -> Result<Fields, Unmade> {
+    let mut outcome = site.target.mint(plan, login).await;
+    if let Outcome::Failed(TargetError::Repeated) = outcome {
+        repeat::end_marked(mount, site, plan).await?;
+        plan.repeats = false;
+        outcome = site.target.mint(plan, login).await;
+    }
+    match outcome {
+        Outcome::Done(()) => Ok(intent::lease(&site.doomed(plan, None))),
+        Outcome::Failed(e) => Err(Unmade::Certain(Error::Failed(e.to_string()))),
+        Outcome::Unknown(e) => Err(Unmade::Unknown(e)),
+    }
+}
+
+async fn noted(mount: &Mount, site: &Site<'_>, plan: &MintPlan, login: Login<'_>) -> Result<Fields, Unmade> {
+    if plan.repeats {
+        repeat::end_noted(mount, &plan.marker.request).await?;
     }
     let storage = mount.ports.storage.as_ref();
-    let mut note = Intent::new(plan, site.db_name, site.revocation, mount.ports.clock.now());
-    let key = intent::key()?;
+    let mut note = Intent::new(mount, plan, site);
+    let key = intent::key_of(&plan.marker.request)?;
     // Who finds the note leaves it alone for as long as we are at it, however long that is.
     let _lock = mount.rotation.locks.hold(&key).await;
     note.store(storage, &key).await?;
@@ -96,37 +152,36 @@ pub async fn mint(
         Outcome::Done(()) => {}
         Outcome::Failed(e) => {
             intent::forget(mount, &key).await;
-            return Err(Error::Failed(e.to_string()));
+            return Err(Unmade::Certain(Error::Failed(e.to_string())));
         }
         Outcome::Unknown(e) => {
             mount.rotation.queue.plan(&key, site.db_name, note.due());
-            return Err(unsettled(plan, "its note lets the next tick end the user", &e));
+            return Err(Unmade::Unknown(e));
         }
     }
-    note.made = true;
+    note.is_made(mount.ports.clock.now());
     if let Err(e) = note.store(storage, &key).await {
         mount.rotation.queue.plan(&key, site.db_name, note.due());
-        let ending = EndPlan {
-            username: plan.username.clone(),
-            revocation: Script::parse(site.revocation, site.driver.dialect()),
-            options: EndOptions::default(),
-        };
-        match end::end(site.target, &ending, &note.role).await {
-            Ok(_) => intent::forget(mount, &key).await,
-            Err(why) => tracing::error!(username = plan.username, "a user without a note could not be ended: {why}"),
+        if let Err(why) = end::end(mount, note.doomed(&key)).await {
+            tracing::error!(username = plan.username, "a user without a note could not be ended: {why}");
         }
-        return Err(e);
+        return Err(e.into());
     }
     mount.rotation.queue.plan(&key, site.db_name, note.due());
-    Ok(note.lease(&key))
+    Ok(intent::lease(&note.doomed(&key)))
 }
 
-fn unsettled(plan: &MintPlan, hope: &str, error: &TargetError) -> Error {
-    tracing::error!(
-        username = plan.username,
-        role = plan.marker.role,
-        request = plan.marker.request,
-        "a mint could not be settled; {hope}: {error}"
-    );
-    Error::Failed(error.to_string())
+impl Site<'_> {
+    /// What ends the user of this plan.
+    pub fn doomed(&self, plan: &MintPlan, note: Option<String>) -> Doomed {
+        Doomed {
+            username: plan.username.clone(),
+            role: plan.marker.role.clone(),
+            db_name: self.db_name.to_owned(),
+            entity: plan.marker.entity.clone(),
+            revocation: self.revocation.to_vec(),
+            wishes: self.wishes.clone(),
+            note,
+        }
+    }
 }

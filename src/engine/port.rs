@@ -1,6 +1,7 @@
 //! What the engine needs of the world. `wire` implements these for a real host, tests for a simulated one.
 
-use std::time::{Duration, SystemTime};
+use std::sync::LazyLock;
+use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 
@@ -45,8 +46,31 @@ pub trait Host: Send + Sync {
 
 /// The time.
 pub trait Clock: Send + Sync {
-    /// Now, by the wall clock.
+    /// Now, by the wall clock, which somebody may set at any moment.
     fn now(&self) -> SystemTime;
+    /// The time since some moment, by a clock that nobody sets.
+    fn steady(&self) -> Duration;
+}
+
+/// Notes that outlive this process, though not the machine, and that cost next to nothing to write.
+pub trait Scratch: Send + Sync {
+    /// Writes a note; `None` if it cannot be kept.
+    fn write(&self, text: &str) -> Option<u64>;
+    /// Removes a note that [`Scratch::write`] gave.
+    fn clear(&self, note: u64);
+    /// The notes of processes that have died.
+    fn left(&self) -> Vec<LeftNote>;
+    /// Removes one of those.
+    fn clear_left(&self, place: &str);
+}
+
+/// A note of a process that has died.
+#[derive(Debug)]
+pub struct LeftNote {
+    /// Where it is.
+    pub place: String,
+    /// What it says.
+    pub text: String,
 }
 
 /// The wall clock of the machine.
@@ -57,5 +81,9 @@ impl Clock for SystemClock {
     #[allow(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]
     fn now(&self) -> SystemTime {
         SystemTime::now()
+    }
+    fn steady(&self) -> Duration {
+        static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
+        BEGUN.elapsed()
     }
 }

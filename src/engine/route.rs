@@ -8,7 +8,7 @@ use super::request::{Fields, Operation};
 pub struct Route<P: 'static> {
     /// The engine's name for it.
     pub id: P,
-    /// `config/{name}`: one captured name at the end; `config/?`: a list, with or without the slash.
+    /// `config/{name}`, `remnants/{id}/retry`: one captured name; `config/?`: a list, with or without the slash.
     pub pattern: &'static str,
     /// What it answers to. `Create` and `Update` always come together.
     pub operations: &'static [Operation],
@@ -35,7 +35,7 @@ impl<P> Route<P> {
 
     /// The name of the field that the path captures.
     pub fn captures(&self) -> Option<&'static str> {
-        self.pattern.split_once('{').map(|(_, rest)| rest.trim_end_matches('}'))
+        self.pattern.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map(|(name, _)| name)
     }
 
     /// The field that the path captures, with `name` as its value.
@@ -47,8 +47,9 @@ impl<P> Route<P> {
         if let Some(list) = self.pattern.strip_suffix("/?") {
             return (path.strip_suffix('/').unwrap_or(path) == list).then_some("");
         }
-        let (prefix, _) = self.pattern.split_once('{')?;
-        path.strip_prefix(prefix).filter(|name| is_name(name))
+        let (prefix, rest) = self.pattern.split_once('{')?;
+        let (_, suffix) = rest.split_once('}')?;
+        path.strip_prefix(prefix)?.strip_suffix(suffix).filter(|name| is_name(name))
     }
 
     /// The warnings of the host's framework about what a request gave for nothing. They accompany an answer that has a
@@ -93,6 +94,10 @@ mod tests {
             ("roles/trail.", None),
             ("roles/a/b", None),
             ("roles/ä", None),
+            ("remnants/x", Some((Path::Remnant, "x"))),
+            ("remnants/x/retry", Some((Path::RemnantRetry, "x"))),
+            ("remnants/retry", Some((Path::Remnant, "retry"))),
+            ("remnants//retry", None),
             ("creds", None),
             ("creds/", None),
             ("", None),

@@ -15,6 +15,10 @@ pub mod mariadb;
 pub mod memory;
 #[path = "support/postgres.rs"]
 pub mod postgres;
+#[path = "support/proxy.rs"]
+pub mod proxy;
+#[path = "support/random.rs"]
+pub mod random;
 #[path = "support/redis.rs"]
 pub mod redis;
 #[path = "support/search.rs"]
