@@ -86,6 +86,15 @@ pub trait Session: Send + 'static {
     fn close(self) -> impl Future<Output = ()> + Send;
 }
 
+/// `sql` with as many spaces behind it as make it `length` bytes long. The driver writes each message over the one before:
+/// this one covers a secret of that length.
+pub fn covering(sql: &str, length: usize) -> String {
+    let mut text = String::with_capacity(sql.len().max(length));
+    text.push_str(sql);
+    text.extend(std::iter::repeat_n(' ', length.saturating_sub(sql.len())));
+    text
+}
+
 /// Why a session could not be opened: the pool asks again, goes easy on the target, or neither.
 #[derive(Debug)]
 pub enum NotOpened {
@@ -123,15 +132,6 @@ pub enum Trust {
     Recent,
     /// No: it must show that it lives.
     Nobody,
-}
-
-/// `sql` with as many spaces behind it as make it `length` bytes long. The driver writes each message over the one before:
-/// this one covers a secret of that length.
-pub fn covering(sql: &str, length: usize) -> String {
-    let mut text = String::with_capacity(sql.len().max(length));
-    text.push_str(sql);
-    text.extend(std::iter::repeat_n(' ', length.saturating_sub(sql.len())));
-    text
 }
 
 /// Open sessions to one target.

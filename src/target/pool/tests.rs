@@ -4,8 +4,8 @@ use super::*;
 
 struct Fake {
     alive: bool,
-    closed: Arc<AtomicUsize>,
     secret: bool,
+    closed: Arc<AtomicUsize>,
 }
 
 impl Session for Fake {
@@ -36,7 +36,7 @@ impl Rig {
     async fn take(&self) -> Checkout<Fake> {
         let open = |_| async {
             self.opened.fetch_add(1, Ordering::SeqCst);
-            Ok(Fake { alive: true, closed: self.closed.clone(), secret: false })
+            Ok(Fake { alive: true, secret: false, closed: self.closed.clone() })
         };
         self.pool.checkout(Lane::Issue, Trust::Recent, open).await.unwrap()
     }
@@ -188,7 +188,7 @@ async fn a_server_that_starts_is_asked_again() {
     let open = |_| async {
         match asked.fetch_add(1, Ordering::SeqCst) {
             0..3 => Err(NotOpened::Busy(TargetError::Connect("the database system is starting up".into()))),
-            _ => Ok(Fake { alive: true, closed: Arc::default(), secret: false }),
+            _ => Ok(Fake { alive: true, secret: false, closed: Arc::default() }),
         }
     };
     assert!(rig.pool.checkout(Lane::Issue, Trust::Recent, open).await.is_ok());
@@ -210,21 +210,15 @@ async fn an_opening_that_hangs_is_given_up() {
 #[tokio::test]
 async fn a_session_that_holds_a_secret_is_cleaned_before_it_is_used_again() {
     let rig = Rig::new(limits(1, 1));
-    let open = |alive| {
-        let closed = rig.closed.clone();
-        move |_| {
-            let closed = closed.clone();
-            async move { Ok(Fake { alive, closed, secret: true }) }
-        }
-    };
-    let take = |alive| rig.pool.checkout(Lane::Issue, Trust::Recent, open(alive));
-    take(true).await.unwrap().give_back();
-    let again = take(false).await.unwrap();
-    assert!(again.alive && !again.secret, "the same session, cleaned");
-    drop(again);
-    take(false).await.unwrap().give_back();
-    let another = take(true).await.unwrap();
-    assert!(another.alive && another.secret, "one that cannot be cleaned is not kept");
+    let mut first = rig.take().await;
+    first.secret = true;
+    first.give_back();
+    let mut again = rig.take().await;
+    assert!(!again.secret && rig.opened() == 1, "the same session, cleaned");
+    (again.secret, again.alive) = (true, false);
+    again.give_back();
+    let _another = rig.take().await;
+    assert_eq!(rig.opened(), 2, "one that cannot be cleaned is not kept");
 }
 
 #[test]
