@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use leasehold::engine::port::{Clock, Host, HostError, Storage, StorageError};
+use leasehold::engine::port::{Clock, Host, HostError, LeftNote, Scratch, Storage, StorageError};
 use leasehold::engine::request::{Caller, LeaseRef, Operation, Request};
 use leasehold::engine::{Kind, Mount, Ports};
 use leasehold::secret::Secret;
@@ -59,6 +59,20 @@ impl Clock for World {
     fn now(&self) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_313_477)
     }
+    fn steady(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+impl Scratch for World {
+    fn write(&self, _: &str) -> Option<u64> {
+        None
+    }
+    fn clear(&self, _: u64) {}
+    fn left(&self) -> Vec<LeftNote> {
+        Vec::new()
+    }
+    fn clear_left(&self, _: &str) {}
 }
 
 /// Whatever is asked for, a server at a port where none can be.
@@ -77,7 +91,13 @@ impl Connector for Nowhere {
 fn with_mount(stored: BTreeMap<String, String>, work: impl AsyncFnOnce(&Mount)) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let world = Arc::new(World(Mutex::new(stored)));
-    let ports = Ports { storage: world.clone(), host: world.clone(), clock: world.clone(), targets: Arc::new(Nowhere) };
+    let ports = Ports {
+        storage: world.clone(),
+        host: world.clone(),
+        clock: world.clone(),
+        scratch: world.clone(),
+        targets: Arc::new(Nowhere),
+    };
     runtime.block_on(async {
         let mount = Mount::new(Kind::Database, "mount".to_owned(), ports);
         work(&mount).await;

@@ -33,8 +33,13 @@ impl Known {
         let lines: Vec<&str> = pem.lines().filter(|line| !line.starts_with("-----") && !line.is_empty()).collect();
         let body = lines.concat();
         let der = base64::engine::general_purpose::STANDARD.decode(&body).expect("a PEM text");
-        // RSA: within the private exponent. Otherwise the secret number is all there is before the public key.
-        let (first, length) = if der.len() > 600 { (336, 48) } else { (48, 16) };
+        // RSA: within the private exponent. Otherwise within the secret number, which of Ed25519 ends at byte 48 and of the
+        // curves lies before the public key.
+        let (first, length) = match der.len() {
+            601.. => (336, 48),
+            66.. => (48, 16),
+            _ => (24, 24),
+        };
         let text = &body[first / 3 * 4..(first + length) / 3 * 4];
         let text = Known { what: what.to_owned(), bytes: text.as_bytes()[..text.len().min(20)].to_vec() };
         vec![text, Known { what: what.to_owned(), bytes: der[first..first + length].to_vec() }]
