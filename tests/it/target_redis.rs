@@ -158,7 +158,7 @@ async fn sessions_that_may_go_on() {
             let ended = rig.target.end(&plan).await.unwrap();
             assert_eq!((ended.sessions, ended.left.len()), (0, 1));
             assert_eq!(ended.again, (sessions == grace).then_some(Duration::from_secs(60)));
-            assert!(rig.target.login(&user, &password).await.is_err(), "no more of them");
+            assert!(rig.server.login(&user, password.expose(), &["PING"]).is_err(), "no more of them");
             assert!(rig.server.users_file().lines().any(|line| line.starts_with(&format!("user {user} off"))));
             assert_eq!(open.ask("PING").as_deref(), Some("+PONG"));
         }

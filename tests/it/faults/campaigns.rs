@@ -203,6 +203,9 @@ fn clients_that_leave_in_the_middle_of_a_mint_leave_no_user() {
     let begin = Instant::now();
     let settled = wait_for("as many users as leases", LIMIT, || {
         let (users, leases) = (world.users().len(), world.leases("app").len());
+        if users != leases {
+            eprintln!("{users} users, {leases} leases");
+        }
         (users == leases).then_some(users)
     });
     let took = begin.elapsed();

@@ -40,6 +40,9 @@ impl Normaliser {
                 (regex(r"~[A-Za-z0-9]{8}"), "~<random>"),
                 (regex(r"near ''[A-Za-z0-9-]{20}'"), "near ''<password>'"),
                 (regex(r"_[A-Z0-9]{20}_[0-9]{10}"), "_<random>_<time>"),
+                // What our side adds when a database has been away for a while: whether it has depends on the time.
+                (regex(r"no session could be had for [0-9.]+s: "), ""),
+                (regex(r"; (next try in [0-9.]+s|it is being tried right now)"), ""),
             ],
             cut: regex(r"\bv-((?:[A-Za-z0-9_.]{1,10}-){1,2})([A-Za-z0-9]{9,20}(?:-[0-9]{0,9})?)"),
             instant: regex(r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+(Z|[+-][0-9:]+)$"),

@@ -122,7 +122,10 @@ fn a_refused_password_is_followed_by_a_fresh_one() {
     }
     policy(14);
     world.rotate().expect(204);
-    assert_eq!(world.still_opens().len(), 14);
+    let third = world.still_opens();
+    assert_eq!(third.len(), 14);
+    // These statements show the passwords to the server, which logs them.
+    [&second, &third].iter().for_each(|password| crate::support::words::forget(password));
 }
 
 #[test]

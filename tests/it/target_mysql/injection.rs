@@ -47,7 +47,8 @@ fn executed(server: &MariaDb) -> Vec<String> {
         let byte = |at: usize| u8::from_str_radix(&line[at..at + 2], 16).unwrap();
         String::from_utf8((0..line.len()).step_by(2).map(byte).collect()).unwrap()
     };
-    lines.lines().map(text).collect()
+    // Statements that cover what a secret one has left in the driver's buffer.
+    lines.lines().map(text).map(|query| query.trim_end().to_owned()).filter(|query| query != "DO 0").collect()
 }
 
 fn quoted(text: &str) -> String {

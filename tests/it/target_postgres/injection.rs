@@ -29,7 +29,7 @@ fn marker(text: &str) -> Marker {
         begun: 1,
         expires: FAR,
         connection: text.to_owned(),
-        grant: text.to_owned(),
+        grant: String::new(),
         seal: text.to_owned(),
     }
 }
