@@ -60,6 +60,18 @@ const ALL: &[Operation] = &[Create, Update, Read, Delete];
 const AFTER: Field = Field::new("after", FieldType::String, "List entries after this one, exclusive.").query();
 const LIMIT: Field = Field::new("limit", FieldType::Int, "List this many entries at most; without it, all.").query();
 
+const ROTATION_WINDOW: Field = Field::new(
+    "rotation_window",
+    FieldType::DurationSecond,
+    "With rotation_schedule: for how many seconds a missed time is made up for, at least 3600; then the next time is waited \
+     for. Without it there is no limit.",
+);
+const ROTATION_TIMEZONE: Field = Field::new(
+    "rotation_timezone",
+    FieldType::String,
+    "With rotation_schedule: whose clock it means, such as Europe/Berlin. Empty means UTC.",
+);
+
 const OWNED_OBJECTS: &str = "What becomes of objects that a minted user owns when it ends. fail: they stay, and with them \
                              the user, which can do nothing any more; see remnants/. drop: they go with it. \
                              reassign:<role>: they become that role's. By default fail.";
@@ -280,17 +292,8 @@ pub const ROUTES: &[Route<Path>] = &[
                 "The password of the account used here changes after these times: a cron expression of five fields (\"0 3 \
                  * * SUN\"). Empty for never.",
             ),
-            Field::new(
-                "rotation_window",
-                FieldType::DurationSecond,
-                "With rotation_schedule: for how many seconds a missed time is made up for, at least 3600; then the \
-                 next time is waited for. Without it there is no limit.",
-            ),
-            Field::new(
-                "rotation_timezone",
-                FieldType::String,
-                "With rotation_schedule: whose clock it means, such as Europe/Berlin. Empty means UTC.",
-            ),
+            ROTATION_WINDOW,
+            ROTATION_TIMEZONE,
             Field::new(
                 "disable_automated_rotation",
                 FieldType::Bool,
@@ -465,17 +468,8 @@ what to do; a sidecar that tries again gets the credential once the request is a
                 FieldType::String,
                 "The password changes at these times: a cron expression of five fields (\"0 3 * * SUN\").",
             ),
-            Field::new(
-                "rotation_window",
-                FieldType::DurationSecond,
-                "With rotation_schedule: for how many seconds a missed time is made up for, at least 3600; then the \
-                 next time is waited for. Without it there is no limit.",
-            ),
-            Field::new(
-                "rotation_timezone",
-                FieldType::String,
-                "With rotation_schedule: whose clock it means, such as Europe/Berlin. Empty means UTC.",
-            ),
+            ROTATION_WINDOW,
+            ROTATION_TIMEZONE,
             Field::new(
                 "rotation_mode",
                 FieldType::String,
