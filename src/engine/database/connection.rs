@@ -495,7 +495,7 @@ pub async fn write(mount: &Mount, name: &str, input: &Input, data: &Fields) -> R
     RevocationMode::write(input, &mut config.other)?;
     config.timing.lay_over(input, mount.ports.clock.now())?;
     let valid = config.secrets.get("password").map(Secret::duplicate);
-    let own = |key: &str| ENGINE_FIELDS.contains(&key) || timing::FIELDS.contains(&key);
+    let own = |key: &str| ENGINE_FIELDS.contains(&key) || timing::is_field(key);
     let details = data.iter().filter(|(key, _)| !own(key));
     config.merge(details.map(|(key, value)| (key.clone(), value.clone())).collect());
     let written = config.secrets.get("password").filter(|_| data.contains_key("password")).map(Secret::duplicate);

@@ -80,13 +80,13 @@ fn instant(time: SystemTime) -> Option<Value> {
 fn timing(role: &StaticRole) -> Vec<(&'static str, Value)> {
     let account = &role.static_account;
     let mut data = Vec::new();
-    if account.rotation_schedule.is_empty() {
-        data.push(("rotation_period", json!(account.rotation_period.as_secs())));
+    if account.rule.expression.is_empty() {
+        data.push(("rotation_period", json!(account.rule.period.as_secs())));
     } else {
-        data.push(("rotation_schedule", json!(account.rotation_schedule)));
-        data.push(("rotation_window", json!(account.rotation_window.as_secs())));
-        if !account.rotation_timezone.is_empty() {
-            data.push(("rotation_timezone", json!(account.rotation_timezone)));
+        data.push(("rotation_schedule", json!(account.rule.expression)));
+        data.push(("rotation_window", json!(account.rule.window.as_secs())));
+        if !account.rule.zone.is_empty() {
+            data.push(("rotation_timezone", json!(account.rule.zone)));
         }
     }
     data.extend(account.last_vault_rotation.and_then(instant).map(|last| ("last_vault_rotation", last)));

@@ -6,21 +6,23 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::role::nanoseconds;
+use super::rule::Rule;
 use crate::engine::error::Error;
 use crate::engine::field::Input;
 use crate::engine::go::instant;
 use crate::engine::request::Fields;
 use crate::engine::schedule::{self, Schedule};
 
-/// Fields of a request that belong here.
-pub const FIELDS: &[&str] =
-    &["rotation_period", "rotation_schedule", "rotation_window", "rotation_timezone", "disable_automated_rotation"];
+/// Stops what the rule says.
+const DISABLE: &str = "disable_automated_rotation";
+
+/// True for a field of a request that belongs here.
+pub fn is_field(name: &str) -> bool {
+    name == DISABLE || Rule::FIELDS.contains(&name)
+}
 
 /// Vault's, for the accounts of connections.
 const SHORTEST_PERIOD: Duration = Duration::from_secs(10);
-/// Vault's.
-const SHORTEST_WINDOW: Duration = Duration::from_secs(3600);
 /// Connections that were written together do not change their passwords together: each has a moment of its own within a
 /// tenth of the time between two changes, and within this.
 const MOST_JITTER: Duration = Duration::from_secs(300);
@@ -29,18 +31,9 @@ const MOST_JITTER: Duration = Duration::from_secs(300);
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Timing {
-    /// Zero for none.
-    #[serde(with = "nanoseconds", skip_serializing_if = "Duration::is_zero")]
-    rotation_period: Duration,
-    /// Empty for none.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    rotation_schedule: String,
-    /// Zero for no limit.
-    #[serde(with = "nanoseconds", skip_serializing_if = "Duration::is_zero")]
-    rotation_window: Duration,
-    /// Empty for UTC.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    rotation_timezone: String,
+    /// The rule.
+    #[serde(flatten)]
+    rule: Rule,
     /// The rule is there and not followed.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     disable_automated_rotation: bool,
@@ -58,8 +51,8 @@ impl Timing {
     /// # Errors
     /// If it cannot be read.
     pub fn take(stored: &mut Fields) -> Result<Self, ()> {
-        let own = FIELDS.iter().chain(&["last_vault_rotation", "next_vault_rotation"]);
-        let taken: Fields = own.filter_map(|key| stored.remove_entry(*key)).collect();
+        let own = Rule::FIELDS.into_iter().chain([DISABLE, "last_vault_rotation", "next_vault_rotation"]);
+        let taken: Fields = own.filter_map(|key| stored.remove_entry(key)).collect();
         serde_json::from_value(Value::Object(taken)).map_err(drop)
     }
 
@@ -73,11 +66,7 @@ impl Timing {
 
     /// True if the password changes by itself.
     pub fn is_active(&self) -> bool {
-        !self.disable_automated_rotation && self.has_rule()
-    }
-
-    fn has_rule(&self) -> bool {
-        !self.rotation_period.is_zero() || !self.rotation_schedule.is_empty()
+        !self.disable_automated_rotation && self.rule.is_some()
     }
 
     /// Lays what the request gives over the rule. Only a rule that has changed is counted anew, from `now`: who writes the
@@ -87,9 +76,8 @@ impl Timing {
     /// [`Error::Refused`], in the words of static roles.
     pub fn lay_over(&mut self, input: &Input, now: SystemTime) -> Result<(), Error> {
         let before = self.clone();
-        self.take_rule(input)?;
-        self.take_window(input)?;
-        if let Some(disable) = input.flag("disable_automated_rotation") {
+        self.rule.lay_over(input, SHORTEST_PERIOD, true)?;
+        if let Some(disable) = input.flag(DISABLE) {
             self.disable_automated_rotation = disable;
         }
         if before != *self {
@@ -98,74 +86,11 @@ impl Timing {
         Ok(())
     }
 
-    fn take_rule(&mut self, input: &Input) -> Result<(), Error> {
-        let refused = |text: String| Err(Error::Refused(text));
-        let (period, expression) = (input.span("rotation_period"), input.text("rotation_schedule"));
-        let has_period = period.is_some_and(|period| !period.is_zero());
-        if has_period && expression.is_some_and(|text| !text.is_empty()) {
-            return refused(
-                "mutually exclusive fields rotation_period and rotation_schedule were both specified; only one of them \
-                 can be provided"
-                    .to_owned(),
-            );
-        }
-        if let Some(period) = period {
-            if has_period && period < SHORTEST_PERIOD {
-                return refused(format!("rotation_period must be {} seconds or more", SHORTEST_PERIOD.as_secs()));
-            }
-            self.rotation_period = period;
-        }
-        match expression {
-            Some(text) if !text.is_empty() => {
-                schedule::cron(text).map_err(|e| Error::Refused(format!("could not parse rotation_schedule: {e}")))?;
-                text.clone_into(&mut self.rotation_schedule);
-                self.rotation_period = Duration::ZERO;
-            }
-            Some(_) => self.rotation_schedule.clear(),
-            None if has_period => self.rotation_schedule.clear(),
-            None => {}
-        }
-        if self.rotation_schedule.is_empty() {
-            self.rotation_window = Duration::ZERO;
-            self.rotation_timezone.clear();
-        }
-        Ok(())
-    }
-
-    fn take_window(&mut self, input: &Input) -> Result<(), Error> {
-        let alone = self.rotation_schedule.is_empty();
-        let misplaced = |field: &str| {
-            Err(Error::Refused(match self.rotation_period.is_zero() {
-                true => format!("{field} is invalid without rotation_schedule"),
-                false => format!("{field} is invalid with use of rotation_period"),
-            }))
-        };
-        if let Some(window) = input.span("rotation_window") {
-            if !window.is_zero() && alone {
-                return misplaced("rotation_window");
-            }
-            if !window.is_zero() && window < SHORTEST_WINDOW {
-                return Err(Error::Refused(
-                    "rotation_window is invalid: rotation_window must be 3600 seconds or more".into(),
-                ));
-            }
-            self.rotation_window = window;
-        }
-        if let Some(zone) = input.text("rotation_timezone") {
-            if !zone.is_empty() && alone {
-                return misplaced("rotation_timezone");
-            }
-            schedule::zone(zone).map_err(|e| Error::Refused(format!("invalid rotation_timezone: {e}")))?;
-            zone.clone_into(&mut self.rotation_timezone);
-        }
-        Ok(())
-    }
-
     /// The password was changed at `at`. A period begins anew; a schedule goes on as it was: only a time that has passed
     /// is followed by the next.
     pub fn rotated(&mut self, at: SystemTime, now: SystemTime) {
         self.last_vault_rotation = Some(at);
-        if self.rotation_schedule.is_empty() {
+        if self.rule.expression.is_empty() {
             self.next_vault_rotation = self.after(at);
         } else if self.next_vault_rotation.is_none_or(|next| next <= now) {
             self.next_vault_rotation = self.after(now);
@@ -178,17 +103,7 @@ impl Timing {
 
     /// The rule, if it is followed. One that cannot be read is none: it was read before it was stored.
     fn schedule(&self) -> Option<Schedule> {
-        if !self.is_active() {
-            return None;
-        }
-        if self.rotation_schedule.is_empty() {
-            return Some(Schedule::Period(self.rotation_period));
-        }
-        Some(Schedule::Cron {
-            cron: Box::new(schedule::cron(&self.rotation_schedule).ok()?),
-            zone: schedule::zone(&self.rotation_timezone).ok()?,
-            window: self.rotation_window,
-        })
+        self.rule.schedule().ok().flatten().filter(|_| self.is_active())
     }
 
     /// When the password of `account` is due to change, if it is at all: within a period of the last change, and not
@@ -213,16 +128,16 @@ impl Timing {
     /// What a read shows. Nothing, if nothing was ever said of it or done.
     pub fn shown(&self) -> Vec<(&'static str, Value)> {
         let mut shown = Vec::new();
-        if !self.rotation_period.is_zero() {
-            shown.push(("rotation_period", json!(self.rotation_period.as_secs())));
+        if !self.rule.period.is_zero() {
+            shown.push(("rotation_period", json!(self.rule.period.as_secs())));
         }
-        if !self.rotation_schedule.is_empty() {
-            shown.push(("rotation_schedule", json!(self.rotation_schedule)));
-            shown.push(("rotation_window", json!(self.rotation_window.as_secs())));
-            shown.push(("rotation_timezone", json!(self.rotation_timezone)));
+        if !self.rule.expression.is_empty() {
+            shown.push(("rotation_schedule", json!(self.rule.expression)));
+            shown.push(("rotation_window", json!(self.rule.window.as_secs())));
+            shown.push(("rotation_timezone", json!(self.rule.zone)));
         }
-        if self.has_rule() || self.disable_automated_rotation {
-            shown.push(("disable_automated_rotation", json!(self.disable_automated_rotation)));
+        if self.rule.is_some() || self.disable_automated_rotation {
+            shown.push((DISABLE, json!(self.disable_automated_rotation)));
         }
         shown.extend(self.last_vault_rotation.and_then(instant::text).map(|last| ("last_vault_rotation", json!(last))));
         shown

@@ -6,12 +6,9 @@ use super::stored::{Mode, StaticRole};
 use crate::engine::database::credential::CredentialType;
 use crate::engine::error::Error;
 use crate::engine::field::Input;
-use crate::engine::schedule;
 
 /// The built-in engine's.
 const SHORTEST_PERIOD: Duration = Duration::from_secs(5);
-/// Vault's.
-const SHORTEST_WINDOW: Duration = Duration::from_secs(3600);
 
 /// Lays what the request gives over the role. The order of the checks is the built-in engine's.
 pub fn lay_over(role: &mut StaticRole, input: &Input, creating: bool, now: SystemTime) -> Result<(), Error> {
@@ -36,49 +33,12 @@ pub fn lay_over(role: &mut StaticRole, input: &Input, creating: bool, now: Syste
         Some(username) => username.clone_into(&mut account.username),
     }
 
-    let expression = input.text("rotation_schedule").filter(|text| !text.is_empty());
-    match (input.span("rotation_period"), expression) {
-        (Some(_), Some(_)) => {
-            return refused(
-                "mutually exclusive fields rotation_period and rotation_schedule were both specified; only one of them \
-                 can be provided",
-            );
-        }
-        (None, None) if creating => return refused("rotation_period is required to create static accounts"),
-        (None, None) => {}
-        (Some(period), None) if period < SHORTEST_PERIOD => {
-            return refused("rotation_period must be 5 seconds or more");
-        }
-        (Some(period), None) => {
-            account.rotation_period = period;
-            account.rotation_schedule.clear();
-            account.rotation_timezone.clear();
-            account.rotation_window = Duration::ZERO;
-        }
-        (None, Some(text)) => {
-            schedule::cron(text).map_err(|e| Error::Refused(format!("could not parse rotation_schedule: {e}")))?;
-            text.clone_into(&mut account.rotation_schedule);
-            account.rotation_period = Duration::ZERO;
-        }
+    let says_when =
+        input.has("rotation_period") || input.text("rotation_schedule").is_some_and(|text| !text.is_empty());
+    if creating && !says_when {
+        return refused("rotation_period is required to create static accounts");
     }
-    if let Some(window) = input.span("rotation_window").filter(|window| !window.is_zero()) {
-        if account.rotation_schedule.is_empty() {
-            return refused("rotation_window is invalid with use of rotation_period");
-        }
-        if window < SHORTEST_WINDOW {
-            return refused("rotation_window is invalid: rotation_window must be 3600 seconds or more");
-        }
-    }
-    if let Some(window) = input.span("rotation_window") {
-        account.rotation_window = window;
-    }
-    if let Some(zone) = input.text("rotation_timezone") {
-        if account.rotation_schedule.is_empty() && !zone.is_empty() {
-            return refused("rotation_timezone is invalid with use of rotation_period");
-        }
-        schedule::zone(zone).map_err(|e| Error::Refused(format!("invalid rotation_timezone: {e}")))?;
-        zone.clone_into(&mut account.rotation_timezone);
-    }
+    account.rule.lay_over(input, SHORTEST_PERIOD, false)?;
     let timed = ["rotation_period", "rotation_schedule", "rotation_timezone"];
     if creating || timed.iter().any(|field| input.has(field)) {
         account.reschedule(now);
@@ -147,7 +107,7 @@ fn lay_over_mode(role: &mut StaticRole, input: &Input, creating: bool, now: Syst
     if account.grace_period.is_zero() {
         return Err(Error::Refused(format!("grace_period is required with rotation_mode={}", mode.name())));
     }
-    if account.rotation_schedule.is_empty() && account.grace_period > account.rotation_period {
+    if account.rule.expression.is_empty() && account.grace_period > account.rule.period {
         return refused("grace_period must not be longer than rotation_period");
     }
     if mode == Mode::DualPassword && !role.statements.rotation.is_empty() {

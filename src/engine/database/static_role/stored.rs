@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::engine::Mount;
 use crate::engine::database::credential::{CredentialType, Settings};
 use crate::engine::database::role::{Statements, nanoseconds};
+use crate::engine::database::rule::Rule;
 use crate::engine::error::Error;
 use crate::engine::go::instant;
 use crate::engine::journal::text;
@@ -81,18 +82,9 @@ pub struct StaticAccount {
     /// When that was set.
     #[serde(with = "instant")]
     pub last_vault_rotation: Option<SystemTime>,
-    /// Zero if there is a schedule.
-    #[serde(with = "nanoseconds")]
-    pub rotation_period: Duration,
-    /// Empty if there is a period.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub rotation_schedule: String,
-    /// Empty for UTC.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub rotation_timezone: String,
-    /// Zero for no limit.
-    #[serde(with = "nanoseconds", skip_serializing_if = "Duration::is_zero")]
-    pub rotation_window: Duration,
+    /// When it changes by itself.
+    #[serde(flatten)]
+    pub rule: Rule,
     /// With a schedule, or before the first change.
     #[serde(with = "instant", skip_serializing_if = "Option::is_none")]
     pub next_vault_rotation: Option<SystemTime>,
@@ -128,10 +120,7 @@ impl Default for StaticAccount {
             username: String::new(),
             password: Secret::new(String::new()),
             last_vault_rotation: None,
-            rotation_period: Duration::ZERO,
-            rotation_schedule: String::new(),
-            rotation_timezone: String::new(),
-            rotation_window: Duration::ZERO,
+            rule: Rule::default(),
             next_vault_rotation: None,
             rotation_mode: Mode::Single,
             grace_period: Duration::ZERO,
@@ -146,25 +135,10 @@ impl Default for StaticAccount {
 }
 
 impl StaticAccount {
-    /// The rule.
-    ///
-    /// # Errors
-    /// What is wrong with the expression or the zone; a stored one was read before.
-    pub fn schedule(&self) -> Result<Schedule, String> {
-        if self.rotation_schedule.is_empty() {
-            return Ok(Schedule::Period(self.rotation_period));
-        }
-        Ok(Schedule::Cron {
-            cron: Box::new(schedule::cron(&self.rotation_schedule)?),
-            zone: schedule::zone(&self.rotation_timezone)?,
-            window: self.rotation_window,
-        })
-    }
-
     /// When the password of the role of that name is due to change: at the time of the rule, or up to [`MOST_JITTER`]
     /// later, the same each time. What cannot be told is due now.
     pub fn due(&self, name: &str, now: SystemTime) -> SystemTime {
-        let Ok(schedule) = self.schedule() else { return now };
+        let Ok(Some(schedule)) = self.rule.schedule() else { return now };
         let due = match (&schedule, self.last_vault_rotation, self.next_vault_rotation) {
             (Schedule::Period(_), Some(last), _) => schedule.next(last),
             (_, _, Some(next)) => Some(next),
@@ -245,8 +219,8 @@ impl StaticAccount {
 
     /// Counts the schedule anew from `now`.
     pub fn reschedule(&mut self, now: SystemTime) {
-        let untouched = self.last_vault_rotation.is_none() || !self.rotation_schedule.is_empty();
-        let next = self.schedule().ok().and_then(|schedule| schedule.next(now));
+        let untouched = self.last_vault_rotation.is_none() || !self.rule.expression.is_empty();
+        let next = self.rule.schedule().ok().flatten().and_then(|schedule| schedule.next(now));
         self.next_vault_rotation = next.filter(|_| untouched);
     }
 
@@ -259,7 +233,7 @@ impl StaticAccount {
     /// A schedule goes on as it was: only a time that has passed is followed by the next.
     fn changed(&mut self, at: SystemTime, now: SystemTime) {
         self.last_vault_rotation = Some(at);
-        if self.rotation_schedule.is_empty() || self.next_vault_rotation.is_none_or(|next| next <= now) {
+        if self.rule.expression.is_empty() || self.next_vault_rotation.is_none_or(|next| next <= now) {
             self.reschedule(now);
         }
     }
@@ -315,7 +289,7 @@ mod tests {
                 "revoke_user_on_delete": false },
         });
         let role = StaticRole::decode("st", &Secret::new(foreign.to_string())).unwrap();
-        assert_eq!(role.static_account.rotation_period, Duration::from_secs(3600));
+        assert_eq!(role.static_account.rule.period, Duration::from_secs(3600));
         let due = Timestamp::try_from(role.static_account.due("st", SystemTime::UNIX_EPOCH)).unwrap();
         assert_eq!(due.to_string(), "2026-11-22T03:15:42.056945205Z", "with 20 s of jitter");
         assert!(!format!("{role:?}").contains("pass-word"));
@@ -334,7 +308,10 @@ mod tests {
     #[test]
     fn a_change_by_hand_does_not_move_a_schedule() {
         let at = |text: &str| -> SystemTime { text.parse::<Timestamp>().unwrap().into() };
-        let mut account = StaticAccount { rotation_schedule: "0 3 * * *".into(), ..StaticAccount::default() };
+        let mut account = StaticAccount {
+            rule: Rule { expression: "0 3 * * *".into(), ..Rule::default() },
+            ..StaticAccount::default()
+        };
         account.reschedule(at("2026-11-22T01:00:00Z"));
         let now = at("2026-11-22T02:00:00Z");
         account.rotated(&Secret::new("x".into()), now, now);
@@ -356,9 +333,12 @@ mod tests {
             (0, "0 3 * * SUN", 3600, at("2026-11-22T03:00:00Z"), 60),
         ] {
             let mut account = StaticAccount {
-                rotation_period: Duration::from_secs(period),
-                rotation_schedule: schedule.into(),
-                rotation_window: Duration::from_secs(window),
+                rule: Rule {
+                    period: Duration::from_secs(period),
+                    expression: schedule.into(),
+                    window: Duration::from_secs(window),
+                    ..Rule::default()
+                },
                 ..StaticAccount::default()
             };
             account.reschedule(now);
