@@ -3,6 +3,7 @@
 //! A request goes one way: [`Mount::handle`] finds its [`route`], the path's own module makes a plan of it, and
 //! [`issue`], [`lease`] or [`end`] carry the plan to a target.
 
+pub mod aws;
 pub mod database;
 pub mod end;
 pub mod error;
@@ -25,9 +26,9 @@ mod tests;
 
 use std::ops::Deref;
 use std::sync::{Arc, Weak};
+use std::time::SystemTime;
 
 use database::connection::Connections;
-use database::paths;
 use error::Error;
 use field::Input;
 use port::{Clock, Host, Storage};
@@ -40,6 +41,8 @@ use crate::target::Connector;
 pub enum Kind {
     /// The paths of the built-in `database` engine.
     Database,
+    /// The paths of the AWS engine.
+    Aws,
 }
 
 /// The ports of one mount.
@@ -83,6 +86,7 @@ pub struct Inner {
     id: String,
     ports: Ports,
     connections: Connections,
+    aws: aws::State,
     rotation: Rotation,
 }
 
@@ -95,13 +99,13 @@ struct Rotation {
 }
 
 /// Storage prefixes the host should wrap with its seal.
-pub const SEAL_WRAPPED: &[&str] = &["config/*", "static-role/*", "rotation/*"];
+pub const SEAL_WRAPPED: &[&str] = &["config/*", "static-role/*", "static-creds/*", "rotation/*"];
 
 impl Mount {
     /// A mount with the host's stable id for it. Touches nothing yet: storage may not be writable.
     pub fn new(kind: Kind, id: String, ports: Ports) -> Self {
-        let (connections, rotation) = (Connections::default(), Rotation::default());
-        Self(Arc::new(Inner { kind, id, ports, connections, rotation }))
+        let (connections, aws, rotation) = (Connections::default(), aws::State::default(), Rotation::default());
+        Self(Arc::new(Inner { kind, id, ports, connections, aws, rotation }))
     }
 
     /// Storage works from now on: the mount may begin what it does without being asked. Any request says the same.
@@ -122,46 +126,58 @@ impl Mount {
         match request.operation {
             Operation::Help => Ok(Some(self.help(&request)?)),
             Operation::Rollback => Ok(None),
-            Operation::Renew => match &request.lease {
-                Some(lease) => database::creds::renew(self, lease).await,
-                None => Err(Error::Failed("the host sent no lease to renew".into())),
+            Operation::Renew => match (&request.lease, self.kind) {
+                (Some(lease), Kind::Database) => database::creds::renew(self, lease).await,
+                (Some(lease), Kind::Aws) => aws::lease::renew(self, lease).await,
+                (None, _) => Err(Error::Failed("the host sent no lease to renew".into())),
             },
-            Operation::Revoke => match &request.lease {
-                Some(lease) => database::creds::revoke(self, &lease.internal).await,
-                None => Err(Error::Failed("the host sent no lease to revoke".into())),
+            Operation::Revoke => match (&request.lease, self.kind) {
+                (Some(lease), Kind::Database) => database::creds::revoke(self, &lease.internal).await,
+                (Some(lease), Kind::Aws) => aws::lease::revoke(self, lease).await,
+                (None, _) => Err(Error::Failed("the host sent no lease to revoke".into())),
             },
-            _ => self.route(request).await,
+            _ => match self.kind {
+                Kind::Database => self.route::<database::Paths>(request).await,
+                Kind::Aws => self.route::<aws::Paths>(request).await,
+            },
         }
     }
 
-    async fn route(&self, request: Request) -> Reply {
-        let (route, name) = route::find(self.routes(), &request.path).ok_or(Error::UnsupportedPath)?;
+    async fn route<E: Engine>(&self, mut request: Request) -> Reply {
+        let (route, name) = route::find(E::ROUTES, &request.path).ok_or(Error::UnsupportedPath)?;
         if !route.takes(request.operation) {
             return Err(Error::UnsupportedOperation);
         }
+        if E::NULL_IS_ABSENT {
+            request.data.retain(|_, value| !value.is_null());
+        }
         let input = match request.operation {
-            Operation::Create | Operation::Update | Operation::List => {
-                Input::decode(route.fields, &request.data, route.captured(name))
-                    .map_err(|e| Error::Refused(e.in_handler()))?
-            }
-            _ => Input::default(),
+            Operation::Create | Operation::Update | Operation::List => Some(&request.data),
+            _ => Some(&request.data).filter(|_| route.takes_query()),
         };
-        let mut reply = database::handle(self, route.id, name, &input, &request).await?;
+        let input = match input {
+            Some(data) => {
+                Input::decode(route.fields, data, route.captured(name)).map_err(|e| Error::Refused(e.in_handler()))?
+            }
+            None => Input::default(),
+        };
+        let mut reply = E::handle(self, route.id, name, &input, &request).await?;
         if let Some(response) = &mut reply {
             response.warnings.extend(route.ignored(&request.data));
         }
         Ok(reply)
     }
 
-    fn routes(&self) -> &'static [route::Route<paths::Path>] {
-        match self.kind {
-            Kind::Database => paths::ROUTES,
-        }
-    }
-
     /// `path-help` and the OpenAPI document, of one path or of the whole mount.
     fn help(&self, request: &Request) -> Result<Response, Error> {
-        help::answer(self.routes(), paths::HELP, &request.path).ok_or(Error::UnsupportedPath)
+        fn answer<E: Engine>(path: &str) -> Option<Response> {
+            help::answer(E::ROUTES, E::NAME, E::HELP, path)
+        }
+        let answer = match self.kind {
+            Kind::Database => answer::<database::Paths>(&request.path),
+            Kind::Aws => answer::<aws::Paths>(&request.path),
+        };
+        answer.ok_or(Error::UnsupportedPath)
     }
 
     /// Whether the path of a write has an entry already. A pure read: the host asks before it checks the ACL.
@@ -169,8 +185,15 @@ impl Mount {
     /// # Errors
     /// [`Error::Refused`] if a field of the request is wrong; [`Error::UnsupportedPath`].
     pub async fn exists(&self, path: &str, data: &Fields) -> Result<Existence, Error> {
-        let (route, name) = route::find(self.routes(), path).ok_or(Error::UnsupportedPath)?;
-        let found = database::exists(self, route.id, name).await?;
+        match self.kind {
+            Kind::Database => self.entry::<database::Paths>(path, data).await,
+            Kind::Aws => self.entry::<aws::Paths>(path, data).await,
+        }
+    }
+
+    async fn entry<E: Engine>(&self, path: &str, data: &Fields) -> Result<Existence, Error> {
+        let (route, name) = route::find(E::ROUTES, path).ok_or(Error::UnsupportedPath)?;
+        let found = E::exists(self, route.id, name).await?;
         if found != Existence::Unchecked {
             Input::decode(route.fields, data, route.captured(name)).map_err(|e| Error::Refused(e.to_string()))?;
         }
@@ -181,8 +204,9 @@ impl Mount {
     pub fn invalidate(&self, key: &str) {
         if let Some(name) = key.strip_prefix("config/") {
             self.connections.forget(name);
+            self.aws.forget();
         }
-        if key.starts_with("static-role/")
+        if ["static-role/", "static-roles/", aws::denial::PREFIX].iter().any(|prefix| key.starts_with(prefix))
             || [journal::PREFIX, intent::PREFIX].iter().any(|prefix| key.starts_with(prefix))
         {
             self.rotation.queue.outdated();
@@ -192,10 +216,30 @@ impl Mount {
     /// A credential was made, but the answer never reached the host: there is no lease that will ever end it, so it
     /// ends now.
     pub async fn undelivered(&self, _path: String, lease: LeaseGrant) {
-        if let Err(e) = database::creds::unwanted(self, &lease.internal).await {
+        let ended = match self.kind {
+            Kind::Database => database::creds::unwanted(self, &lease.internal).await,
+            Kind::Aws => aws::lease::unwanted(self, &lease.internal).await,
+        };
+        if let Err(e) = ended {
             tracing::error!(
                 "a credential that reached nobody could not be ended; the target ends its login, or the next tick: {e}"
             );
+        }
+    }
+
+    /// Everything that is due at some time: the key of its record, what it is done one after the other with, and when.
+    async fn scheduled(&self) -> Result<Vec<(String, String, SystemTime)>, Error> {
+        match self.kind {
+            Kind::Database => database::scheduled(self).await,
+            Kind::Aws => aws::scheduled(self).await,
+        }
+    }
+
+    /// Does what the record at `key` is due for. Failures are in the queue when this returns.
+    async fn when_due(&self, key: &str) -> Result<(), Error> {
+        match self.kind {
+            Kind::Database => database::when_due(self, key).await,
+            Kind::Aws => aws::when_due(self, key).await,
         }
     }
 
@@ -209,6 +253,30 @@ impl Mount {
     async fn refuse_on_standby(&self) -> Result<(), Error> {
         if self.ports.host.is_standby().await? { Err(Error::ReadOnly) } else { Ok(()) }
     }
+}
+
+/// What makes one kind of mount different from another.
+trait Engine {
+    /// Its own name for a path.
+    type Path: Copy + Send + Sync + 'static;
+    /// Its paths.
+    const ROUTES: &'static [route::Route<Self::Path>];
+    /// What operations are called after in the OpenAPI document.
+    const NAME: &'static str;
+    /// What `path-help` says of the mount as a whole.
+    const HELP: &'static str;
+    /// True if a field that is `null` counts as not given.
+    const NULL_IS_ABSENT: bool;
+    /// Answers a request on one of its paths; `name` is what the path captured.
+    fn handle(
+        mount: &Mount,
+        path: Self::Path,
+        name: &str,
+        input: &Input,
+        request: &Request,
+    ) -> impl Future<Output = Reply> + Send;
+    /// Whether a write to the path would create something.
+    fn exists(mount: &Mount, path: Self::Path, name: &str) -> impl Future<Output = Result<Existence, Error>> + Send;
 }
 
 /// The kind of lease, as the host keeps it with its internal data.

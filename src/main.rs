@@ -26,6 +26,8 @@ struct Arguments {
 enum Engine {
     /// Database credentials: the paths of the built-in `database` engine.
     Database,
+    /// AWS credentials: the paths of the AWS engine.
+    Aws,
 }
 
 fn main() -> ExitCode {
@@ -41,8 +43,9 @@ fn main() -> ExitCode {
     };
     let kind = match arguments.engine {
         Some(Engine::Database) => Kind::Database,
+        Some(Engine::Aws) => Kind::Aws,
         None => {
-            eprintln!("leasehold: no engine is named; register the plugin with -args=database");
+            eprintln!("leasehold: no engine is named; register the plugin with -args=database or -args=aws");
             return ExitCode::FAILURE;
         }
     };

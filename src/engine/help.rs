@@ -7,12 +7,14 @@ use super::request::{Operation, Response};
 use super::route::{self, Route};
 
 /// The answer to a help request for `path`; empty means the whole mount. `None` if there is no such path.
-pub fn answer<P>(routes: &'static [Route<P>], mount: &str, path: &str) -> Option<Response> {
+///
+/// `engine` begins the names of the document's operations.
+pub fn answer<P>(routes: &'static [Route<P>], engine: &str, mount: &str, path: &str) -> Option<Response> {
     let (text, openapi) = match path {
-        "" => (mount_text(routes, mount), document(&routes.iter().collect::<Vec<_>>())),
+        "" => (mount_text(routes, mount), document(&routes.iter().collect::<Vec<_>>(), engine)),
         path => {
             let (route, _) = route::find(routes, path)?;
-            (path_text(route, path), document(&[route]))
+            (path_text(route, path), document(&[route], engine))
         }
     };
     Some(Response::data([("help", json!(text)), ("openapi", openapi), ("see_also", Value::Null)]))
@@ -65,7 +67,10 @@ pub fn in_full(field: &Field) -> String {
 /// The pattern as the regular expression that the host's own engines print.
 fn regex<P>(route: &Route<P>) -> String {
     match (route.captures(), route.pattern.split_once('{')) {
-        (Some(name), Some((prefix, _))) => format!(r"^{prefix}(?P<{name}>\w(([\w-.]+)?\w)?)$"),
+        (Some(name), Some((prefix, _))) => {
+            let inside = if route.allows_at() { r"\w-.@" } else { r"\w-." };
+            format!(r"^{prefix}(?P<{name}>\w(([{inside}]+)?\w)?)$")
+        }
         _ => format!("^{}$", route.pattern),
     }
 }
@@ -97,12 +102,14 @@ const METHODS: &[(Operation, &str, &str)] = &[
 ];
 
 /// The OpenAPI 3 document, with paths relative to the mount: the host merges it into that of the whole server.
-fn document<P>(routes: &[&Route<P>]) -> Value {
+fn document<P>(routes: &[&Route<P>], engine: &str) -> Value {
     let mut paths = Map::new();
     let mut schemas = Map::new();
     for route in routes {
-        let path = route.pattern.trim_end_matches("/?");
-        let place = path.split('/').next().unwrap_or(path);
+        let shown = route.shown();
+        let path = shown.trim_end_matches("/?");
+        // `config/{name}` is a config, `config/root` is that one.
+        let place = path.split_once("/{").map_or(path, |(place, _)| place).replace('/', "-");
         let mut item = Map::new();
         item.insert("description".into(), one_line(route.synopsis));
         if let Some(field) = route.captures().and_then(|name| route.fields.iter().find(|field| field.name == name)) {
@@ -113,7 +120,7 @@ fn document<P>(routes: &[&Route<P>]) -> Value {
         }
         for (operation, method, verb) in METHODS {
             if route.takes(*operation) {
-                let id = format!("database-{verb}-{place}");
+                let id = format!("{engine}-{verb}-{place}");
                 item.insert((*method).into(), described(route, *operation, &id, &mut schemas));
             }
         }
@@ -253,13 +260,13 @@ fn pascal(id: &str) -> String {
 }
 
 /// The field reference of the documentation, in Markdown.
-pub fn reference<P>(routes: &[Route<P>]) -> String {
-    let mut text = String::from(
-        "# Paths and fields\n\nMade from the route table by `make docs`; a test fails when it is out of date. Durations are \
+pub fn reference<P>(title: &str, routes: &[Route<P>]) -> String {
+    let mut text = format!(
+        "# {title}\n\nMade from the route table by `make docs`; a test fails when it is out of date. Durations are \
          seconds, or\ntexts such as `90s`, `1h30m`, `2d`; reads answer with seconds.\n",
     );
     for route in routes {
-        let path = route.pattern.replace('{', ":").replace(['}', '?'], "");
+        let path = route.shown().replace('{', ":").replace(['}', '?'], "");
         let methods: Vec<&str> = METHODS
             .iter()
             .filter(|(operation, ..)| route.takes(*operation))
@@ -285,21 +292,24 @@ mod tests {
 
     #[test]
     fn the_field_reference_is_up_to_date() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/fields.md");
-        let wanted = reference(ROUTES);
-        if std::env::var_os("LEASEHOLD_WRITE_DOCS").is_some() {
-            std::fs::write(path, &wanted).unwrap();
+        for (file, wanted) in [
+            ("fields.md", reference("Paths and fields", ROUTES)),
+            ("aws-fields.md", reference("Paths and fields of the AWS engine", AWS)),
+        ] {
+            let path = format!("{}/docs/{file}", env!("CARGO_MANIFEST_DIR"));
+            if std::env::var_os("LEASEHOLD_WRITE_DOCS").is_some() {
+                std::fs::write(&path, &wanted).unwrap();
+            }
+            let found = std::fs::read_to_string(&path).unwrap_or_default();
+            assert!(found == wanted, "docs/{file} is out of date: make docs");
         }
-        assert!(
-            std::fs::read_to_string(path).unwrap_or_default() == wanted,
-            "docs/fields.md is out of date: make docs"
-        );
     }
+    use crate::engine::aws::paths::ROUTES as AWS;
     use crate::engine::database::paths::ROUTES;
     use crate::engine::request::Datum;
 
     fn help(path: &str) -> (String, Value) {
-        let mut data = answer(ROUTES, "A mount.", path).unwrap().data.unwrap().into_iter();
+        let mut data = answer(ROUTES, "database", "A mount.", path).unwrap().data.unwrap().into_iter();
         match (data.next(), data.next()) {
             (Some((_, Datum::Plain(Value::String(text)))), Some((_, Datum::Plain(openapi)))) => (text, openapi),
             other => panic!("{other:?}"),
@@ -338,7 +348,7 @@ Close the sessions of a connection and open new ones.
         assert!(text.starts_with("## DESCRIPTION\n\nA mount.\n\n## PATHS\n"), "{text}");
         assert!(text.contains("\n    ^creds/(?P<name>\\w(([\\w-.]+)?\\w)?)$\n        Request "), "{text}");
         assert_eq!(openapi["paths"].as_object().unwrap().len(), ROUTES.len());
-        assert!(answer(ROUTES, "", "nope").is_none());
+        assert!(answer(ROUTES, "database", "", "nope").is_none());
     }
 
     #[test]

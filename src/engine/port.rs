@@ -1,5 +1,6 @@
 //! What the engine needs of the world. `wire` implements these for a real host, tests for a simulated one.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -41,6 +42,51 @@ pub trait Host: Send + Sync {
     async fn is_standby(&self) -> Result<bool, HostError>;
     /// A password by a policy of the host. `None` if there is no such policy.
     async fn generate_password(&self, policy: &str) -> Result<Option<Secret>, HostError>;
+    /// Who an entity is. `None` if there is none of that id, or the host cannot tell.
+    async fn identity(&self, _entity_id: &str) -> Result<Option<Identity>, HostError> {
+        Ok(None)
+    }
+}
+
+/// Someone, however they logged in, as the host's identity store has it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// The entity's id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// What operators have written down about it.
+    pub metadata: BTreeMap<String, String>,
+    /// The ways in which it logs in.
+    pub aliases: Vec<Alias>,
+    /// The groups that it is in.
+    pub groups: Vec<Group>,
+}
+
+/// One way in which an entity logs in.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Alias {
+    /// Its id.
+    pub id: String,
+    /// Its name at the auth method.
+    pub name: String,
+    /// The auth method's accessor.
+    pub mount_accessor: String,
+    /// What the auth method says of it.
+    pub metadata: BTreeMap<String, String>,
+    /// What operators have written down about it.
+    pub custom_metadata: BTreeMap<String, String>,
+}
+
+/// A group of entities.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Group {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// What operators have written down about it.
+    pub metadata: BTreeMap<String, String>,
 }
 
 /// The time.

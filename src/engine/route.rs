@@ -8,7 +8,8 @@ use super::request::{Fields, Operation};
 pub struct Route<P: 'static> {
     /// The engine's name for it.
     pub id: P,
-    /// `config/{name}`: one captured name at the end; `config/?`: a list, with or without the slash.
+    /// `config/{name}`: one captured name at the end, `{name@}` if it may hold `@`; `config/?`: a list, with or without
+    /// the slash; `config/root`: itself.
     pub pattern: &'static str,
     /// What it answers to. `Create` and `Update` always come together.
     pub operations: &'static [Operation],
@@ -35,7 +36,7 @@ impl<P> Route<P> {
 
     /// The name of the field that the path captures.
     pub fn captures(&self) -> Option<&'static str> {
-        self.pattern.split_once('{').map(|(_, rest)| rest.trim_end_matches('}'))
+        self.pattern.split_once('{').map(|(_, rest)| rest.trim_end_matches(['}', '@']))
     }
 
     /// The field that the path captures, with `name` as its value.
@@ -47,8 +48,26 @@ impl<P> Route<P> {
         if let Some(list) = self.pattern.strip_suffix("/?") {
             return (path.strip_suffix('/').unwrap_or(path) == list).then_some("");
         }
-        let (prefix, _) = self.pattern.split_once('{')?;
-        path.strip_prefix(prefix).filter(|name| is_name(name))
+        let Some((prefix, _)) = self.pattern.split_once('{') else { return (path == self.pattern).then_some("") };
+        let name = path.strip_prefix(prefix)?;
+        let plain = if self.allows_at() { name.replace('@', "-") } else { name.to_owned() };
+        let ends = !name.starts_with('@') && !name.ends_with('@');
+        (ends && is_name(&plain)).then_some(name)
+    }
+
+    /// True if the captured name may hold `@`.
+    pub fn allows_at(&self) -> bool {
+        self.pattern.ends_with("@}")
+    }
+
+    /// The path as documents show it: `config/{name}`.
+    pub fn shown(&self) -> String {
+        self.pattern.replace("@}", "}")
+    }
+
+    /// True if a field is given in the query of a read or a list.
+    pub fn takes_query(&self) -> bool {
+        self.fields.iter().any(|field| field.query)
     }
 
     /// The warnings of the host's framework about what a request gave for nothing. They accompany an answer that has a

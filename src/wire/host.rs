@@ -9,10 +9,10 @@ use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use super::padded;
-use super::proto::pb;
 use super::proto::pb::storage_client::StorageClient;
 use super::proto::pb::system_view_client::SystemViewClient;
-use crate::engine::port::{Host, HostError, Storage, StorageError};
+use super::proto::{logical, pb};
+use crate::engine::port::{Alias, Group, Host, HostError, Identity, Storage, StorageError};
 use crate::secret::Secret;
 
 /// The largest message we take. The host's raft storage holds at most 1 MiB an entry by default, so what is large is a
@@ -159,6 +159,37 @@ impl Host for Link {
             },
         }
     }
+
+    async fn identity(&self, entity_id: &str) -> Result<Option<Identity>, HostError> {
+        let args = || pb::EntityInfoArgs { entity_id: entity_id.to_owned() };
+        let (mut view, mut groups_view) = (self.view()?, self.view()?);
+        let (entity, groups) = tokio::join!(view.entity_info(args()), groups_view.groups_for_entity(args()));
+        let (entity, groups) = (entity.map_err(host_failed)?.into_inner(), groups.map_err(host_failed)?.into_inner());
+        if let Some(err) = [entity.err, groups.err].into_iter().find(|err| !err.is_empty()) {
+            return Err(HostError(err));
+        }
+        Ok(entity.entity.map(|entity| Identity {
+            id: entity.id,
+            name: entity.name,
+            metadata: entity.metadata.into_iter().collect(),
+            aliases: entity.aliases.into_iter().map(alias).collect(),
+            groups: groups.groups.into_iter().map(group).collect(),
+        }))
+    }
+}
+
+fn alias(alias: logical::Alias) -> Alias {
+    Alias {
+        id: alias.id,
+        name: alias.name,
+        mount_accessor: alias.mount_accessor,
+        metadata: alias.metadata.into_iter().collect(),
+        custom_metadata: alias.custom_metadata.into_iter().collect(),
+    }
+}
+
+fn group(group: logical::Group) -> Group {
+    Group { id: group.id, name: group.name, metadata: group.metadata.into_iter().collect() }
 }
 
 /// The host's durations are nanoseconds; what is negative means none.
