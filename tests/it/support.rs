@@ -3,6 +3,8 @@
 #![allow(dead_code, reason = "a kit: not every test needs every tool")]
 
 // With their paths: the load program takes this file in from another folder.
+#[path = "support/aws.rs"]
+pub mod aws;
 #[path = "support/bao.rs"]
 pub mod bao;
 #[path = "support/client.rs"]
