@@ -1,5 +1,6 @@
 //! The AWS engine through a real host, against servers that behave like AWS.
 
+mod faults;
 mod identity;
 mod roles;
 mod sessions;

@@ -123,8 +123,8 @@ fn every_session_of_one_identity_ends_at_once() {
     }
     bob.get("aws/creds/one").expect(200);
     // What went over the wire, as the server recorded it.
-    let recorded = stage.aws.recorded("AssumeRole");
-    assert!(recorded.contains("alice-entity") && recorded.contains("sourceIdentity"), "{recorded}");
+    let recorded = stage.aws.recorded().replace('\\', "");
+    assert!(recorded.contains(r#""SourceIdentity": "alice-entity""#), "{recorded}");
 
     let refused = stage.client.post("aws/revoke-identity", json!({ "source_identity": "carol" })).expect(400);
     assert!(error(&refused).contains("no role here has given a session"), "{refused}");
