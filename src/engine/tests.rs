@@ -1,5 +1,6 @@
 //! The engine on simulated ports: storage, host and target in memory.
 
+mod aws;
 mod mint;
 mod rotation;
 
@@ -40,6 +41,8 @@ struct World {
     /// Seconds that have passed.
     later: AtomicU64,
     faults: Faults,
+    /// The AWS account.
+    account: aws::Account,
 }
 
 struct At(Arc<World>);
@@ -114,6 +117,9 @@ impl Connector for At {
         };
         let password = password.map(|password| password.expose().to_owned());
         Arc::new(Database { world: self.0.clone(), user, password })
+    }
+    fn aws(&self, settings: crate::target::aws::Settings) -> Arc<dyn crate::target::aws::Cloud> {
+        aws::open(&self.0, settings)
     }
 }
 

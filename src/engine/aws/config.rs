@@ -96,9 +96,10 @@ impl Root {
     /// Stores it. From then on it is what is used.
     pub async fn store(&self, mount: &Mount) -> Result<(), Error> {
         let text = serde_json::to_string(self).map_err(|_| Error::Failed("cannot encode config/root".into()))?;
-        mount.ports.storage.put(KEY, &Secret::new(text), true).await?;
+        let stored = mount.ports.storage.put(KEY, &Secret::new(text), true).await;
+        // It may be stored even if that failed.
         mount.aws.forget();
-        Ok(())
+        Ok(stored?)
     }
 
     /// The account as the target is to reach it.

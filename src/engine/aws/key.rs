@@ -108,7 +108,9 @@ pub async fn make(
     let made = match cloud.create_key(username).await {
         Ok(made) => made,
         Err(failure) => {
-            if failure.cause != Cause::Unreachable {
+            if failure.cause == Cause::Unreachable {
+                mount.rotation.queue.outdated();
+            } else {
                 forget(mount, key).await;
             }
             return Err(Unmade::Aws("CreateAccessKey", failure));
@@ -116,12 +118,8 @@ pub async fn make(
     };
     record.fresh = Some(Fresh { id: made.id, secret: made.secret });
     if let Err(e) = record.store(mount, key).await {
-        // Nobody will know its secret.
-        if let Some(fresh) = &record.fresh
-            && let Err(why) = cloud.delete_key(username, &fresh.id).await
-        {
-            tracing::warn!(username, "a key whose secret could not be stored stays for now: {why}");
-        }
+        // It may be stored all the same. What is settled later goes by what is there then.
+        mount.rotation.queue.outdated();
         return Err(e.into());
     }
     Ok(record)

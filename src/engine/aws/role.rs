@@ -294,10 +294,11 @@ pub async fn write(mount: &Mount, name: &str, input: &Input) -> Reply {
                 ));
             }
         }
-    } else if input.has("revocation") && role.revocation != Revocation::Off && role.gives_sessions() {
-        if let Err(why) = denial::rights(mount, &role).await {
-            warnings.push(format!("sessions of this role cannot be revoked yet: {why}"));
-        }
+    } else if input.has("revocation")
+        && role.revocation != Revocation::Off
+        && let Err(why) = denial::rights(mount, &role).await
+    {
+        warnings.push(format!("sessions of this role cannot be revoked yet: {why}"));
     }
     role.store(mount, name).await?;
     if warnings.is_empty() {

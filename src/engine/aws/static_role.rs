@@ -27,6 +27,9 @@ pub const RECORDS: &str = "rotation/static/";
 /// The built-in engine's.
 const SHORTEST_PERIOD: Duration = Duration::from_secs(60);
 
+/// A key that is younger may be there without being listed.
+const YOUNG: Duration = Duration::from_secs(120);
+
 /// A static role. The stored form is the built-in engine's; ours are further keys.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -284,16 +287,25 @@ async fn settle(mount: &Mount, name: &str, role: &StaticRole) -> Result<(), Erro
     let key = record_key(name);
     let Some(record) = Record::load(mount, &key).await? else { return Ok(()) };
     let stored = Creds::load(mount, name).await?;
-    if record.fresh.is_some() && record.username == role.username {
-        if record.fresh.as_ref().map(|fresh| &fresh.id) == stored.as_ref().map(|creds| &creds.access_key) {
-            key::forget(mount, &key).await;
-            return Ok(());
+    let open = |e: Failure| Error::Failed(format!("an earlier change of the key is open: {e}"));
+    let cloud = cloud(mount).await?;
+    if let Some(fresh) = record.fresh.as_ref().filter(|_| record.username == role.username) {
+        let is_stored = stored.as_ref().is_some_and(|creds| creds.access_key == fresh.id);
+        if !is_stored && cloud.keys(&role.username).await.map_err(open)?.iter().any(|info| info.id == fresh.id) {
+            return adopt(mount, name, role, stored, record).await;
         }
-        return adopt(mount, name, role, stored, record).await;
+        let age = mount.ports.clock.now().duration_since(SystemTime::UNIX_EPOCH + Duration::from_secs(record.begun));
+        if !is_stored && age.unwrap_or_default() < YOUNG {
+            return Err(Error::Failed(format!(
+                "an earlier change of the key is open: {} is not to be seen yet; this is tried again",
+                fresh.id
+            )));
+        }
+        key::forget(mount, &key).await;
+        return Ok(());
     }
     let in_use = stored.map(|creds| creds.access_key).unwrap_or_default();
-    let open = |e: Failure| Error::Failed(format!("an earlier change of the key is open: {e}"));
-    key::clear(cloud(mount).await?.as_ref(), &record, &[&in_use]).await.map_err(open)?;
+    key::clear(cloud.as_ref(), &record, &[&in_use]).await.map_err(open)?;
     key::forget(mount, &key).await;
     Ok(())
 }

@@ -16,7 +16,7 @@ use crate::engine::issue::{self, Permit};
 use crate::engine::lease::Terms;
 use crate::engine::request::{Datum, Fields, LeaseGrant, Reply, Request, Response};
 use crate::engine::{Mount, SECRET_TYPE};
-use crate::target::aws::{AccessKey, Cause, Cloud, Step, UserEnd, UserPlan};
+use crate::target::aws::{AccessKey, Cause, Cloud, Step, User, UserEnd, UserPlan};
 
 /// The tag by which a user is known to be ours; its value is the note's id.
 const MARK: &str = "leasehold";
@@ -251,7 +251,8 @@ async fn end_noted(mount: &Mount, note: &Intent, key: &str) -> Result<(), Error>
         let found = cloud(mount).await?.user(&note.username).await;
         let found =
             found.map_err(|e| Error::Failed(format!("the user {:?} cannot be looked at: {e}", note.username)))?;
-        if !found.is_some_and(|user| user.tags.get(MARK).map(String::as_str) == Some(mark(key))) {
+        let ours = |user: User| user.tags.get(MARK).is_some_and(|value| value == mark(key));
+        if !found.is_some_and(ours) {
             return Ok(());
         }
     }
