@@ -10,11 +10,13 @@ use crate::target::aws::{
     Source, Step, Unmade, User, UserEnd, UserPlan,
 };
 
+/// The tags of a user, and its keys in the order in which they were made.
+type Known = (BTreeMap<String, String>, Vec<String>);
+
 /// What an account remembers.
 #[derive(Default)]
 pub struct Account {
-    /// Users: their tags, and their keys in the order in which they were made.
-    users: Mutex<BTreeMap<String, (BTreeMap<String, String>, Vec<String>)>>,
+    users: Mutex<BTreeMap<String, Known>>,
     policies: Mutex<BTreeMap<String, String>>,
     made: AtomicU64,
 }
