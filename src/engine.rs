@@ -4,6 +4,7 @@
 //! [`issue`], [`lease`] or [`end`] carry the plan to a target.
 
 pub mod aws;
+pub mod clocks;
 pub mod database;
 pub mod end;
 pub mod error;
@@ -14,7 +15,10 @@ pub mod intent;
 pub mod issue;
 pub mod journal;
 pub mod lease;
+pub mod marker;
 pub mod port;
+pub mod reconcile;
+pub mod remnant;
 pub mod request;
 pub mod rotation;
 pub mod route;
@@ -29,12 +33,17 @@ use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
 use database::connection::Connections;
+use database::credential::Ahead;
 use error::Error;
 use field::Input;
 use port::{Clock, Host, Storage};
 use request::{Existence, Fields, LeaseGrant, Operation, Reply, Request, Response};
 
+use crate::secret::Secret;
 use crate::target::Connector;
+
+/// Whether users are ended at all.
+pub use end::mode::RevocationMode;
 
 /// Which paths a mount answers on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +52,21 @@ pub enum Kind {
     Database,
     /// The paths of the AWS engine.
     Aws,
+}
+
+/// What every mount of a process is told when it is made.
+#[derive(Debug, Clone, Copy)]
+pub struct Orders {
+    /// Which paths it answers on.
+    pub kind: Kind,
+    /// Whether users are ended at all.
+    pub revocation_mode: RevocationMode,
+}
+
+impl From<Kind> for Orders {
+    fn from(kind: Kind) -> Self {
+        Self { kind, revocation_mode: RevocationMode::Normal }
+    }
 }
 
 /// The ports of one mount.
@@ -85,9 +109,17 @@ pub struct Inner {
     /// The host's stable id of the mount.
     id: String,
     ports: Ports,
+    revocation_mode: RevocationMode,
     connections: Connections,
     aws: aws::State,
+    ahead: Ahead,
     rotation: Rotation,
+    ending: end::Ending,
+    clocks: clocks::Clocks,
+    /// Which of all the processes that ever serve the mount this is.
+    incarnation: String,
+    /// The key of the seals of markers, once it was asked for.
+    seals: tokio::sync::OnceCell<Secret>,
 }
 
 /// What changes passwords: see [`rotation`].
@@ -99,13 +131,29 @@ struct Rotation {
 }
 
 /// Storage prefixes the host should wrap with its seal.
-pub const SEAL_WRAPPED: &[&str] = &["config/*", "static-role/*", "static-creds/*", "rotation/*"];
+pub const SEAL_WRAPPED: &[&str] = &["config/*", "static-role/*", "static-creds/*", "rotation/*", "key/*"];
 
 impl Mount {
     /// A mount with the host's stable id for it. Touches nothing yet: storage may not be writable.
-    pub fn new(kind: Kind, id: String, ports: Ports) -> Self {
-        let (connections, aws, rotation) = (Connections::default(), aws::State::default(), Rotation::default());
-        Self(Arc::new(Inner { kind, id, ports, connections, aws, rotation }))
+    pub fn new(orders: impl Into<Orders>, id: String, ports: Ports) -> Self {
+        let Orders { kind, revocation_mode } = orders.into();
+        let (connections, ahead, rotation) = (Connections::default(), Ahead::default(), Rotation::default());
+        let (ending, clocks) = (end::Ending::default(), clocks::Clocks::new(ports.clock.as_ref()));
+        let (incarnation, seals) = (format!("{:016x}", rand::random::<u64>()), tokio::sync::OnceCell::new());
+        Self(Arc::new(Inner {
+            kind,
+            id,
+            ports,
+            revocation_mode,
+            connections,
+            aws: aws::State::default(),
+            ahead,
+            rotation,
+            ending,
+            clocks,
+            incarnation,
+            seals,
+        }))
     }
 
     /// Storage works from now on: the mount may begin what it does without being asked. Any request says the same.
@@ -205,9 +253,12 @@ impl Mount {
         if let Some(name) = key.strip_prefix("config/") {
             self.connections.forget(name);
             self.aws.forget();
+            self.rotation.queue.outdated();
         }
-        if ["static-role/", "static-roles/", aws::denial::PREFIX].iter().any(|prefix| key.starts_with(prefix))
-            || [journal::PREFIX, intent::PREFIX].iter().any(|prefix| key.starts_with(prefix))
+        if ["static-role/", "static-roles/", aws::denial::PREFIX, aws::user::PREFIX]
+            .iter()
+            .any(|prefix| key.starts_with(prefix))
+            || [journal::PREFIX, intent::PREFIX, remnant::PREFIX].iter().any(|prefix| key.starts_with(prefix))
         {
             self.rotation.queue.outdated();
         }

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use leasehold::engine::Kind;
+use leasehold::engine::{Kind, Orders, RevocationMode};
 use leasehold::observe;
 use leasehold::secret::memory;
 use leasehold::wire::{self, Invitation};
@@ -25,9 +25,36 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Engine {
     /// Database credentials: the paths of the built-in `database` engine.
-    Database,
+    Database {
+        #[command(flatten)]
+        ending: Ending,
+    },
     /// AWS credentials: the paths of the AWS engine.
-    Aws,
+    Aws {
+        #[command(flatten)]
+        ending: Ending,
+    },
+}
+
+#[derive(clap::Args)]
+struct Ending {
+    /// Whether users are ended: normal, report_only (the log tells who would be) or paused. The variable
+    /// LEASEHOLD_REVOCATION_MODE of the server's own environment says the same; the stricter of the two counts.
+    #[arg(long, default_value = "normal", value_name = "MODE", value_parser = RevocationMode::named)]
+    revocation_mode: RevocationMode,
+}
+
+/// What a host restores with everything else cannot hold back what it would do next; its environment can.
+const MODE_VARIABLE: &str = "LEASEHOLD_REVOCATION_MODE";
+
+fn ordered(argument: RevocationMode) -> Result<RevocationMode, String> {
+    match std::env::var(MODE_VARIABLE) {
+        Ok(name) => {
+            RevocationMode::named(&name).map(|mode| mode.max(argument)).map_err(|e| format!("{MODE_VARIABLE}: {e}"))
+        }
+        Err(std::env::VarError::NotPresent) => Ok(argument),
+        Err(e) => Err(format!("{MODE_VARIABLE}: {e}")),
+    }
 }
 
 fn main() -> ExitCode {
@@ -41,11 +68,18 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let kind = match arguments.engine {
-        Some(Engine::Database) => Kind::Database,
-        Some(Engine::Aws) => Kind::Aws,
+    let (kind, ending) = match arguments.engine {
+        Some(Engine::Database { ending }) => (Kind::Database, ending),
+        Some(Engine::Aws { ending }) => (Kind::Aws, ending),
         None => {
             eprintln!("leasehold: no engine is named; register the plugin with -args=database or -args=aws");
+            return ExitCode::FAILURE;
+        }
+    };
+    let orders = match ordered(ending.revocation_mode) {
+        Ok(revocation_mode) => Orders { kind, revocation_mode },
+        Err(error) => {
+            eprintln!("leasehold: {error}");
             return ExitCode::FAILURE;
         }
     };
@@ -53,7 +87,10 @@ fn main() -> ExitCode {
     for problem in not_hardened {
         tracing::warn!(error = %problem, "the process is less protected than it should be");
     }
-    match wire::run(&invitation, kind) {
+    if orders.revocation_mode != RevocationMode::Normal {
+        tracing::warn!(revocation_mode = %orders.revocation_mode, "no user is ended by this process");
+    }
+    match wire::run(&invitation, orders) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(error = %error, "the plugin cannot run");

@@ -4,6 +4,7 @@ pub mod authority;
 pub mod key;
 pub mod memory;
 pub mod password;
+pub mod seal;
 pub mod verifier;
 
 use std::fmt;

@@ -2,20 +2,24 @@
 //! and gives back an outcome.
 
 pub mod aws;
+mod capability;
 mod dial;
 pub mod dsn;
+mod ending;
 pub mod mysql;
+pub mod passwords;
 pub mod pool;
 pub mod postgres;
 pub mod redis;
 pub mod statement;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 
 use crate::secret::Secret;
+use crate::secret::verifier::Prepared;
 
 /// How an action at a target ended.
 ///
@@ -71,14 +75,52 @@ pub enum TargetError {
     /// The deadline passed; the text names the setting that would change it.
     #[error("{0}")]
     Timeout(String),
+    /// Nothing was tried: the target gives no sessions at the moment, or too many requests wait for one.
+    #[error("{0}")]
+    Unavailable(String),
     /// The session broke while in use.
     #[error("{0}")]
     Lost(String),
+    /// The target has a user of the same request already; see [`MintPlan::repeats`].
+    #[error("the request was carried out before")]
+    Repeated,
     /// The plan cannot be carried out as written (for example: it does not create the user it should).
     #[error("{0}")]
     Plan(String),
 }
 
+impl TargetError {
+    /// True for an answer of the server with one of these codes.
+    fn has_code(&self, codes: &[&str]) -> bool {
+        matches!(self, Self::Answer { code, .. } if codes.contains(&code.as_str()))
+    }
+
+    /// True if the target could not be reached, or works on nothing at the moment: what failed may be tried again as
+    /// soon as it answers. False if it answered, and said no.
+    pub fn is_outage(&self) -> bool {
+        match self {
+            Self::Connect(_) | Self::Timeout(_) | Self::Unavailable(_) | Self::Lost(_) => true,
+            Self::Begin(inner) | Self::Account(inner) | Self::Statement(inner) => inner.is_outage(),
+            // Shutting down or starting, out of sessions or memory, read-only.
+            Self::Server { code, .. } => {
+                ["57P", "53"].iter().any(|class| code.starts_with(class)) || code.as_str() == "25006"
+            }
+            // Out of sessions, shutting down, read-only; and Redis's.
+            Self::Answer { code, .. } => matches!(
+                code.as_str(),
+                "1040" | "1053" | "1290" | "1792" | "1836" | "BUSY" | "LOADING" | "MASTERDOWN" | "READONLY"
+            ),
+            Self::Config(_) | Self::Plan(_) | Self::Repeated => false,
+        }
+    }
+}
+
+/// What is asked of the account of a connection.
+pub use capability::{Capability, Need};
+/// What to end, how, and what it came to.
+pub use ending::{EndOptions, EndPlan, Ended, Left, Owned, Sessions, Verify};
+/// What sessions are opened with.
+pub use passwords::Passwords;
 /// A role statement list, ready to be filled, and whose SQL it is in: see [`statement`].
 pub use statement::{Dialect, Script};
 
@@ -177,6 +219,17 @@ pub enum Settings {
     Redis(redis::Settings),
 }
 
+impl Settings {
+    /// What sessions are opened with. What is said to it later holds for the target that is made of these settings.
+    pub fn passwords(&self) -> Passwords {
+        match self {
+            Self::PostgreSql(settings) => settings.endpoint.passwords.clone(),
+            Self::MySql(settings) => settings.passwords.clone(),
+            Self::Redis(settings) => settings.passwords.clone(),
+        }
+    }
+}
+
 /// Makes targets of settings. A port, so that the engine can be tried against targets that fail as no server can be
 /// made to.
 pub trait Connector: Send + Sync {
@@ -218,14 +271,27 @@ pub enum LoginKind {
 pub enum Login<'a> {
     /// The password.
     Password(&'a Secret),
+    /// The password, with a verifier that was made before.
+    Prepared(&'a Prepared),
     /// The public key: PKIX, PEM.
     PublicKey(&'a str),
     /// Nothing: the server has only to trust the authority.
     Certificate,
 }
 
+impl<'a> Login<'a> {
+    /// The password, if there is one.
+    pub fn password(self) -> Option<&'a Secret> {
+        match self {
+            Self::Password(password) => Some(password),
+            Self::Prepared(prepared) => Some(&prepared.password),
+            Self::PublicKey(_) | Self::Certificate => None,
+        }
+    }
+}
+
 /// Whose a minted user is, and until when: written beside it at the target, in the same transaction.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Marker {
     /// The mount's stable id (the host's `backendUUID`).
     pub mount: String,
@@ -240,6 +306,12 @@ pub struct Marker {
     pub begun: u64,
     /// When the user must be gone, unix seconds.
     pub expires: u64,
+    /// The connection that it was made at; empty if nobody wrote that down.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub connection: String,
+    /// Proof that the mount itself wrote this, of all but `expires`: others may write comments too.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub seal: String,
 }
 
 /// What to create.
@@ -254,8 +326,13 @@ pub struct MintPlan {
     pub rollback: Script,
     /// When the server itself should refuse the login.
     pub expiration: SystemTime,
+    /// Rounds of the SCRAM verifier where one is made; `None` for the connection's.
+    pub scram_iterations: Option<u32>,
     /// The note left at the target.
     pub marker: Marker,
+    /// A process that has died may have done the same: where the target keeps markers, a user with the same request is
+    /// looked for once nobody can be making it any more, and [`TargetError::Repeated`] says that there is one.
+    pub repeats: bool,
 }
 
 /// What to prolong.
@@ -271,90 +348,6 @@ pub struct RenewPlan {
     pub expires: u64,
 }
 
-/// What to end, and how.
-#[derive(Debug)]
-pub struct EndPlan {
-    /// The user's name.
-    pub username: String,
-    /// Revocation statements; empty means the target's default clean-up.
-    pub revocation: Script,
-    /// What happens to sessions and objects.
-    pub options: EndOptions,
-}
-
-/// How a user ends.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct EndOptions {
-    /// What becomes of objects that the user owns.
-    pub owned: Owned,
-    /// What becomes of its open sessions.
-    pub sessions: Sessions,
-    /// Whether the end is looked at afterwards.
-    pub verify: Verify,
-}
-
-/// What becomes of objects that a user owns.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum Owned {
-    /// They are somebody's data: they stay, and with them the user, barred, until somebody decides.
-    #[default]
-    Fail,
-    /// They go with the user.
-    Drop,
-    /// They become another role's.
-    Reassign(String),
-}
-
-/// What becomes of the open sessions of a user.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum Sessions {
-    /// They are ended at once.
-    #[default]
-    Terminate,
-    /// They go on until they end by themselves.
-    Keep,
-    /// They may end by themselves for so long.
-    Grace(Duration),
-}
-
-/// Whether the target is looked at once more after an end.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Verify {
-    /// Yes; what cannot be looked at counts as left.
-    #[default]
-    Required,
-    /// Yes, as far as the account of the connection can see.
-    BestEffort,
-    /// No.
-    Off,
-}
-
-/// What ending a user came to. The user is contained in any case: no login, and no session but those that
-/// [`Sessions`] allows.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Ended {
-    /// The user existed when we came.
-    pub existed: bool,
-    /// Sessions that were ended.
-    pub sessions: u64,
-    /// How long it took.
-    pub took: Duration,
-    /// What could not be cleaned up; empty if the end is verified.
-    pub left: Vec<Left>,
-}
-
-/// Something of a user that is still there after its end.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Left {
-    /// The database it is in, empty for what belongs to the whole server.
-    #[serde(default)]
-    pub database: String,
-    /// What it is, in the target's words: `table public.orders`, `role v-app-…`.
-    pub object: String,
-    /// Why it is still there, with what would mend it.
-    pub reason: String,
-}
-
 /// A user that carries a [`Marker`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Marked {
@@ -364,17 +357,6 @@ pub struct Marked {
     pub marker: Marker,
     /// It cannot log in any more.
     pub barred: bool,
-}
-
-/// Something that the engine asks of the account of a connection.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Capability {
-    /// What for, in a few words: `create users`, `end sessions of users`.
-    pub name: &'static str,
-    /// The account can do it.
-    pub granted: bool,
-    /// The statement that would grant it, if it is missing.
-    pub fix: String,
 }
 
 /// What a login that was tried to learn whether a password is right came to, if not to a session.
@@ -395,11 +377,16 @@ impl LoginError {
     /// By what the server answered: one of `wrong` says that the password is; any other answer, that there is no telling.
     fn by_code(error: TargetError, wrong: &[&str]) -> Self {
         match &error {
-            TargetError::Answer { code, .. } if wrong.contains(&code.as_str()) => Self::Refused(error),
+            _ if error.has_code(wrong) => Self::Refused(error),
             TargetError::Answer { .. } => Self::Barred(error),
             _ => Self::Unreachable(error),
         }
     }
+}
+
+/// What a server says that keeps one password a user, and is called `server`.
+fn one_password(server: &str) -> TargetError {
+    TargetError::Plan(format!("{server} keeps one password a user; MySQL 8.0.14 or later, Valkey and Redis keep two"))
 }
 
 /// One connected target. Calls may run concurrently; each has its own deadline.
@@ -421,11 +408,38 @@ pub trait Target: Send + Sync {
     async fn marked(&self, mount: &str) -> Result<Vec<Marked>, TargetError>;
     /// Which of these users are there.
     async fn present(&self, usernames: &[String]) -> Result<Vec<String>, TargetError>;
-    /// What the account of the connection can do of what the engine needs. Changes nothing.
-    async fn check(&self) -> Result<Vec<Capability>, TargetError>;
+    /// The time by the target's own clock; `None` where it cannot be asked.
+    async fn clock(&self) -> Result<Option<SystemTime>, TargetError>;
+    /// What the account of the connection can do of what the engine needs for users that end by `options`. Changes
+    /// nothing. A role whose options give a [`Capability`] that is required and not granted cannot be kept: its users
+    /// could not end as it says.
+    async fn check(&self, options: &EndOptions) -> Result<Vec<Capability>, TargetError>;
     /// Changes the password of an account that we did not make. `{{name}}`, `{{username}}`, `{{password}}` are filled; an
     /// empty script means the target's default. Safe against a dropped future as [`Target::mint`] is.
     async fn set_password(&self, username: &str, password: &Secret, statements: &Script) -> Outcome<()>;
+    /// Whether a user can have two passwords at a time here.
+    ///
+    /// # Errors
+    /// [`TargetError::Plan`] if not: it names the servers that can.
+    async fn keeps_two_passwords(&self) -> Result<(), TargetError> {
+        Err(one_password("this server"))
+    }
+    /// As [`Target::set_password`] without statements, but `old`, if it opens the account, goes on doing so.
+    async fn add_password(&self, username: &str, password: &Secret, old: &Secret) -> Outcome<()> {
+        let _ = (username, password, old);
+        Outcome::Failed(one_password("this server"))
+    }
+    /// Ends `old`, which [`Target::add_password`] has kept. One that is gone already is no error: what failed can be done
+    /// again.
+    async fn remove_password(&self, username: &str, old: &Secret) -> Result<(), TargetError> {
+        let _ = (username, old);
+        Err(one_password("this server"))
+    }
+    /// Lets every password that was changed outlive a restart of the server, where that takes a step of its own: one that
+    /// may have failed, or that nobody came to.
+    async fn keep(&self) -> Result<(), TargetError> {
+        Ok(())
+    }
     /// Logs in as `username`, on a session of its own, to learn whether `password` opens the account. A server that
     /// refuses for another reason after it has accepted the password counts as `Ok`.
     async fn login(&self, username: &str, password: &Secret) -> Result<(), LoginError>;

@@ -44,7 +44,7 @@ use self::proto::plugin::grpc_controller_server::GrpcControllerServer;
 use self::proto::plugin::grpc_stdio_server::GrpcStdioServer;
 use self::service::{Instances, Make, Patience};
 use self::tls::{Identity, TlsError};
-use crate::engine::{Kind, Mount};
+use crate::engine::{Mount, Orders};
 use crate::secret::memory;
 
 /// How long open calls may go on after the end was announced. The host has hung up by then, or waits for us.
@@ -69,8 +69,8 @@ pub enum RunError {
     Serve(#[from] tonic::transport::Error),
 }
 
-/// Serves mounts of `kind` to the host that sent `invitation`, until it is told to end or the host is gone.
-pub fn run(invitation: &Invitation, kind: Kind) -> Result<(), RunError> {
+/// Serves mounts that are made by `orders` to the host that sent `invitation`, until it is told to end or the host is gone.
+pub fn run(invitation: &Invitation, orders: Orders) -> Result<(), RunError> {
     let parent = lifetime::parent();
     if invitation.lock_pages
         && let Err(e) = memory::lock_pages()
@@ -81,7 +81,7 @@ pub fn run(invitation: &Invitation, kind: Kind) -> Result<(), RunError> {
     let socket = invitation.bind().map_err(RunError::Listen)?;
     let listener = socket.listener().map_err(RunError::Listen)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(RunError::Start)?;
-    let make: Make = Box::new(move |id, ports| Arc::new(Mount::new(kind, id, ports)));
+    let make: Make = Box::new(move |id, ports| Arc::new(Mount::new(orders, id, ports)));
     let ended = runtime.block_on(async {
         let stop = CancellationToken::new();
         let plugin = Plugin::new(&identity, &invitation.peer, make, stop.clone())?;

@@ -22,11 +22,10 @@ use std::time::SystemTime;
 
 use serde_json::json;
 
-use super::Mount;
 use super::error::Error;
 use super::field::Input;
-use super::intent;
 use super::request::{Existence, Operation, Reply, Request, Response};
+use super::{Mount, RevocationMode};
 use crate::target::aws::{Cause, Cloud, Failure, Principal};
 use paths::Path;
 
@@ -100,6 +99,20 @@ fn refused(what: &str, failure: &Failure) -> Error {
         Cause::Throttled => Error::Coded(502, text),
         _ => Error::Refused(text),
     }
+}
+
+/// Whether credentials are ended at all: an operator may hold that back for the whole process.
+fn may_end(mount: &Mount, what: &str, name: &str) -> Result<(), Error> {
+    let mode = mount.revocation_mode;
+    if mode == RevocationMode::Normal {
+        return Ok(());
+    }
+    if mode == RevocationMode::ReportOnly {
+        tracing::warn!(what, name, "would be ended, but revocation_mode is report_only");
+    }
+    Err(Error::Failed(format!(
+        "the {what} {name:?} stays: the revocation_mode of the plugin's process is {mode}; set it to normal to end it"
+    )))
 }
 
 /// The AWS kind of mount.
@@ -179,7 +192,7 @@ pub async fn when_due(mount: &Mount, key: &str) -> Result<(), Error> {
         static_role::when_due(mount, name).await
     } else if key == root::RECORD {
         root::when_due(mount).await
-    } else if key.starts_with(intent::PREFIX) {
+    } else if key.starts_with(user::PREFIX) {
         user::when_due(mount, key).await
     } else if key.starts_with(denial::PREFIX) {
         denial::when_due(mount, key).await

@@ -7,16 +7,19 @@ pub mod paths;
 pub mod role;
 pub mod root;
 pub mod static_role;
+mod timing;
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde_json::json;
 
 use super::Mount;
+use super::end::Trouble;
 use super::error::Error;
 use super::field::Input;
-use super::intent;
 use super::request::{Existence, Operation, Reply, Request, Response};
+use super::rotation::queue::Lane;
+use super::{intent, reconcile, remnant};
 use paths::Path;
 
 /// The `database` kind of mount.
@@ -59,6 +62,12 @@ pub async fn handle(mount: &Mount, path: Path, name: &str, input: &Input, reques
         (Path::StaticCreds, Read) => static_role::creds(mount, name).await,
         (Path::RotateRole, Create | Update) => static_role::rotate(mount, name).await,
         (Path::RotateRoot, Create | Update) => root::rotate(mount, name).await,
+        (Path::Reconcile, Read) => reconcile::read(mount, name).await,
+        (Path::Reconcile, Create | Update) => reconcile::write(mount, name).await,
+        (Path::Remnants, List) => remnant::list(mount, input).await,
+        (Path::Remnant, Read) => remnant::read(mount, name).await,
+        (Path::RemnantAccept, Create | Update) => remnant::accept(mount, name, input, request).await,
+        (Path::RemnantRetry, Create | Update) => remnant::retry(mount, name).await,
         _ => Err(Error::UnsupportedOperation),
     }
 }
@@ -68,16 +77,31 @@ pub async fn handle(mount: &Mount, path: Path, name: &str, input: &Input, reques
 pub async fn scheduled(mount: &Mount) -> Result<Vec<(String, String, SystemTime)>, Error> {
     let storage = &mount.ports.storage;
     let mut found = static_role::scheduled(mount).await?;
-    for name in storage.list(static_role::RECORDS, "", -1).await? {
+    let mut open = storage.list(static_role::RECORDS, "", -1).await?;
+    open.extend(storage.list(static_role::SECOND_RECORDS, "", -1).await?);
+    for name in open {
         let connection = found.iter().find(|(key, ..)| *key == static_role::record_key(&name));
         let connection = connection.map(|(_, connection, _)| connection.clone()).unwrap_or_default();
         found.push((static_role::record_key(&name), connection, SystemTime::UNIX_EPOCH));
     }
+    found.extend(root::scheduled(mount).await?);
     for name in storage.list(root::RECORDS, "", -1).await? {
         found.push((root::record_key(&name), name, SystemTime::UNIX_EPOCH));
     }
     found.extend(creds::scheduled(mount).await?);
+    found.extend(remnant::scheduled(mount).await?);
+    found.extend(reconcile::scheduled(mount).await?);
     Ok(found)
+}
+
+/// Which turn the work with this record key has.
+pub fn lane(key: &str) -> Lane {
+    let is = |prefixes: &[&str]| prefixes.iter().any(|prefix| key.starts_with(prefix));
+    match key {
+        _ if is(&[intent::PREFIX, remnant::PREFIX]) => Lane::Ends,
+        _ if is(&[reconcile::PREFIX]) => Lane::Sweeps,
+        _ => Lane::Passwords,
+    }
 }
 
 /// Does what the account with this record key is due for. Failures are in the queue when this returns.
@@ -86,11 +110,42 @@ pub async fn when_due(mount: &Mount, key: &str) -> Result<(), Error> {
         static_role::when_due(mount, name).await
     } else if let Some(name) = key.strip_prefix(root::RECORDS) {
         root::when_due(mount, name).await
-    } else if key.starts_with(intent::PREFIX) {
-        creds::when_due(mount, key).await
+    } else if let Some(name) = key.strip_prefix(reconcile::PREFIX) {
+        reconcile::when_due(mount, name).await;
+        Ok(())
     } else {
         mount.rotation.queue.forget(key);
         Ok(())
+    }
+}
+
+/// Ends the user with this record key. Failures are in the queue when this returns.
+pub async fn end_due(mount: &Mount, key: &str) -> Result<(), Trouble> {
+    if key.starts_with(intent::PREFIX) {
+        creds::when_due(mount, key).await
+    } else {
+        remnant::when_due(mount, key).await
+    }
+}
+
+/// Whether the database of a connection answers, in `patience` or in the time that its own settings give it. A connection
+/// that is not there any more answers too: what comes of it, everybody finds out for himself.
+pub async fn answers(mount: &Mount, name: &str, patience: Option<Duration>) -> Result<(), String> {
+    let asking = async {
+        match mount.connections.live(name) {
+            Some(connection) => connection::verify(&connection).await,
+            None => match connection::Config::load(mount, name).await {
+                Ok(Some(_)) => mount.connections.get(mount, name).await.map(drop).map_err(|e| e.to_string()),
+                Ok(None) => Ok(()),
+                Err(e) => Err(e.to_string()),
+            },
+        }
+    };
+    match patience {
+        Some(patience) => tokio::time::timeout(patience, asking)
+            .await
+            .unwrap_or_else(|_| Err(format!("no answer within {}s", patience.as_secs()))),
+        None => asking.await,
     }
 }
 
@@ -109,7 +164,7 @@ pub async fn exists(mount: &Mount, path: Path, name: &str) -> Result<Existence, 
 }
 
 /// LIST below a storage prefix, with `after` and `limit`. An empty list is a 404 of the host.
-async fn list(mount: &Mount, prefix: &str, input: &Input) -> Reply {
+pub(super) async fn list(mount: &Mount, prefix: &str, input: &Input) -> Reply {
     let after = input.text("after").unwrap_or_default();
     let limit = input.int("limit").unwrap_or(-1);
     let limit = i32::try_from(limit).map_err(|_| Error::Refused(format!("limit {limit} is out of range")))?;

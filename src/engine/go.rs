@@ -3,6 +3,7 @@
 //! The grammar and the error texts are those of Go's `time.ParseDuration` and of the host's wrapper around it, because
 //! clients and their tests depend on both.
 
+pub mod instant;
 pub mod layout;
 
 use std::fmt;

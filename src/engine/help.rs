@@ -67,9 +67,10 @@ pub fn in_full(field: &Field) -> String {
 /// The pattern as the regular expression that the host's own engines print.
 fn regex<P>(route: &Route<P>) -> String {
     match (route.captures(), route.pattern.split_once('{')) {
-        (Some(name), Some((prefix, _))) => {
+        (Some(name), Some((prefix, rest))) => {
+            let suffix = rest.split_once('}').map_or("", |(_, suffix)| suffix);
             let inside = if route.allows_at() { r"\w-.@" } else { r"\w-." };
-            format!(r"^{prefix}(?P<{name}>\w(([{inside}]+)?\w)?)$")
+            format!(r"^{prefix}(?P<{name}>\w(([{inside}]+)?\w)?){suffix}$")
         }
         _ => format!("^{}$", route.pattern),
     }
@@ -108,8 +109,8 @@ fn document<P>(routes: &[&Route<P>], engine: &str) -> Value {
     for route in routes {
         let shown = route.shown();
         let path = shown.trim_end_matches("/?");
-        // `config/{name}` is a config, `config/root` is that one.
-        let place = path.split_once("/{").map_or(path, |(place, _)| place).replace('/', "-");
+        let place: Vec<&str> = path.split('/').filter(|segment| !segment.starts_with('{')).collect();
+        let place = place.join("-");
         let mut item = Map::new();
         item.insert("description".into(), one_line(route.synopsis));
         if let Some(field) = route.captures().and_then(|name| route.fields.iter().find(|field| field.name == name)) {

@@ -4,15 +4,17 @@
 //! here, before the target hears of the user: without a note, no user. It lives as long as the user does, and costs two
 //! writes at a mint, one at a renewal, one removal at the end:
 //!
-//! 1. *begun*, before the mint. A mint that dies, whatever dies with it, leaves this, and [`UNFINISHED`] later the tick
-//!    ends what may have been made.
+//! 1. *begun*, before the mint. A mint that dies, whatever dies with it, leaves this. The next process ends what has been
+//!    made as soon as it is certain that the one which wrote the note is gone ([`CLEARED`]), and once more [`UNFINISHED`]
+//!    after the beginning: a statement that was under way may have made it in between.
 //! 2. *made*, after the mint and before the caller gets the password. If this cannot be written the user is ended: a
 //!    credential that somebody holds is never taken for an unfinished one.
 //! 3. A renewal moves the end.
 //! 4. Once the user is gone, so is the note. If the host never asks for that, the tick does it, [`GRACE`] after the end.
 //!
-//! One case remains: the process dies between 2 and the host's own note of the lease. That user lives until the end of a
-//! lease that nobody has, as with the built-in engine it would for ever.
+//! If a process dies between 2 and the host's own note of the lease, the host sends the request again, and the user is
+//! found by it. One case remains: the host dies then, too. That user lives until the end of a lease that nobody has, as
+//! with the built-in engine it would for ever.
 
 use std::time::{Duration, SystemTime};
 
@@ -20,7 +22,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::Mount;
+use super::end::Doomed;
+use super::end::wishes::Wishes;
 use super::error::Error;
+use super::issue::Site;
 use super::port::Storage;
 use super::request::Fields;
 use crate::secret::{Secret, password};
@@ -35,8 +40,12 @@ pub const LEASE_FIELD: &str = "mint";
 /// A mint of which nothing was heard for so long is over. No statement may take longer at its target.
 pub const UNFINISHED: Duration = Duration::from_secs(120);
 
-/// A user is ended without being asked for so long after its lease: the host's clock may be another, and it tries first.
-pub const GRACE: Duration = Duration::from_secs(300);
+/// A process that has been replaced for so long can write nothing any more: what it had not finished by then it will not.
+pub const CLEARED: Duration = Duration::from_secs(5);
+
+/// A user is ended without being asked for so long after its lease. The host tries first; and its lease begins when the
+/// answer arrives, which is later than what was written down when the mint began.
+pub const GRACE: Duration = Duration::from_secs(60);
 
 /// One user, from before it is made until it is gone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +59,9 @@ pub struct Intent {
     /// What ends it, if the role is gone by then.
     #[serde(default)]
     pub revocation: Vec<String>,
+    /// And how, then.
+    #[serde(default, skip_serializing_if = "Wishes::is_silent")]
+    pub wishes: Wishes,
     /// Id of the request that asked for it.
     #[serde(default)]
     pub request: String,
@@ -63,22 +75,38 @@ pub struct Intent {
     /// The mint came to its end.
     #[serde(default)]
     pub made: bool,
+    /// The process that mints: [`Inner::incarnation`](super::Inner).
+    #[serde(default)]
+    pub incarnation: String,
 }
 
 impl Intent {
     /// Of a mint that is about to begin.
-    pub fn new(plan: &MintPlan, db_name: &str, revocation: &[String], now: SystemTime) -> Self {
+    pub fn new(mount: &Mount, plan: &MintPlan, site: &Site<'_>) -> Self {
         Self {
             username: plan.username.clone(),
             role: plan.marker.role.clone(),
-            db_name: db_name.to_owned(),
-            revocation: revocation.to_vec(),
+            db_name: site.db_name.to_owned(),
+            revocation: site.revocation.to_vec(),
+            wishes: site.wishes.clone(),
             request: plan.marker.request.clone(),
             entity: plan.marker.entity.clone(),
-            begun: unix_seconds(now),
+            begun: unix_seconds(mount.ports.clock.now()),
             expires: plan.marker.expires,
             made: false,
+            incarnation: mount.incarnation.clone(),
         }
+    }
+
+    /// The mint came to its end. The lease begins now.
+    pub fn is_made(&mut self, now: SystemTime) {
+        self.made = true;
+        self.expires = self.expires.saturating_add(unix_seconds(now).saturating_sub(self.begun));
+    }
+
+    /// True if the process that mints is another than this one, and has had the time to finish.
+    pub fn is_abandoned(&self, mount: &Mount) -> bool {
+        !self.made && self.incarnation != mount.incarnation && until_cleared(mount).is_zero()
     }
 
     /// The note at `key`, if there is one.
@@ -101,30 +129,69 @@ impl Intent {
         SystemTime::UNIX_EPOCH + Duration::from_secs(since).saturating_add(pause)
     }
 
-    /// What a lease of this user says.
-    pub fn lease(&self, key: &str) -> Fields {
-        let mut internal = lease(&self.username, &self.role, &self.db_name, &self.revocation);
-        internal.insert(LEASE_FIELD.into(), json!(key));
-        internal
+    /// What ends the user, and with it this note at `key`.
+    pub fn doomed(&self, key: &str) -> Doomed {
+        Doomed {
+            username: self.username.clone(),
+            role: self.role.clone(),
+            db_name: self.db_name.clone(),
+            entity: self.entity.clone(),
+            revocation: self.revocation.clone(),
+            wishes: self.wishes.clone(),
+            note: Some(key.to_owned()),
+        }
+    }
+
+    /// The same, if it may be too early: then the note stays for what may still be made.
+    pub fn doomed_now(&self, key: &str) -> Doomed {
+        Doomed { note: self.made.then(|| key.to_owned()), ..self.doomed(key) }
     }
 }
 
-/// The internal data of a lease: the built-in engine's own.
-pub fn lease(username: &str, role: &str, db_name: &str, revocation: &[String]) -> Fields {
-    let fields = [
-        ("username", json!(username)),
-        ("role", json!(role)),
-        ("db_name", json!(db_name)),
-        ("revocation_statements", json!(revocation)),
-        (super::SECRET_TYPE, json!("creds")),
-    ];
-    fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+/// How long until what other processes had not finished is theirs no more.
+pub fn until_cleared(mount: &Mount) -> Duration {
+    CLEARED.saturating_sub(mount.clocks.age(mount.ports.clock.as_ref()))
 }
 
-/// A key for a new note.
-pub fn key() -> Result<String, Error> {
-    let id = password::base62(24).map_err(|e| Error::Failed(e.to_string()))?;
-    Ok(format!("{PREFIX}{id}"))
+/// The internal data of a lease: the built-in engine's own, and what else is needed to end its user.
+pub fn lease(user: &Doomed) -> Fields {
+    let fields = [
+        ("username", json!(user.username)),
+        ("role", json!(user.role)),
+        ("db_name", json!(user.db_name)),
+        ("revocation_statements", json!(user.revocation)),
+        (super::SECRET_TYPE, json!("creds")),
+    ];
+    let mut internal: Fields = fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+    user.wishes.store(&mut internal);
+    if let Some(note) = &user.note {
+        internal.insert(LEASE_FIELD.into(), json!(note));
+    }
+    internal
+}
+
+/// A key for a new note of this request.
+pub fn key(request: &str) -> Result<String, Error> {
+    let id = password::base62(16).map_err(|e| Error::Failed(e.to_string()))?;
+    Ok(format!("{PREFIX}{}{id}", of(request).unwrap_or_default()))
+}
+
+/// What keys of this request begin with, if it can be told by them.
+fn of(request: &str) -> Option<String> {
+    let usable = !request.is_empty() && request.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    usable.then(|| format!("{request}."))
+}
+
+/// The keys of the notes of a request.
+///
+/// # Errors
+/// If storage refuses.
+pub async fn of_request(mount: &Mount, request: &str) -> Result<Vec<String>, Error> {
+    /// So often no process dies under one request.
+    const MOST: i32 = 16;
+    let Some(beginning) = of(request) else { return Ok(Vec::new()) };
+    let found = mount.ports.storage.list(PREFIX, &beginning, MOST).await?;
+    Ok(found.into_iter().take_while(|id| id.starts_with(&beginning)).map(|id| format!("{PREFIX}{id}")).collect())
 }
 
 /// The user is gone. A note that stays is found to be of nobody when it is due.
@@ -151,18 +218,20 @@ mod tests {
             role: "r".into(),
             db_name: "d".into(),
             revocation: vec!["DROP".into()],
+            wishes: Wishes::default(),
             request: "q".into(),
             entity: String::new(),
             begun: 1000,
             expires: 5000,
             made: false,
+            incarnation: String::new(),
         };
         let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
         assert_eq!(intent.due(), at(1120));
         intent.made = true;
-        assert_eq!(intent.due(), at(5300));
+        assert_eq!(intent.due(), at(5060));
         let text = serde_json::to_string(&intent).unwrap();
         assert_eq!(serde_json::from_str::<Intent>(&text).unwrap(), intent);
-        assert_eq!(intent.lease("mint/x")["mint"], "mint/x");
+        assert_eq!(lease(&intent.doomed("mint/x"))["mint"], "mint/x");
     }
 }

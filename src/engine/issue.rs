@@ -1,12 +1,16 @@
 //! The one path that mints.
 
+mod repeat;
+
 use std::time::SystemTime;
 
+use super::end::Doomed;
+use super::end::wishes::Wishes;
 use super::error::Error;
 use super::intent::{self, Intent};
 use super::request::{Fields, Request};
 use super::{Mount, end};
-use crate::target::{Driver, EndOptions, EndPlan, Login, MintPlan, Outcome, Script, Target, TargetError};
+use crate::target::{Driver, Login, MintPlan, Outcome, Target, TargetError};
 
 /// Leave to mint one credential for one caller until a certain time. Only [`authorize`] makes one, and nothing is
 /// minted without one.
@@ -67,6 +71,8 @@ pub struct Site<'a> {
     pub target: &'a dyn Target,
     /// What ends the user.
     pub revocation: &'a [String],
+    /// And how.
+    pub wishes: Wishes,
 }
 
 /// Mints, and gives back what the host is to keep with the lease. At a target that keeps no marker the [`intent`] is
@@ -76,19 +82,28 @@ pub async fn mint(
     mount: &Mount,
     _permit: &Permit,
     site: &Site<'_>,
-    plan: &MintPlan,
+    plan: &mut MintPlan,
     login: Login<'_>,
 ) -> Result<Fields, Error> {
     if site.driver.keeps_marker() {
-        return match site.target.mint(plan, login).await {
-            Outcome::Done(()) => Ok(intent::lease(&plan.username, &plan.marker.role, site.db_name, site.revocation)),
+        let mut outcome = site.target.mint(plan, login).await;
+        if let Outcome::Failed(TargetError::Repeated) = outcome {
+            repeat::end_marked(mount, site, plan).await?;
+            plan.repeats = false;
+            outcome = site.target.mint(plan, login).await;
+        }
+        return match outcome {
+            Outcome::Done(()) => Ok(intent::lease(&site.doomed(plan, None))),
             Outcome::Failed(e) => Err(Error::Failed(e.to_string())),
             Outcome::Unknown(e) => Err(unsettled(plan, "its marker ends the login at the target", &e)),
         };
     }
+    if plan.repeats {
+        repeat::end_noted(mount, &plan.marker.request).await?;
+    }
     let storage = mount.ports.storage.as_ref();
-    let mut note = Intent::new(plan, site.db_name, site.revocation, mount.ports.clock.now());
-    let key = intent::key()?;
+    let mut note = Intent::new(mount, plan, site);
+    let key = intent::key(&plan.marker.request)?;
     // Who finds the note leaves it alone for as long as we are at it, however long that is.
     let _lock = mount.rotation.locks.hold(&key).await;
     note.store(storage, &key).await?;
@@ -103,22 +118,31 @@ pub async fn mint(
             return Err(unsettled(plan, "its note lets the next tick end the user", &e));
         }
     }
-    note.made = true;
+    note.is_made(mount.ports.clock.now());
     if let Err(e) = note.store(storage, &key).await {
         mount.rotation.queue.plan(&key, site.db_name, note.due());
-        let ending = EndPlan {
-            username: plan.username.clone(),
-            revocation: Script::parse(site.revocation, site.driver.dialect()),
-            options: EndOptions::default(),
-        };
-        match end::end(site.target, &ending, &note.role).await {
-            Ok(_) => intent::forget(mount, &key).await,
-            Err(why) => tracing::error!(username = plan.username, "a user without a note could not be ended: {why}"),
+        if let Err(why) = end::end(mount, note.doomed(&key)).await {
+            tracing::error!(username = plan.username, "a user without a note could not be ended: {why}");
         }
         return Err(e);
     }
     mount.rotation.queue.plan(&key, site.db_name, note.due());
-    Ok(note.lease(&key))
+    Ok(intent::lease(&note.doomed(&key)))
+}
+
+impl Site<'_> {
+    /// What ends the user of this plan.
+    pub fn doomed(&self, plan: &MintPlan, note: Option<String>) -> Doomed {
+        Doomed {
+            username: plan.username.clone(),
+            role: plan.marker.role.clone(),
+            db_name: self.db_name.to_owned(),
+            entity: plan.marker.entity.clone(),
+            revocation: self.revocation.to_vec(),
+            wishes: self.wishes.clone(),
+            note,
+        }
+    }
 }
 
 fn unsettled(plan: &MintPlan, hope: &str, error: &TargetError) -> Error {

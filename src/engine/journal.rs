@@ -13,8 +13,8 @@ use crate::secret::Secret;
 /// Where the notes are. They hold passwords: the host wraps them with its seal.
 pub const PREFIX: &str = "rotation/";
 
-/// The most passwords that one note keeps. A rotation beyond is refused: something is wrong that a further password
-/// would not cure.
+/// The most passwords that one note keeps. Something is wrong then that a further password would not cure: one of these is
+/// tried again.
 pub const MOST_CANDIDATES: usize = 8;
 
 /// One rotation that has begun.

@@ -1,7 +1,8 @@
 //! What the engine needs of the world. `wire` implements these for a real host, tests for a simulated one.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime};
+use std::sync::LazyLock;
+use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 
@@ -91,8 +92,10 @@ pub struct Group {
 
 /// The time.
 pub trait Clock: Send + Sync {
-    /// Now, by the wall clock.
+    /// Now, by the wall clock, which somebody may set at any moment.
     fn now(&self) -> SystemTime;
+    /// The time since some moment, by a clock that nobody sets.
+    fn steady(&self) -> Duration;
 }
 
 /// The wall clock of the machine.
@@ -103,5 +106,9 @@ impl Clock for SystemClock {
     #[allow(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]
     fn now(&self) -> SystemTime {
         SystemTime::now()
+    }
+    fn steady(&self) -> Duration {
+        static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
+        BEGUN.elapsed()
     }
 }

@@ -49,10 +49,25 @@ pub trait Account: Send + Sync {
     fn target(&self) -> Arc<dyn Target>;
     /// What changes its password.
     fn statements(&self) -> Script;
+    /// Gives it `password` at the target.
+    async fn set(&self, _mount: &Mount, password: &Secret) -> Outcome<()> {
+        self.target().set_password(self.username(), password, &self.statements()).await
+    }
+    /// True if the stored password goes on working after a change.
+    fn keeps_stored(&self) -> bool {
+        false
+    }
+    /// True if `candidate` is the password before the stored one, and goes on working beside it: that it opens the account
+    /// says nothing of the stored one.
+    fn is_previous(&self, _candidate: &Secret) -> bool {
+        false
+    }
     /// What is stored with its first password, in its stored form, if this is the first.
     fn creating(&self) -> Result<Option<Secret>, Error>;
     /// A new password.
     async fn draw(&self, mount: &Mount) -> Result<Secret, Error>;
+    /// `candidate` may open the account from now on: the target is about to hear of it.
+    fn expect(&self, _mount: &Mount, _candidate: &Secret) {}
     /// Stores `password`, which opens the account since `at`.
     async fn adopt(&mut self, mount: &Mount, password: &Secret, at: SystemTime) -> Result<(), Error>;
 }
@@ -96,6 +111,11 @@ impl Settled {
     /// True if the stored password is not known to open the account.
     pub fn is_open(&self) -> bool {
         matches!(self, Self::Unknown(_))
+    }
+
+    /// True if nothing is left to be settled.
+    pub fn is_over(&self) -> bool {
+        matches!(self, Self::Nothing | Self::Adopted | Self::Kept)
     }
 }
 
@@ -167,16 +187,11 @@ pub async fn change(mount: &Mount, account: &mut dyn Account) -> Result<(), Fail
         },
         Settled::Waiting(record) | Settled::Unknown(record) => record,
     };
-    if record.candidates.len() >= MOST_CANDIDATES {
-        return Err(Failure::Before(Error::Failed(format!(
-            "{MOST_CANDIDATES} changes of the password of {:?} did not come to an end: see to it that the account can \
-             log in from here, then try again",
-            record.username
-        ))));
-    }
-    let fresh = account.draw(mount).await?;
+    // A further password is one more that the account may have. So many without an answer, and it is one of these again.
+    let again = record.candidates.len() >= MOST_CANDIDATES;
+    let fresh = if again { record.candidates.remove(0) } else { account.draw(mount).await? };
     let at = mount.ports.clock.now();
-    let earlier = Record {
+    let mut earlier = Record {
         username: record.username.clone(),
         candidates: record.candidates.iter().map(Secret::duplicate).collect(),
         started: record.started,
@@ -185,21 +200,51 @@ pub async fn change(mount: &Mount, account: &mut dyn Account) -> Result<(), Fail
     record.candidates.push(fresh.duplicate());
     record.started = journal::nanoseconds(at);
     record.store(storage, &key).await?;
+    account.expect(mount, &fresh);
 
     let target = account.target();
-    match target.set_password(account.username(), &fresh, &account.statements()).await {
-        Outcome::Done(()) => {}
+    let certain = match account.set(mount, &fresh).await {
+        Outcome::Done(()) => true,
         Outcome::Failed(e) => {
-            withdraw(mount, &key, record).await;
+            // One that is tried again may have been taken the first time.
+            if !again {
+                withdraw(mount, &key, record).await;
+            }
             return Err(Failure::Refused(e));
         }
         Outcome::Unknown(e) => match target.login(account.username(), &fresh).await {
-            Ok(()) => {}
-            Err(_) => return Err(Failure::Open(format!("the password may have been changed: {e}"))),
+            Ok(()) if !proves_nothing(target.as_ref(), account.username()).await? => {
+                keep(mount, target.as_ref(), account.stored(), &mut earlier).await;
+                false
+            }
+            _ => return Err(Failure::Open(format!("the password may have been changed: {e}"))),
         },
+    };
+    if let Err(failure) = prove(account, target.as_ref(), &fresh).await {
+        match failure {
+            Failure::Refused(_) if !again => withdraw(mount, &key, record).await,
+            // The server's own word that it is none of the others, unless one is still on its way.
+            Failure::Open(_) if certain && account.statements().is_empty() && !in_flight(mount, &earlier) => {
+                record.candidates = vec![fresh];
+                if let Err(e) = record.store(storage, &key).await {
+                    tracing::warn!(record = key, "passwords that are not valid any more stay recorded: {e}");
+                }
+            }
+            _ => {}
+        }
+        return Err(failure);
     }
-    prove(mount, account, target.as_ref(), &fresh, record).await?;
     finish(mount, account, &fresh, at, earlier).await
+}
+
+/// A change that nobody confirmed may be undone by a restart of the server. Unless the target can be told to keep it, the
+/// password `before` it stays among the `others`.
+async fn keep(mount: &Mount, target: &dyn Target, before: Option<&Secret>, others: &mut Record) {
+    if let Err(e) = target.keep().await {
+        tracing::warn!(username = others.username, "a restart of the server would bring an old password back: {e}");
+        others.candidates.extend(before.map(Secret::duplicate));
+        others.started = journal::nanoseconds(mount.ports.clock.now());
+    }
 }
 
 /// Takes back the youngest candidate, which the target has refused. If storage refuses too the record stays as it was,
@@ -218,14 +263,8 @@ async fn withdraw(mount: &Mount, key: &str, mut record: Record) {
     }
 }
 
-/// Logs in with the new password.
-async fn prove(
-    mount: &Mount,
-    account: &dyn Account,
-    target: &dyn Target,
-    fresh: &Secret,
-    record: Record,
-) -> Result<(), Failure> {
+/// Logs in with the new password. [`Failure::Refused`] if the account still has the old one.
+async fn prove(account: &dyn Account, target: &dyn Target, fresh: &Secret) -> Result<(), Failure> {
     let mut tried = 1;
     loop {
         match target.login(account.username(), fresh).await {
@@ -243,14 +282,14 @@ async fn prove(
                 return Err(Failure::Open(format!("the password was changed, but could not be tried: {e}")));
             }
             Err(LoginError::Refused(e)) => {
-                let unchanged = match account.stored() {
+                // One that goes on working in any case says nothing of the new one.
+                let unchanged = match account.stored().filter(|_| !account.keeps_stored()) {
                     Some(stored) => target.login(account.username(), stored).await.is_ok(),
                     None => false,
                 };
                 if !unchanged {
                     return Err(Failure::Open(format!("the account does not open with its new password: {e}")));
                 }
-                withdraw(mount, account.key(), record).await;
                 return Err(Failure::Refused(TargetError::Plan(
                     "the statements ran, but the account still has its old password: let them set '{{password}}'"
                         .into(),
@@ -300,7 +339,7 @@ async fn forget(mount: &Mount, key: &str) {
 /// # Errors
 /// [`Failure::Open`] if the target cannot be asked, or the password not be stored; the record stays.
 pub async fn settle(mount: &Mount, account: &mut dyn Account) -> Result<Settled, Failure> {
-    let Some(mut record) = Record::load(mount.ports.storage.as_ref(), account.key()).await? else {
+    let Some(record) = Record::load(mount.ports.storage.as_ref(), account.key()).await? else {
         return Ok(Settled::Nothing);
     };
     if record.username != account.username() {
@@ -309,22 +348,13 @@ pub async fn settle(mount: &Mount, account: &mut dyn Account) -> Result<Settled,
         return Ok(Settled::Kept);
     }
     let target = account.target();
-    for position in (0..record.candidates.len()).rev() {
+    let (previous, others): (Vec<usize>, Vec<usize>) =
+        (0..record.candidates.len()).rev().partition(|position| account.is_previous(&record.candidates[*position]));
+    for position in others {
         match opens(target.as_ref(), &record.username, &record.candidates[position]).await? {
             Opens::No => {}
             Opens::Untold => return Ok(Settled::Unknown(record)),
-            Opens::Yes if proves_nothing(target.as_ref(), &record.username).await? => {
-                return Ok(Settled::Unknown(record));
-            }
-            Opens::Yes => {
-                let candidate = record.candidates.remove(position);
-                record.creating = None;
-                if account.stored() != Some(&candidate) {
-                    tracing::info!(username = record.username, "an interrupted password change is brought to its end");
-                }
-                finish(mount, account, &candidate, record.started(), record).await?;
-                return Ok(Settled::Adopted);
-            }
+            Opens::Yes => return take(mount, account, target.as_ref(), record, position).await,
         }
     }
     let stored = match account.stored() {
@@ -335,11 +365,44 @@ pub async fn settle(mount: &Mount, account: &mut dyn Account) -> Result<Settled,
     match stored {
         Opens::Yes if in_flight(mount, &record) => Ok(Settled::Waiting(record)),
         Opens::Yes => {
+            let kept = target.keep().await;
+            kept.map_err(|e| Failure::Open(format!("a restart of the server may bring an old password back: {e}")))?;
             forget(mount, account.key()).await;
             Ok(Settled::Kept)
         }
-        Opens::No | Opens::Untold => Ok(Settled::Unknown(record)),
+        Opens::Untold => Ok(Settled::Unknown(record)),
+        Opens::No => {
+            for position in previous {
+                if let Opens::Yes = opens(target.as_ref(), &record.username, &record.candidates[position]).await? {
+                    return take(mount, account, target.as_ref(), record, position).await;
+                }
+            }
+            Ok(Settled::Unknown(record))
+        }
     }
+}
+
+/// Stores the candidate that opens the account, unless anything does.
+async fn take(
+    mount: &Mount,
+    account: &mut dyn Account,
+    target: &dyn Target,
+    mut record: Record,
+    position: usize,
+) -> Result<Settled, Failure> {
+    if proves_nothing(target, &record.username).await? {
+        return Ok(Settled::Unknown(record));
+    }
+    let candidate = record.candidates.remove(position);
+    record.creating = None;
+    if account.stored() != Some(&candidate) {
+        tracing::info!(username = record.username, "an interrupted password change is brought to its end");
+    }
+    let at = record.started();
+    let before = account.stored().filter(|stored| **stored != candidate);
+    keep(mount, target, before, &mut record).await;
+    finish(mount, account, &candidate, at, record).await?;
+    Ok(Settled::Adopted)
 }
 
 enum Opens {

@@ -8,8 +8,8 @@ use super::request::{Fields, Operation};
 pub struct Route<P: 'static> {
     /// The engine's name for it.
     pub id: P,
-    /// `config/{name}`: one captured name at the end, `{name@}` if it may hold `@`; `config/?`: a list, with or without
-    /// the slash; `config/root`: itself.
+    /// `config/{name}`, `remnants/{id}/retry`: one captured name, `{name@}` if it may hold `@`; `config/?`: a list, with
+    /// or without the slash; `config/root`: itself.
     pub pattern: &'static str,
     /// What it answers to. `Create` and `Update` always come together.
     pub operations: &'static [Operation],
@@ -36,7 +36,8 @@ impl<P> Route<P> {
 
     /// The name of the field that the path captures.
     pub fn captures(&self) -> Option<&'static str> {
-        self.pattern.split_once('{').map(|(_, rest)| rest.trim_end_matches(['}', '@']))
+        let name = self.pattern.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map(|(name, _)| name);
+        name.map(|name| name.trim_end_matches('@'))
     }
 
     /// The field that the path captures, with `name` as its value.
@@ -48,8 +49,9 @@ impl<P> Route<P> {
         if let Some(list) = self.pattern.strip_suffix("/?") {
             return (path.strip_suffix('/').unwrap_or(path) == list).then_some("");
         }
-        let Some((prefix, _)) = self.pattern.split_once('{') else { return (path == self.pattern).then_some("") };
-        let name = path.strip_prefix(prefix)?;
+        let Some((prefix, rest)) = self.pattern.split_once('{') else { return (path == self.pattern).then_some("") };
+        let (_, suffix) = rest.split_once('}')?;
+        let name = path.strip_prefix(prefix)?.strip_suffix(suffix)?;
         let plain = if self.allows_at() { name.replace('@', "-") } else { name.to_owned() };
         let ends = !name.starts_with('@') && !name.ends_with('@');
         (ends && is_name(&plain)).then_some(name)
@@ -57,7 +59,7 @@ impl<P> Route<P> {
 
     /// True if the captured name may hold `@`.
     pub fn allows_at(&self) -> bool {
-        self.pattern.ends_with("@}")
+        self.pattern.contains("@}")
     }
 
     /// The path as documents show it: `config/{name}`.
@@ -112,6 +114,10 @@ mod tests {
             ("roles/trail.", None),
             ("roles/a/b", None),
             ("roles/ä", None),
+            ("remnants/x", Some((Path::Remnant, "x"))),
+            ("remnants/x/retry", Some((Path::RemnantRetry, "x"))),
+            ("remnants/retry", Some((Path::Remnant, "retry"))),
+            ("remnants//retry", None),
             ("creds", None),
             ("creds/", None),
             ("", None),

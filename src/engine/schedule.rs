@@ -6,6 +6,7 @@ use croner::Cron;
 use croner::parser::{CronParser, Seconds, Year};
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
+use sha2::{Digest, Sha256};
 
 /// The rule.
 #[derive(Debug, Clone)]
@@ -77,6 +78,13 @@ impl Schedule {
         });
         last.filter(|last| open(*last)).or_else(|| self.next(now)).unwrap_or(due)
     }
+}
+
+/// A share of `most`, decided by a name: accounts that were written together do not change their passwords together.
+pub fn share(of: &str, most: Duration) -> Duration {
+    let mut share = [0; 4];
+    share.copy_from_slice(&Sha256::digest(of.as_bytes())[..4]);
+    most.mul_f64(f64::from(u32::from_be_bytes(share)) / f64::from(u32::MAX))
 }
 
 #[cfg(test)]

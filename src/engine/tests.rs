@@ -1,7 +1,11 @@
 //! The engine on simulated ports: storage, host and target in memory.
 
 mod aws;
+mod ending;
 mod mint;
+mod mode;
+mod reconcile;
+mod root;
 mod rotation;
 
 use std::collections::BTreeMap;
@@ -15,14 +19,25 @@ use serde_json::{Value, json};
 
 use super::error::Error;
 use super::port::{Clock, Host, HostError, Storage, StorageError};
-use super::request::{Caller, Datum, Existence, Fields, LeaseRef, Operation, Reply, Request, Response};
+use super::request::{Caller, Datum, Existence, Fields, LeaseGrant, LeaseRef, Operation, Reply, Request, Response};
 use super::{Kind, Mount, Ports};
 use crate::secret::Secret;
 use crate::target::{
-    Capability, Connector, EndPlan, Ended, Login, LoginError, Marked, MintPlan, Outcome, RenewPlan, Script, Settings,
-    Target, TargetError,
+    Capability, Connector, EndOptions, EndPlan, Ended, Left, Login, LoginError, Marked, Marker, MintPlan, Outcome,
+    Passwords, RenewPlan, Script, Settings, Target, TargetError,
 };
 use rotation::Faults;
+
+/// What a login says of a password.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Door {
+    /// It is right, whatever it is.
+    Open,
+    /// It is wrong, whatever it is.
+    Shut,
+    /// Nothing.
+    Barred,
+}
 
 /// A host, its storage, and a target that only remembers names.
 #[derive(Default)]
@@ -32,14 +47,40 @@ struct World {
     standby: AtomicBool,
     down: AtomicBool,
     touched: AtomicBool,
+    /// Targets that were made of settings.
+    opened: AtomicU64,
     /// Accounts with a password; an account that is not here has any.
     accounts: Mutex<BTreeMap<String, String>>,
+    /// Passwords that accounts have beside.
+    beside: Mutex<BTreeMap<String, String>>,
     /// The target's policy takes no password.
     picky: AtomicBool,
+    /// What it did not take.
+    refused: Mutex<Vec<String>>,
+    /// The target never says what became of a new password; takes it or not.
+    mute: Mutex<Option<bool>>,
+    /// What every login but the administrator's comes to.
+    logging_in: Mutex<Option<Door>>,
+    /// The target cannot write down what it changes.
+    forgetful: AtomicBool,
+    /// Passwords that a restart of the target brings back.
+    unwritten: Mutex<BTreeMap<String, String>>,
     /// Attempts to log in.
     logins: AtomicU64,
     /// Seconds that have passed.
     later: AtomicU64,
+    /// Users own something, which somebody has to decide on.
+    owners: AtomicBool,
+    /// The target lets nobody be ended.
+    strict: AtomicBool,
+    /// Ends that the target was asked for, and how.
+    ends: Mutex<Vec<crate::target::EndOptions>>,
+    /// Markers of users.
+    markers: Mutex<BTreeMap<String, Marker>>,
+    /// By how much somebody has set the wall clock forward.
+    set: AtomicU64,
+    /// By how much the target's clock is ahead of the true time, if it can be asked.
+    target_clock: Mutex<Option<Duration>>,
     faults: Faults,
     /// The AWS account.
     account: aws::Account,
@@ -98,25 +139,36 @@ impl Host for At {
         Ok(self.0.standby.load(Ordering::SeqCst))
     }
     async fn generate_password(&self, policy: &str) -> Result<Option<Secret>, HostError> {
-        Ok((policy == "known").then(|| Secret::new("by-policy".into())))
+        let passwords = [("known", "by-policy"), ("awkward", "a%41b")];
+        Ok(passwords.iter().find(|(name, _)| *name == policy).map(|(_, password)| Secret::new((*password).into())))
     }
 }
 
 impl Clock for At {
     fn now(&self) -> SystemTime {
+        self.true_time() + Duration::from_secs(self.0.set.load(Ordering::SeqCst))
+    }
+    fn steady(&self) -> Duration {
+        Duration::from_secs(self.0.later.load(Ordering::SeqCst))
+    }
+}
+
+impl At {
+    fn true_time(&self) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000 + self.0.later.load(Ordering::SeqCst))
     }
 }
 
 impl Connector for At {
     fn open(&self, settings: Settings) -> Arc<dyn Target> {
-        let (user, password) = match settings {
-            Settings::PostgreSql(settings) => (settings.endpoint.user, settings.endpoint.password),
-            Settings::MySql(settings) => (settings.username, settings.password),
-            Settings::Redis(settings) => (settings.username, settings.password),
+        self.0.opened.fetch_add(1, Ordering::SeqCst);
+        let passwords = settings.passwords();
+        let user = match settings {
+            Settings::PostgreSql(settings) => settings.endpoint.user,
+            Settings::MySql(settings) => settings.username,
+            Settings::Redis(settings) => settings.username,
         };
-        let password = password.map(|password| password.expose().to_owned());
-        Arc::new(Database { world: self.0.clone(), user, password })
+        Arc::new(Database { world: self.0.clone(), user, passwords })
     }
     fn aws(&self, settings: crate::target::aws::Settings) -> Arc<dyn crate::target::aws::Cloud> {
         aws::open(&self.0, settings)
@@ -127,11 +179,15 @@ impl Connector for At {
 struct Database {
     world: Arc<World>,
     user: String,
-    password: Option<String>,
+    passwords: Passwords,
 }
 
 impl World {
     fn takes(&self, user: &str, password: Option<&str>) -> bool {
+        let beside = self.beside.lock().unwrap();
+        if password.is_some() && beside.get(user).map(String::as_str) == password {
+            return true;
+        }
         self.accounts.lock().unwrap().get(user).is_none_or(|valid| Some(valid.as_str()) == password)
     }
 }
@@ -142,10 +198,50 @@ impl Database {
         if self.world.down.load(Ordering::SeqCst) {
             return Err(TargetError::Connect("down".into()));
         }
-        if !self.world.takes(&self.user, self.password.as_deref()) {
-            return Err(TargetError::Connect("wrong password".into()));
+        let mut tries = self.passwords.tries();
+        while !self.world.takes(&self.user, tries.current().map(Secret::expose)) {
+            if !tries.go_on() {
+                return Err(TargetError::Connect("wrong password".into()));
+            }
         }
+        tries.succeed();
         Ok(())
+    }
+}
+
+impl Database {
+    async fn set(&self, username: &str, password: &Secret, retain: bool) -> Outcome<()> {
+        if let Err(e) = self.reach() {
+            return Outcome::Failed(TargetError::Account(Box::new(e)));
+        }
+        if self.world.picky.load(Ordering::SeqCst) {
+            self.world.refused.lock().unwrap().push(password.expose().to_owned());
+            return Outcome::Failed(TargetError::Server { message: "too weak".into(), code: "22023".into() });
+        }
+        if self.world.faults.point().await {
+            return Outcome::Unknown(TargetError::Lost("gone".into()));
+        }
+        let mute = *self.world.mute.lock().unwrap();
+        if mute == Some(false) {
+            return Outcome::Unknown(TargetError::Lost("gone".into()));
+        }
+        let before = self.world.accounts.lock().unwrap().insert(username.into(), password.expose().into());
+        if let Some(before) = &before {
+            self.world.unwritten.lock().unwrap().entry(username.into()).or_insert_with(|| before.clone());
+        }
+        if let Some(before) = before.filter(|_| retain) {
+            self.world.beside.lock().unwrap().insert(username.into(), before);
+        }
+        if mute.is_some() {
+            return Outcome::Unknown(TargetError::Lost("gone".into()));
+        }
+        if self.world.faults.point().await {
+            return Outcome::Unknown(TargetError::Lost("gone".into()));
+        }
+        match self.keep().await {
+            Ok(()) => Outcome::Done(()),
+            Err(e) => Outcome::Unknown(e),
+        }
     }
 }
 
@@ -161,6 +257,13 @@ impl Target for Database {
         if self.world.faults.point().await {
             return Outcome::Failed(TargetError::Lost("gone".into()));
         }
+        let is_repeat = |marker: &Marker| marker.request == plan.marker.request;
+        if plan.repeats && self.world.markers.lock().unwrap().values().any(is_repeat) {
+            return Outcome::Failed(TargetError::Repeated);
+        }
+        if !plan.marker.seal.is_empty() {
+            self.world.markers.lock().unwrap().insert(plan.username.clone(), plan.marker.clone());
+        }
         self.world.users.lock().unwrap().insert(plan.username.clone(), plan.expiration);
         if self.world.faults.point().await {
             return Outcome::Unknown(TargetError::Lost("gone".into()));
@@ -173,6 +276,9 @@ impl Target for Database {
             Some(end) => *end = plan.expiration,
             None => return Err(TargetError::Connect("no such user".into())),
         }
+        if let Some(marker) = self.world.markers.lock().unwrap().get_mut(&plan.username) {
+            marker.expires = plan.expires;
+        }
         Ok(())
     }
     async fn end(&self, plan: &EndPlan) -> Result<Ended, TargetError> {
@@ -180,40 +286,95 @@ impl Target for Database {
         if self.world.faults.point().await {
             return Err(TargetError::Lost("gone".into()));
         }
-        let existed = self.world.users.lock().unwrap().remove(&plan.username).is_some();
+        self.world.ends.lock().unwrap().push(plan.options.clone());
+        tokio::task::yield_now().await;
+        if self.world.strict.load(Ordering::SeqCst) {
+            return Err(TargetError::Server { message: "permission denied".into(), code: "42501".into() });
+        }
+        let mut users = self.world.users.lock().unwrap();
+        if let crate::target::Sessions::Grace(again) = plan.options.sessions {
+            let left = Left { database: String::new(), object: "session 7".into(), reason: "it is open".into() };
+            return Ok(Ended { existed: true, left: vec![left], again: Some(again), ..Ended::default() });
+        }
+        if self.world.owners.load(Ordering::SeqCst)
+            && plan.options.owned == crate::target::Owned::Fail
+            && let Some(user) = users.get_mut(&plan.username)
+        {
+            *user = SystemTime::UNIX_EPOCH;
+            let left = Left { database: "db".into(), object: "table t".into(), reason: "the user owns it".into() };
+            return Ok(Ended { existed: true, left: vec![left], ..Ended::default() });
+        }
+        let existed = users.remove(&plan.username).is_some();
+        self.world.markers.lock().unwrap().remove(&plan.username);
         Ok(Ended { existed, ..Ended::default() })
     }
-    async fn marked(&self, _mount: &str) -> Result<Vec<Marked>, TargetError> {
-        self.reach().map(|()| Vec::new())
+    async fn marked(&self, mount: &str) -> Result<Vec<Marked>, TargetError> {
+        self.reach()?;
+        let users = self.world.users.lock().unwrap();
+        let markers = self.world.markers.lock().unwrap();
+        let of_mount = markers.iter().filter(|(_, marker)| marker.mount == mount);
+        Ok(of_mount
+            .map(|(username, marker)| Marked {
+                username: username.clone(),
+                marker: marker.clone(),
+                barred: users.get(username).is_none_or(|until| *until == SystemTime::UNIX_EPOCH),
+            })
+            .collect())
     }
     async fn present(&self, usernames: &[String]) -> Result<Vec<String>, TargetError> {
         self.reach()?;
-        let users = self.world.users.lock().unwrap();
-        Ok(usernames.iter().filter(|name| users.contains_key(*name)).cloned().collect())
+        let (users, accounts) = (self.world.users.lock().unwrap(), self.world.accounts.lock().unwrap());
+        let there = |name: &&String| users.contains_key(*name) || accounts.contains_key(*name);
+        Ok(usernames.iter().filter(there).cloned().collect())
     }
-    async fn check(&self) -> Result<Vec<Capability>, TargetError> {
+    async fn clock(&self) -> Result<Option<SystemTime>, TargetError> {
+        self.reach()?;
+        let ahead = *self.world.target_clock.lock().unwrap();
+        Ok(ahead.map(|ahead| At(self.world.clone()).true_time() + ahead))
+    }
+    async fn check(&self, _options: &EndOptions) -> Result<Vec<Capability>, TargetError> {
         self.reach().map(|()| Vec::new())
     }
     async fn set_password(&self, username: &str, password: &Secret, _statements: &Script) -> Outcome<()> {
-        if let Err(e) = self.reach() {
-            return Outcome::Failed(TargetError::Account(Box::new(e)));
-        }
-        if self.world.picky.load(Ordering::SeqCst) {
-            return Outcome::Failed(TargetError::Server { message: "too weak".into(), code: "22023".into() });
-        }
+        self.set(username, password, false).await
+    }
+    async fn keeps_two_passwords(&self) -> Result<(), TargetError> {
+        self.reach()
+    }
+    /// As MySQL: what is kept is the password that the account has.
+    async fn add_password(&self, username: &str, password: &Secret, _old: &Secret) -> Outcome<()> {
+        self.set(username, password, true).await
+    }
+    async fn remove_password(&self, username: &str, _old: &Secret) -> Result<(), TargetError> {
+        self.reach()?;
         if self.world.faults.point().await {
-            return Outcome::Unknown(TargetError::Lost("gone".into()));
+            return Err(TargetError::Lost("gone".into()));
         }
-        self.world.accounts.lock().unwrap().insert(username.into(), password.expose().into());
+        self.world.beside.lock().unwrap().remove(username);
         if self.world.faults.point().await {
-            return Outcome::Unknown(TargetError::Lost("gone".into()));
+            return Err(TargetError::Lost("gone".into()));
         }
-        Outcome::Done(())
+        Ok(())
+    }
+    async fn keep(&self) -> Result<(), TargetError> {
+        self.reach()?;
+        if self.world.forgetful.load(Ordering::SeqCst) {
+            return Err(TargetError::Lost("the disk is full".into()));
+        }
+        self.world.unwritten.lock().unwrap().clear();
+        Ok(())
     }
     async fn login(&self, username: &str, password: &Secret) -> Result<(), LoginError> {
         self.world.logins.fetch_add(1, Ordering::SeqCst);
         if self.world.faults.point().await || self.world.down.load(Ordering::SeqCst) {
             return Err(LoginError::Unreachable(TargetError::Connect("down".into())));
+        }
+        let door = *self.world.logging_in.lock().unwrap();
+        match door.filter(|_| username != "root") {
+            Some(Door::Open) => return Ok(()),
+            Some(Door::Shut) => return Err(LoginError::Refused(TargetError::Connect("wrong password".into()))),
+            Some(Door::Barred) => return Err(LoginError::Barred(TargetError::Connect("not from here".into()))),
+            None => {}
         }
         if self.world.takes(username, Some(password.expose())) {
             Ok(())
@@ -233,8 +394,9 @@ fn mount(world: &Arc<World>) -> Mount {
 }
 
 fn request(operation: Operation, path: &str, data: Value) -> Request {
+    static REQUESTS: AtomicU64 = AtomicU64::new(0);
     Request {
-        id: "request".into(),
+        id: format!("request-{}", REQUESTS.fetch_add(1, Ordering::SeqCst)),
         operation,
         path: path.into(),
         data: data.as_object().cloned().unwrap_or_default(),
@@ -299,6 +461,35 @@ async fn a_user_lives_from_creds_to_revoke() {
     }
 }
 
+/// What bounds sessions and knows of the outage is one target, whoever asks.
+#[tokio::test]
+async fn a_database_that_is_down_from_the_start_is_asked_by_one_target() {
+    let world: Arc<World> = Arc::default();
+    prepared(&world).await;
+    let mount = mount(&world);
+    let before = world.opened.load(Ordering::SeqCst);
+    world.down.store(true, Ordering::SeqCst);
+    let creds = || ask(&mount, Operation::Read, "creds/app", json!({}));
+    for _ in 0..3 {
+        let (one, other) = tokio::join!(creds(), creds());
+        assert!(one.is_err() && other.is_err());
+    }
+    assert_eq!(world.opened.load(Ordering::SeqCst) - before, 1);
+    world.down.store(false, Ordering::SeqCst);
+    let (one, other) = tokio::join!(creds(), creds());
+    assert!(one.is_ok() && other.is_ok());
+    assert_eq!(world.opened.load(Ordering::SeqCst) - before, 1);
+
+    // Written anew by another node: what was kept is of no use any more.
+    world.down.store(true, Ordering::SeqCst);
+    mount.invalidate("config/pg");
+    assert!(creds().await.is_err());
+    mount.invalidate("config/pg");
+    let before = world.opened.load(Ordering::SeqCst);
+    assert!(creds().await.is_err());
+    assert_eq!(world.opened.load(Ordering::SeqCst) - before, 1);
+}
+
 /// A certificate has an end that no lease can move.
 #[tokio::test]
 async fn a_lease_with_a_certificate_is_not_prolonged() {
@@ -354,6 +545,8 @@ async fn a_standby_touches_no_target() {
         (Operation::Delete, "static-roles/app", json!({})),
         (Operation::Update, "rotate-role/app", json!({})),
         (Operation::Update, "rotate-root/pg", json!({})),
+        (Operation::Update, "remnants/x/accept", json!({"reason": "x"})),
+        (Operation::Update, "remnants/x/retry", json!({})),
     ] {
         let reply = ask(&mount, operation, path, data).await;
         assert!(matches!(reply, Err(Error::ReadOnly)), "{path}: {reply:?}");
@@ -461,6 +654,7 @@ proptest! {
         path in prop_oneof![
             (prop::sample::select(vec![
                 "config", "roles", "creds", "reset", "reload", "static-roles", "static-creds", "rotate-role", "rotate-root",
+                "remnants", "reconcile",
             ]),
              prop_oneof![Just("pg".to_owned()), Just("app".to_owned()), ".{0,10}"])
                 .prop_map(|(place, name)| format!("{place}/{name}")),

@@ -15,9 +15,19 @@ use zeroize::{Zeroize, Zeroizing};
 use crate::secret::Secret;
 use crate::secret::password::{self, NoRandomness};
 
-/// Rounds of a SCRAM verifier unless a role says otherwise: PostgreSQL's own default, and the least that RFC 7677
-/// allows. Some client libraries refuse fewer.
+/// Rounds of a SCRAM verifier unless a role or a connection says otherwise: PostgreSQL's own default, and the least that
+/// RFC 7677 allows. Some client libraries refuse fewer.
 pub const SCRAM_ITERATIONS: u32 = 4096;
+
+/// Reads a number of rounds that somebody wrote.
+///
+/// # Errors
+/// If it is none, or so high that logins would keep a server busy.
+pub fn scram_iterations(given: i64) -> Result<u32, String> {
+    let most = 100_000;
+    let rounds = u32::try_from(given).ok().filter(|rounds| (1..=most).contains(rounds));
+    rounds.ok_or_else(|| format!("scram_iterations is {given}: it takes 1 to {most}, and 0 for the default"))
+}
 
 /// The SCRAM-SHA-256 verifier of `password` with a fresh 16-byte salt, in the form of PostgreSQL's `pg_authid`:
 /// `SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>`.
@@ -25,6 +35,26 @@ pub const SCRAM_ITERATIONS: u32 = 4096;
 /// Zero `iterations` count as one. Takes about 1.3 ms of CPU for 4,096 rounds.
 pub fn scram_sha_256(password: &Secret, iterations: u32) -> Result<Secret, NoRandomness> {
     Ok(scram_sha_256_with_salt(password, &*password::bytes::<16>()?, iterations))
+}
+
+/// A password, and what a server that knows SCRAM-SHA-256 is to store of it.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The password.
+    pub password: Secret,
+    /// Its verifier.
+    pub verifier: Secret,
+    /// The rounds of the verifier.
+    pub iterations: u32,
+}
+
+impl Prepared {
+    /// A password of the default generator, and its verifier. Takes the time that [`scram_sha_256`] takes.
+    pub fn draw(iterations: u32) -> Result<Self, NoRandomness> {
+        let password = password::password()?;
+        let verifier = scram_sha_256(&password, iterations)?;
+        Ok(Self { password, verifier, iterations })
+    }
 }
 
 /// Whether `verifier`, as [`scram_sha_256`] makes it, is one of `password`. False for anything that is no verifier.

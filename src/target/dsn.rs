@@ -12,7 +12,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::secret::Secret;
-use crate::target::TargetError;
+use crate::target::{Passwords, TargetError};
 
 pub use redact::{has_embedded_password, redact};
 
@@ -72,7 +72,7 @@ pub struct PgEndpoint {
     /// Whom to connect as.
     pub user: String,
     /// The password, if any.
-    pub password: Option<Secret>,
+    pub passwords: Passwords,
     /// The database; empty means the server's choice, which is the one named like the user.
     pub database: String,
     /// Protection of the session.
@@ -313,7 +313,7 @@ impl Draft {
         let endpoint = PgEndpoint {
             hosts: hosts(&self.host, &self.port)?,
             user: self.user,
-            password: self.password,
+            passwords: self.password.into(),
             database: self.database,
             ssl_mode,
             ssl_root_cert,
@@ -331,9 +331,10 @@ impl Draft {
 impl PgEndpoint {
     /// The protocol ends texts with a NUL: one inside would cut off what follows, or smuggle in a parameter.
     fn refuse_nul(self) -> Result<Self, TargetError> {
+        let password = self.passwords.first();
+        let password = password.as_ref().map_or("", Secret::expose);
         let params = self.params.iter().flat_map(|(key, value)| [key, value]);
         let texts = [&self.user, &self.database, &self.application_name].into_iter().chain(params);
-        let password = self.password.as_ref().map_or("", Secret::expose);
         if texts.map(String::as_str).chain([password]).any(|text| text.contains('\0')) {
             return config("cannot parse connection url: a value holds a NUL character");
         }

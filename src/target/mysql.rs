@@ -4,6 +4,8 @@
 //! by dropping the user. Passwords go to the server as hashes wherever it takes one.
 
 mod account;
+mod check;
+mod define;
 mod dsn;
 mod end;
 mod hash;
@@ -16,23 +18,23 @@ mod settings;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use super::pool::{Checkout, Pool, Session as _};
+use super::pool::{Checkout, Lane, NotOpened, Pool, Trust};
 use super::statement::Vars;
 use super::{
-    Capability, EndPlan, Ended, Login, LoginError, Marked, MintPlan, Outcome, RenewPlan, Script, Target, TargetError,
+    Capability, EndOptions, EndPlan, Ended, Login, LoginError, Marked, MintPlan, Outcome, RenewPlan, Script, Target,
+    TargetError,
 };
 use crate::secret::Secret;
 use end::Ending;
 use mint::Creation;
-use rotate::Change;
+use rotate::{Change, Old};
 use session::Session;
 
-pub use rotate::Old;
 pub use settings::{Settings, Source};
 
 /// Length of the longest user name that every server of today takes, in characters: MySQL's. MariaDB takes 80.
@@ -56,8 +58,14 @@ struct Core {
 }
 
 impl Core {
-    async fn session(&self) -> Result<Checkout<Session>, TargetError> {
-        self.pool.checkout(|patience| Session::open(&self.settings, patience)).await
+    async fn session(&self, lane: Lane) -> Result<Checkout<Session>, TargetError> {
+        self.pool.checkout(lane, Trust::Recent, |patience| self.open(patience)).await
+    }
+
+    async fn open(&self, patience: Duration) -> Result<Session, NotOpened> {
+        let opened = Session::open(&self.settings, patience).await;
+        // Too many connections, of all or of this account.
+        opened.map_err(|e| NotOpened::by_answer(e, |code, _| matches!(code, "1040" | "1203")))
     }
 
     /// Fills a script, `{{host}}` included.
@@ -79,20 +87,6 @@ impl MySql {
     pub fn new(settings: Settings) -> Self {
         let pool = Pool::new(settings.limits);
         Self { core: Arc::new(Core { settings, pool }) }
-    }
-
-    /// As [`MySql::set_password`] without statements; the old password works until [`MySql::discard_old_password`].
-    /// MySQL 8.0.14 and later only.
-    pub async fn add_password(&self, username: &str, password: &Secret) -> Outcome<()> {
-        self.change(username, password, Vec::new(), Old::Retained).await
-    }
-
-    /// Ends what [`MySql::add_password`] retained. A server that cannot retain passwords has none to discard.
-    ///
-    /// # Errors
-    /// What the server says; doing it twice is doing it once.
-    pub async fn discard_old_password(&self, username: &str) -> Result<(), TargetError> {
-        rotate::discard_old(&self.core, username).await
     }
 
     async fn change(&self, username: &str, password: &Secret, statements: Vec<Secret>, old: Old) -> Outcome<()> {
@@ -122,18 +116,13 @@ impl Drop for Leaving {
 #[async_trait]
 impl Target for MySql {
     async fn verify(&self) -> Result<(), TargetError> {
-        let mut session = self.core.session().await?;
-        if !session.ping().await {
-            self.core.pool.drop_idle();
-            drop(session);
-            session = self.core.session().await?;
-        }
-        session.give_back();
+        let core = &self.core;
+        core.pool.checkout(Lane::Issue, Trust::Nobody, |patience| core.open(patience)).await?.give_back();
         Ok(())
     }
 
     async fn mint(&self, plan: &MintPlan, login: Login<'_>) -> Outcome<()> {
-        let Login::Password(password) = login else {
+        let Some(password) = login.password() else {
             return Outcome::Failed(TargetError::Plan("a user of MySQL and MariaDB logs in by a password here".into()));
         };
         let filled = timestamp(plan.expiration).and_then(|expiration| {
@@ -176,15 +165,43 @@ impl Target for MySql {
         }
     }
 
-    /// An account whose plugin the driver does not speak is compared by its hash instead.
+    async fn keeps_two_passwords(&self) -> Result<(), TargetError> {
+        let session = self.core.session(Lane::Issue).await?;
+        let kept = rotate::two_passwords(&session.server);
+        session.give_back();
+        kept
+    }
+
+    /// What is kept is the password that the user has, whichever that is.
+    async fn add_password(&self, username: &str, password: &Secret, _old: &Secret) -> Outcome<()> {
+        self.change(username, password, Vec::new(), Old::Retained).await
+    }
+
+    /// There can be one old password only.
+    async fn remove_password(&self, username: &str, _old: &Secret) -> Result<(), TargetError> {
+        let (core, username) = (self.core.clone(), username.to_owned());
+        match tokio::spawn(async move { rotate::discard_old(&core, &username).await }).await {
+            Ok(discarded) => discarded,
+            Err(_) => Err(TargetError::Lost("the task that discards the password died".into())),
+        }
+    }
+
+    /// An account whose plugin the driver does not speak is compared by its hash instead, and so is one that does not open:
+    /// the server says the same of the right password from a host that the account is not for.
     async fn login(&self, username: &str, password: &Secret) -> Result<(), LoginError> {
         let proven = match session::login(&self.core.settings, username, password).await {
             Err(e) if session::is_unspoken(&e) => {
                 rotate::compare(&self.core, username, password).await.unwrap_or(Err(e))
             }
+            Err(TargetError::Answer { text, code }) if code == "1045" => {
+                match rotate::compare(&self.core, username, password).await {
+                    Some(Ok(())) => Ok(()),
+                    Some(Err(_)) | None => Err(TargetError::Answer { text, code }),
+                }
+            }
             proven => proven,
         };
-        proven.map_err(|e| LoginError::by_code(e, &["1045", "1698"]))
+        proven.map_err(|e| LoginError::by_code(e, session::WRONG_PASSWORD))
     }
 
     async fn renew(&self, plan: &RenewPlan) -> Result<(), TargetError> {
@@ -194,7 +211,7 @@ impl Target for MySql {
         let expiration = timestamp(plan.expiration)?;
         let vars = Vars { expiration: Some(&expiration), ..Vars::name(&plan.username) };
         let statements = self.core.fill(&plan.renew, &vars)?;
-        let mut session = self.core.session().await?;
+        let mut session = self.core.session(Lane::Issue).await?;
         for statement in &statements {
             if let Err(fault) = session.run(statement.expose()).await {
                 if !fault.is_open() && !fault.is_read_only() {
@@ -212,7 +229,7 @@ impl Target for MySql {
     }
 
     async fn present(&self, usernames: &[String]) -> Result<Vec<String>, TargetError> {
-        let mut session = self.core.session().await?;
+        let mut session = self.core.session(Lane::End).await?;
         let mut found = Vec::new();
         for username in usernames {
             if !session.accounts(username, "").await?.list.is_empty() {
@@ -223,13 +240,22 @@ impl Target for MySql {
         Ok(found)
     }
 
-    async fn check(&self) -> Result<Vec<Capability>, TargetError> {
-        Ok(Vec::new())
+    async fn clock(&self) -> Result<Option<SystemTime>, TargetError> {
+        let mut session = self.core.session(Lane::End).await?;
+        let rows = session.rows("SELECT FLOOR(UNIX_TIMESTAMP(SYSDATE()))").await?;
+        session.give_back();
+        let seconds = rows.into_iter().next().and_then(|row| row.into_iter().next().flatten()?.parse().ok());
+        Ok(seconds.and_then(|seconds| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))))
+    }
+
+    async fn check(&self, options: &EndOptions) -> Result<Vec<Capability>, TargetError> {
+        check::check(&self.core, options).await
     }
 
     async fn end(&self, plan: &EndPlan) -> Result<Ended, TargetError> {
         let statements = self.core.fill(&plan.revocation, &Vars::name(&plan.username))?;
-        let ending = Ending { core: self.core.clone(), username: plan.username.clone(), statements };
+        let (core, username, options) = (self.core.clone(), plan.username.clone(), plan.options.clone());
+        let ending = Ending { core, username, statements, options };
         match tokio::spawn(ending.run()).await {
             Ok(ended) => ended,
             Err(_) => Err(TargetError::Lost("the task that ends the user died".into())),

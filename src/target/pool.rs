@@ -2,21 +2,43 @@
 //!
 //! The driver library's own pool is not used: it retries a refused connection until its acquire time-out and then
 //! reports the time-out instead of the cause, and it cannot try several hosts.
+//!
+//! A request waits in its [`Lane`], uses a session that is idle or opens one, and is told at once when there is no point in
+//! trying ([`breaker`]).
+
+mod breaker;
+mod lanes;
+#[cfg(test)]
+mod tests;
 
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
+use self::breaker::Breaker;
+use self::lanes::{Lanes, Permit};
 use super::TargetError;
+
+pub use self::lanes::Lane;
 
 /// A session idle for longer than this is asked for a sign of life before it is used.
 const TRUSTED_IDLE: Duration = Duration::from_millis(500);
 
+/// How long a sign of life may take. A session that takes longer is replaced, which costs little.
+const PING: Duration = Duration::from_secs(2);
+
 /// How much longer than it was told to an opening may take before it is given up from outside.
 const OPEN_GRACE: Duration = Duration::from_secs(1);
+
+/// How long a server that starts, or is full, is asked again, and the first and the longest pause between two questions.
+const BUSY: Duration = Duration::from_secs(2);
+const BUSY_PAUSE: (Duration, Duration) = (Duration::from_millis(40), Duration::from_millis(320));
+
+/// Sessions that grow too old while idle are looked for no more often.
+const SHORTEST_NAP: Duration = Duration::from_millis(100);
 
 /// What bounds a pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,17 +76,59 @@ const UNLIMITED: usize = 10_000;
 
 /// A session of some driver.
 pub trait Session: Send + 'static {
-    /// Asks the server for a sign of life.
+    /// Asks the server for a sign of life. The pool does not wait for ever.
     fn ping(&mut self) -> impl Future<Output = bool> + Send;
-    /// Says goodbye and closes.
+    /// Says goodbye and closes. The pool does not wait for ever.
     fn close(self) -> impl Future<Output = ()> + Send;
+}
+
+/// Why a session could not be opened: the pool asks again, goes easy on the target, or neither.
+#[derive(Debug)]
+pub enum NotOpened {
+    /// Nobody answered, or the session broke before it was one.
+    Silent(TargetError),
+    /// The server answered that it cannot just now: it starts or stops, or has too many sessions.
+    Busy(TargetError),
+    /// The server answered, and said no.
+    Refused(TargetError),
+}
+
+impl NotOpened {
+    /// By what a target said; `busy` tells the answers that may be another in a moment.
+    pub fn by_answer(error: TargetError, busy: impl FnOnce(&str, &str) -> bool) -> Self {
+        match &error {
+            TargetError::Answer { text, code } if busy(code, text) => Self::Busy(error),
+            other if other.is_outage() => Self::Silent(error),
+            _ => Self::Refused(error),
+        }
+    }
+}
+
+impl From<NotOpened> for TargetError {
+    fn from(not_opened: NotOpened) -> Self {
+        match not_opened {
+            NotOpened::Silent(e) | NotOpened::Busy(e) | NotOpened::Refused(e) => e,
+        }
+    }
+}
+
+/// Whether a session that was in use a moment ago is taken as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trust {
+    /// Yes: whoever uses it notices, and tries another.
+    Recent,
+    /// No: it must show that it lives.
+    Nobody,
 }
 
 /// Open sessions to one target.
 pub struct Pool<S: Session> {
     limits: Limits,
-    permits: Arc<Semaphore>,
+    lanes: Lanes,
+    breaker: Breaker,
     idle: Mutex<Vec<Idle<S>>>,
+    /// Somebody waits for idle sessions to grow too old.
+    ageing: AtomicBool,
 }
 
 struct Idle<S> {
@@ -76,70 +140,151 @@ struct Idle<S> {
 impl<S: Session> Pool<S> {
     /// An empty pool.
     pub fn new(limits: Limits) -> Arc<Self> {
-        Arc::new(Self { limits, permits: Arc::new(Semaphore::new(limits.max_open)), idle: Mutex::new(Vec::new()) })
+        Arc::new(Self {
+            limits,
+            lanes: Lanes::new(limits),
+            breaker: Breaker::default(),
+            idle: Mutex::default(),
+            ageing: AtomicBool::new(false),
+        })
     }
 
-    /// A session, idle or opened by `open`, which is told how much of `connect_timeout` is left and keeps to it: it knows
-    /// better than the pool what it was waiting for. Waits while the pool is full.
+    /// A session, idle or opened by `open`, which is told how long it may take and keeps to it: it knows better than the
+    /// pool what it was waiting for. Waits while the pool is full; asks a server that is busy again.
     ///
     /// # Errors
-    /// What `open` says; [`TargetError::Timeout`] past `connect_timeout`; [`TargetError::Connect`] once closed.
-    pub async fn checkout<F>(self: &Arc<Self>, open: impl FnOnce(Duration) -> F) -> Result<Checkout<S>, TargetError>
+    /// What `open` says; [`TargetError::Timeout`] past `connect_timeout`; [`TargetError::Unavailable`], at once, while the
+    /// target gives no sessions or too many requests wait; [`TargetError::Connect`] once closed.
+    pub async fn checkout<F>(
+        self: &Arc<Self>,
+        lane: Lane,
+        trust: Trust,
+        open: impl Fn(Duration) -> F,
+    ) -> Result<Checkout<S>, TargetError>
     where
-        F: Future<Output = Result<S, TargetError>>,
+        F: Future<Output = Result<S, NotOpened>>,
     {
         let deadline = Instant::now() + self.limits.connect_timeout;
-        let permit = match tokio::time::timeout_at(deadline, self.permits.clone().acquire_owned()).await {
-            Ok(Ok(permit)) => permit,
-            Ok(Err(_closed)) => return Err(TargetError::Connect("the connection was closed".into())),
-            Err(_elapsed) => {
-                return Err(TargetError::Timeout(format!(
-                    "all {} sessions of this connection were busy for {}s: raise max_open_connections or connect_timeout",
-                    self.limits.max_open,
-                    self.limits.connect_timeout.as_secs_f32(),
-                )));
+        if self.idle().is_empty() {
+            self.breaker.check(Instant::now())?;
+        }
+        let permit = self.lanes.enter(lane, deadline).await?;
+        if let Some(Idle { session, opened, .. }) = self.living(trust, deadline).await {
+            return Ok(Checkout { session, opened, pool: self.clone(), _permit: permit });
+        }
+        let session = self.open(deadline, open).await?;
+        Ok(Checkout { session, opened: Instant::now(), pool: self.clone(), _permit: permit })
+    }
+
+    async fn open<F>(&self, deadline: Instant, open: impl Fn(Duration) -> F) -> Result<S, TargetError>
+    where
+        F: Future<Output = Result<S, NotOpened>>,
+    {
+        let attempt = self.breaker.attempt(Instant::now())?;
+        let deadline = Instant::now() + attempt.patience(deadline.saturating_duration_since(Instant::now()));
+        let busy_until = deadline.min(Instant::now() + BUSY);
+        let mut pause = BUSY_PAUSE.0;
+        let error = loop {
+            let patience = deadline.saturating_duration_since(Instant::now());
+            match tokio::time::timeout(patience + OPEN_GRACE, open(patience)).await {
+                Ok(Ok(session)) => {
+                    attempt.answered();
+                    return Ok(session);
+                }
+                Ok(Err(NotOpened::Refused(e))) => {
+                    attempt.answered();
+                    return Err(e);
+                }
+                Ok(Err(NotOpened::Busy(_))) if Instant::now() + pause * 2 < busy_until => {
+                    tokio::time::sleep(pause.mul_f64(0.5 + jitter())).await;
+                    pause = (pause * 2).min(BUSY_PAUSE.1);
+                }
+                Ok(Err(NotOpened::Silent(e) | NotOpened::Busy(e))) => break e,
+                Err(_elapsed) => {
+                    let seconds = self.limits.connect_timeout.as_secs_f32();
+                    break TargetError::Timeout(format!("no session within {seconds}s (connect_timeout)"));
+                }
             }
         };
-        while let Some(mut idle) = self.pop() {
-            let old = self.limits.max_lifetime.is_some_and(|life| idle.opened.elapsed() >= life);
-            let trusted = idle.since.elapsed() < TRUSTED_IDLE;
-            if !old && (trusted || tokio::time::timeout_at(deadline, idle.session.ping()).await.unwrap_or(false)) {
-                return Ok(self.hand_out(idle.session, idle.opened, permit));
+        attempt.failed(&error, Instant::now(), jitter());
+        Err(error)
+    }
+
+    /// An idle session that can be used. One that shows no life is given up with all the others, which are no younger.
+    async fn living(&self, trust: Trust, deadline: Instant) -> Option<Idle<S>> {
+        loop {
+            let mut idle = self.idle().pop()?;
+            if self.is_too_old(&idle) {
+                self.see_off(idle);
+                continue;
             }
-            // A session that is too old or dead says goodbye on its own time.
-            tokio::spawn(tokio::time::timeout(self.limits.connect_timeout, idle.session.close()));
-        }
-        let patience = deadline.saturating_duration_since(Instant::now());
-        match tokio::time::timeout(patience + OPEN_GRACE, open(patience)).await {
-            Ok(opened) => Ok(self.hand_out(opened?, Instant::now(), permit)),
-            Err(_elapsed) => Err(TargetError::Timeout(format!(
-                "no session within {}s (connect_timeout)",
-                self.limits.connect_timeout.as_secs_f32()
-            ))),
+            if trust == Trust::Recent && idle.since.elapsed() < TRUSTED_IDLE {
+                return Some(idle);
+            }
+            let limit = deadline.min(Instant::now() + PING);
+            if tokio::time::timeout_at(limit, idle.session.ping()).await.unwrap_or(false) {
+                self.breaker.answered();
+                return Some(idle);
+            }
+            self.drop_idle();
         }
     }
 
-    fn hand_out(self: &Arc<Self>, session: S, opened: Instant, permit: OwnedSemaphorePermit) -> Checkout<S> {
-        Checkout { session, opened, pool: self.clone(), _permit: permit }
+    fn is_too_old(&self, idle: &Idle<S>) -> bool {
+        self.limits.max_lifetime.is_some_and(|life| idle.opened.elapsed() >= life)
     }
 
-    fn pop(&self) -> Option<Idle<S>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    /// Closes a session that nobody waits for.
+    fn see_off(&self, idle: Idle<S>) {
+        tokio::spawn(tokio::time::timeout(PING, idle.session.close()));
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Idle<S>>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Drops idle sessions: one of them was found dead, and the others are no younger.
     pub fn drop_idle(&self) {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.idle().clear();
     }
 
     /// Closes idle sessions now and sessions in use when they are given back; waiting requests fail.
     pub async fn close(&self) {
-        self.permits.close();
-        while let Some(idle) = self.pop() {
+        self.lanes.close();
+        loop {
+            let Some(idle) = self.idle().pop() else { return };
             // A server that does not answer a goodbye has not got to.
             let _ = tokio::time::timeout(Duration::from_millis(100), idle.session.close()).await;
         }
     }
+
+    /// Closes idle sessions that grow too old, for as long as there are any.
+    async fn age(pool: Weak<Self>, life: Duration) {
+        loop {
+            let Some(pool) = pool.upgrade() else { return };
+            let (old, oldest) = {
+                let mut idle = pool.idle();
+                let (old, young): (Vec<_>, Vec<_>) = idle.drain(..).partition(|idle| pool.is_too_old(idle));
+                *idle = young;
+                let oldest = idle.iter().map(|idle| idle.opened).min();
+                if oldest.is_none() {
+                    pool.ageing.store(false, Ordering::SeqCst);
+                }
+                (old, oldest)
+            };
+            old.into_iter().for_each(|idle| pool.see_off(idle));
+            let Some(oldest) = oldest else { return };
+            drop(pool);
+            // An older one may be given back meanwhile.
+            let look_again = Instant::now() + (life / 4).max(SHORTEST_NAP);
+            tokio::time::sleep_until(look_again.min(oldest + life)).await;
+        }
+    }
+}
+
+/// Between 0 and 1: what is added to a pause, lest those that failed together come back together.
+pub fn jitter() -> f64 {
+    f64::from(rand::random::<u16>()) / f64::from(u16::MAX)
 }
 
 /// A session in use. Dropped, it is closed: only [`Checkout::give_back`] makes it available again, so a future that is
@@ -148,16 +293,22 @@ pub struct Checkout<S: Session> {
     session: S,
     opened: Instant,
     pool: Arc<Pool<S>>,
-    _permit: OwnedSemaphorePermit,
+    _permit: Permit,
 }
 
 impl<S: Session> Checkout<S> {
     /// Returns the session, which is in no transaction and waits for nothing.
     pub fn give_back(self) {
         let Self { session, opened, pool, _permit } = self;
-        let mut idle = pool.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if !pool.permits.is_closed() && idle.len() < pool.limits.max_idle {
-            idle.push(Idle { session, opened, since: Instant::now() });
+        let mut idle = pool.idle();
+        if pool.lanes.is_closed() || idle.len() >= pool.limits.max_idle {
+            return;
+        }
+        idle.push(Idle { session, opened, since: Instant::now() });
+        if let Some(life) = pool.limits.max_lifetime
+            && !pool.ageing.swap(true, Ordering::SeqCst)
+        {
+            tokio::spawn(Pool::age(Arc::downgrade(&pool), life));
         }
     }
 }
@@ -173,95 +324,5 @@ impl<S: Session> std::ops::Deref for Checkout<S> {
 impl<S: Session> std::ops::DerefMut for Checkout<S> {
     fn deref_mut(&mut self) -> &mut S {
         &mut self.session
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use super::*;
-
-    struct Fake {
-        alive: bool,
-        closed: Arc<AtomicUsize>,
-    }
-
-    impl Session for Fake {
-        async fn ping(&mut self) -> bool {
-            self.alive
-        }
-        async fn close(self) {
-            self.closed.fetch_add(1, Ordering::SeqCst);
-        }
-    }
-
-    fn limits(max_open: i64, max_idle: i64) -> Limits {
-        Limits::new(max_open, max_idle, Duration::ZERO, Duration::from_millis(20))
-    }
-
-    async fn take(pool: &Arc<Pool<Fake>>, opened: &AtomicUsize, closed: &Arc<AtomicUsize>) -> Checkout<Fake> {
-        let open = |_| async {
-            opened.fetch_add(1, Ordering::SeqCst);
-            Ok(Fake { alive: true, closed: closed.clone() })
-        };
-        pool.checkout(open).await.unwrap()
-    }
-
-    #[test]
-    fn limits_read_as_the_built_in_engine_reads_them() {
-        assert_eq!(limits(0, 0).max_open, 4);
-        assert_eq!(limits(0, 0).max_idle, 4);
-        assert_eq!(limits(2, 9).max_idle, 2);
-        assert_eq!(limits(2, -1).max_idle, 0);
-        assert!(limits(-1, 0).max_open > 1000);
-    }
-
-    #[tokio::test]
-    async fn a_session_is_used_again_only_when_given_back() {
-        let (opened, closed) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
-        let pool = Pool::new(limits(1, 0));
-        take(&pool, &opened, &closed).await.give_back();
-        drop(take(&pool, &opened, &closed).await);
-        assert_eq!(opened.load(Ordering::SeqCst), 1);
-        take(&pool, &opened, &closed).await.give_back();
-        assert_eq!(opened.load(Ordering::SeqCst), 2, "a dropped session is not used again");
-    }
-
-    #[tokio::test]
-    async fn a_full_pool_makes_requests_wait_and_names_the_cure() {
-        let (opened, closed) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
-        let pool = Pool::new(limits(1, 0));
-        let held = take(&pool, &opened, &closed).await;
-        let refused = pool.checkout(|_| async { Ok(Fake { alive: true, closed: closed.clone() }) }).await;
-        assert!(refused.err().unwrap().to_string().contains("max_open_connections"));
-        held.give_back();
-        take(&pool, &opened, &closed).await.give_back();
-        assert_eq!(opened.load(Ordering::SeqCst), 1);
-    }
-
-    #[tokio::test]
-    async fn a_session_that_died_while_idle_is_replaced() {
-        let (opened, closed) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
-        let pool = Pool::new(limits(1, 0));
-        let mut session = take(&pool, &opened, &closed).await;
-        session.alive = false;
-        session.give_back();
-        pool.idle.lock().unwrap()[0].since -= TRUSTED_IDLE;
-        take(&pool, &opened, &closed).await.give_back();
-        assert_eq!(opened.load(Ordering::SeqCst), 2);
-    }
-
-    #[tokio::test]
-    async fn a_closed_pool_keeps_nothing_and_opens_nothing() {
-        let (opened, closed) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
-        let pool = Pool::new(limits(2, 0));
-        let held = take(&pool, &opened, &closed).await;
-        take(&pool, &opened, &closed).await.give_back();
-        pool.close().await;
-        assert_eq!(closed.load(Ordering::SeqCst), 1);
-        held.give_back();
-        assert!(pool.pop().is_none());
-        assert!(pool.checkout(|_| async { Ok(Fake { alive: true, closed: closed.clone() }) }).await.is_err());
     }
 }

@@ -1,6 +1,7 @@
 //! PostgreSQL: users made, prolonged and ended in transactions, over the simple query protocol only (nothing is
 //! prepared, so a pooler in front does no harm, and no statement text stays in a cache).
 
+mod check;
 mod end;
 mod marker;
 mod mint;
@@ -15,9 +16,10 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 
 use super::dsn::PgEndpoint;
-use super::pool::{Checkout, Limits, Pool};
+use super::pool::{Checkout, Lane, Limits, NotOpened, Pool, Trust, jitter};
 use super::{
-    Capability, EndPlan, Ended, Login, LoginError, Marked, MintPlan, Outcome, RenewPlan, Script, Target, TargetError,
+    Capability, EndOptions, EndPlan, Ended, Login, LoginError, Marked, MintPlan, Outcome, RenewPlan, Script, Target,
+    TargetError,
 };
 use crate::secret::Secret;
 use session::{PgSession, Problem};
@@ -48,6 +50,8 @@ pub struct Settings {
     pub statement_timeout: Duration,
     /// What the server gets to see of a password.
     pub password_form: PasswordForm,
+    /// Rounds of the verifiers that are made for it.
+    pub scram_iterations: u32,
 }
 
 /// One PostgreSQL server (or several hosts of which the first that answers is used).
@@ -65,15 +69,22 @@ impl Postgres {
         Self { settings, pool, cautious: AtomicBool::new(false) }
     }
 
-    async fn session(&self) -> Result<Checkout<PgSession>, TargetError> {
+    async fn session(&self, lane: Lane) -> Result<Checkout<PgSession>, TargetError> {
         let Settings { endpoint, statement_timeout, .. } = &self.settings;
-        self.pool.checkout(|patience| session::open(endpoint, None, *statement_timeout, patience)).await
+        let open = |patience| session::open(endpoint, None, *statement_timeout, patience);
+        self.pool.checkout(lane, Trust::Recent, open).await
     }
 
     /// A session of its own in another database of the same server, for the clean-up there.
     async fn session_in(&self, database: &str) -> Result<PgSession, TargetError> {
         let Settings { endpoint, statement_timeout, limits, .. } = &self.settings;
-        session::open(endpoint, Some(database), *statement_timeout, limits.connect_timeout).await
+        let opened = session::open(endpoint, Some(database), *statement_timeout, limits.connect_timeout).await;
+        opened.map_err(NotOpened::into)
+    }
+
+    /// The account of the connection, as statements name it.
+    fn account(&self) -> String {
+        quoted_name(&self.settings.endpoint.user)
     }
 
     /// Runs `attempt` again while the server reports a conflict with somebody else's transaction, with a growing,
@@ -82,26 +93,45 @@ impl Postgres {
     where
         F: Future<Output = Result<T, Problem>>,
     {
-        let deadline = tokio::time::Instant::now() + self.settings.statement_timeout;
-        let mut pause = Duration::from_millis(4);
+        let mut conflicts = self.conflicts();
         loop {
             match attempt().await {
-                Err(problem) if problem.is_conflict() && tokio::time::Instant::now() + pause < deadline => {
-                    self.cautious.store(true, Ordering::Relaxed);
-                    let jitter = f64::from(rand::random::<u8>()) / 255.0;
-                    tokio::time::sleep(pause.mul_f64(0.5 + jitter)).await;
-                    pause = (pause * 2).min(Duration::from_millis(250));
-                }
+                Err(problem) if conflicts.wait_out(&problem).await => {}
                 settled => return settled,
             }
         }
+    }
+
+    fn conflicts(&self) -> Conflicts<'_> {
+        let until = tokio::time::Instant::now() + self.settings.statement_timeout;
+        Conflicts { cautious: &self.cautious, until, pause: Duration::from_millis(4) }
+    }
+}
+
+/// The conflicts of one piece of work with other transactions.
+struct Conflicts<'a> {
+    cautious: &'a AtomicBool,
+    until: tokio::time::Instant,
+    pause: Duration,
+}
+
+impl Conflicts<'_> {
+    /// Waits for a moment and says that it is worth another try; false if this is no conflict, or the time is used up.
+    async fn wait_out(&mut self, problem: &Problem) -> bool {
+        if !problem.is_conflict() || tokio::time::Instant::now() + self.pause >= self.until {
+            return false;
+        }
+        self.cautious.store(true, Ordering::Relaxed);
+        tokio::time::sleep(self.pause.mul_f64(0.5 + jitter())).await;
+        self.pause = (self.pause * 2).min(Duration::from_millis(250));
+        true
     }
 }
 
 #[async_trait]
 impl Target for Postgres {
     async fn verify(&self) -> Result<(), TargetError> {
-        let mut session = self.session().await?;
+        let mut session = self.session(Lane::Issue).await?;
         session.run("SELECT 1").await?;
         session.give_back();
         Ok(())
@@ -127,8 +157,12 @@ impl Target for Postgres {
         marker::present(self, usernames).await
     }
 
-    async fn check(&self) -> Result<Vec<Capability>, TargetError> {
-        Ok(Vec::new())
+    async fn clock(&self) -> Result<Option<SystemTime>, TargetError> {
+        marker::clock(self).await.map(Some)
+    }
+
+    async fn check(&self, options: &EndOptions) -> Result<Vec<Capability>, TargetError> {
+        check::check(self, options).await
     }
 
     async fn set_password(&self, username: &str, password: &Secret, statements: &Script) -> Outcome<()> {

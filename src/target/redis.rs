@@ -4,18 +4,21 @@
 //! The servers keep their lists each for itself: what is done here is done at one server, not at its replicas and not at
 //! the other nodes of a cluster.
 
+mod check;
+mod end;
 mod node;
 mod rules;
 mod settings;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
-use super::pool::{Checkout, Pool, Session as _};
+use super::pool::{Checkout, Lane, NotOpened, Pool, Trust};
 use super::{
-    Capability, EndPlan, Ended, Login, LoginError, Marked, MintPlan, Outcome, RenewPlan, Script, Target, TargetError,
+    Capability, EndOptions, EndPlan, Ended, Login, LoginError, Marked, MintPlan, Outcome, RenewPlan, Script, Target,
+    TargetError,
 };
 use crate::secret::Secret;
 use crate::secret::verifier::redis::acl_rule;
@@ -38,25 +41,21 @@ struct Core {
 }
 
 impl Core {
-    async fn session(&self) -> Result<Checkout<Node>, TargetError> {
-        self.pool.checkout(|patience| Node::open(&self.settings, patience)).await
+    /// A session that has just shown that it lives.
+    async fn session(&self, lane: Lane) -> Result<Checkout<Node>, TargetError> {
+        self.pool.checkout(lane, Trust::Nobody, |patience| self.open(patience)).await
     }
 
-    /// A session that has just shown that it lives.
-    async fn fresh(&self) -> Result<Checkout<Node>, TargetError> {
-        let mut session = self.session().await?;
-        if session.ping().await {
-            return Ok(session);
-        }
-        drop(session);
-        self.pool.drop_idle();
-        self.session().await
+    async fn open(&self, patience: Duration) -> Result<Node, NotOpened> {
+        let opened = Node::open(&self.settings, patience).await;
+        let full = "max number of clients";
+        opened.map_err(|e| NotOpened::by_answer(e, |code, text| code == "LOADING" || text.contains(full)))
     }
 
     /// Makes the user, or leaves nothing.
     async fn create(&self, username: &str, rules: &[&str]) -> Outcome<()> {
         let begun = async {
-            let mut session = self.fresh().await?;
+            let mut session = self.session(Lane::Issue).await?;
             let taken = session.knows(username).await?;
             Ok((session, taken))
         };
@@ -97,7 +96,7 @@ impl Core {
 
     /// Removes a user for good; `silent` is a session that may still be about to make it.
     async fn remove(&self, username: &str, silent: Option<i64>) -> Result<(), TargetError> {
-        let mut session = self.fresh().await?;
+        let mut session = self.session(Lane::End).await?;
         if let Some(id) = silent {
             session.end_own_session(id).await?;
         }
@@ -111,29 +110,18 @@ impl Core {
         if there { Err(TargetError::Plan(format!("the user {username:?} came back"))) } else { Ok(()) }
     }
 
-    async fn end(&self, username: &str) -> Result<Ended, TargetError> {
-        let begun = Instant::now();
-        let mut session = self.fresh().await?;
-        let existed = session.knows(username).await?;
-        let mut sessions = 0;
-        if existed {
-            session.set_user(username, &["off"]).await?;
-            sessions = session.end_sessions(username).await?;
-            session.delete_user(username).await?;
-        }
-        // Also without a user: the one that removed it may have been stopped before this.
-        session.persist(self.settings.persistence).await?;
-        if session.knows(username).await? {
-            return Err(TargetError::Plan(format!("the user {username:?} came back")));
-        }
+    /// The hashes of a user's passwords; none of a user that is not there.
+    async fn passwords(&self, username: &str) -> Result<Vec<String>, TargetError> {
+        let mut session = self.session(Lane::Issue).await?;
+        let found = session.passwords(username).await?;
         session.give_back();
-        Ok(Ended { existed, sessions, took: begun.elapsed(), left: Vec::new() })
+        Ok(found)
     }
 
     /// Changes a user that must be there.
     async fn change(&self, username: &str, rules: &[&str]) -> Outcome<()> {
         let begun = async {
-            let mut session = self.fresh().await?;
+            let mut session = self.session(Lane::Issue).await?;
             if session.knows(username).await? {
                 return Ok(session);
             }
@@ -170,16 +158,6 @@ impl Redis {
         Self { core: Arc::new(Core { settings, pool }) }
     }
 
-    /// Gives an existing user this password beside those that it has.
-    pub async fn add_password(&self, username: &str, password: &Secret) -> Outcome<()> {
-        self.change(username, vec![acl_rule(password).expose().to_owned()]).await
-    }
-
-    /// Takes one password from an existing user. One that it has not is an error of the server's.
-    pub async fn remove_password(&self, username: &str, password: &Secret) -> Outcome<()> {
-        self.change(username, vec![acl_rule(password).expose().replacen('#', "!", 1)]).await
-    }
-
     async fn change(&self, username: &str, rules: Vec<String>) -> Outcome<()> {
         let (core, username) = (self.core.clone(), username.to_owned());
         let change = async move {
@@ -213,12 +191,12 @@ impl Drop for Minted {
 #[async_trait]
 impl Target for Redis {
     async fn verify(&self) -> Result<(), TargetError> {
-        self.core.fresh().await?.give_back();
+        self.core.session(Lane::Issue).await?.give_back();
         Ok(())
     }
 
     async fn mint(&self, plan: &MintPlan, login: Login<'_>) -> Outcome<()> {
-        let Login::Password(password) = login else {
+        let Some(password) = login.password() else {
             return Outcome::Failed(TargetError::Plan("a user of Redis and Valkey logs in by a password here".into()));
         };
         let rules = check_name(&plan.username).and_then(|()| rules::rules(&plan.creation, &plan.username));
@@ -249,10 +227,61 @@ impl Target for Redis {
         self.change(username, vec!["resetpass".to_owned(), acl_rule(password).expose().to_owned()]).await
     }
 
+    async fn keep(&self) -> Result<(), TargetError> {
+        let core = self.core.clone();
+        let keeping = async move {
+            let mut session = core.session(Lane::Issue).await?;
+            session.persist(core.settings.persistence).await?;
+            session.give_back();
+            Ok(())
+        };
+        tokio::spawn(keeping).await.unwrap_or_else(|_| Err(TargetError::Lost("the task that keeps users died".into())))
+    }
+
+    async fn keeps_two_passwords(&self) -> Result<(), TargetError> {
+        Ok(())
+    }
+
+    /// All other passwords end: this is the one time that those are seen to which an unfinished change has left behind.
+    async fn add_password(&self, username: &str, password: &Secret, old: &Secret) -> Outcome<()> {
+        let known = match self.core.passwords(username).await {
+            Ok(known) => known,
+            Err(e) => return Outcome::Failed(e),
+        };
+        let old = acl_rule(old);
+        let mut rules = vec!["resetpass".to_owned()];
+        if known.iter().any(|known| old.expose().strip_prefix('#') == Some(known)) {
+            rules.push(old.expose().to_owned());
+        }
+        rules.push(acl_rule(password).expose().to_owned());
+        self.change(username, rules).await
+    }
+
+    async fn remove_password(&self, username: &str, old: &Secret) -> Result<(), TargetError> {
+        let rule = acl_rule(old).expose().replacen('#', "!", 1);
+        let known = self.core.passwords(username).await?;
+        // Also without the password: who removed it may have been stopped before the users were kept.
+        let rules =
+            if known.iter().any(|known| rule.strip_prefix('!') == Some(known)) { vec![rule] } else { Vec::new() };
+        match self.change(username, rules).await {
+            Outcome::Done(()) => Ok(()),
+            Outcome::Failed(e) | Outcome::Unknown(e) => Err(e),
+        }
+    }
+
     async fn login(&self, username: &str, password: &Secret) -> Result<(), LoginError> {
         let settings = &self.core.settings;
         let opened = node::connect(settings, username, Some(password), settings.limits.connect_timeout).await;
-        opened.map(drop).map_err(|e| LoginError::by_code(e, &["WRONGPASS"]))
+        let Err(e) = opened else { return Ok(()) };
+        let refused = LoginError::by_code(e, node::WRONG_PASSWORD);
+        // The server says the same of the right password of a user that is off.
+        if matches!(refused, LoginError::Refused(_))
+            && let Ok(known) = self.core.passwords(username).await
+            && known.iter().any(|known| acl_rule(password).expose().strip_prefix('#') == Some(known))
+        {
+            return Ok(());
+        }
+        Err(refused)
     }
 
     /// Users have no end of their own here: nothing to move.
@@ -265,7 +294,7 @@ impl Target for Redis {
     }
 
     async fn present(&self, usernames: &[String]) -> Result<Vec<String>, TargetError> {
-        let mut session = self.core.fresh().await?;
+        let mut session = self.core.session(Lane::End).await?;
         let mut found = Vec::new();
         for username in usernames {
             if session.knows(username).await? {
@@ -276,14 +305,19 @@ impl Target for Redis {
         Ok(found)
     }
 
-    async fn check(&self) -> Result<Vec<Capability>, TargetError> {
-        Ok(Vec::new())
+    /// The account need not be allowed to ask.
+    async fn clock(&self) -> Result<Option<SystemTime>, TargetError> {
+        Ok(None)
+    }
+
+    async fn check(&self, options: &EndOptions) -> Result<Vec<Capability>, TargetError> {
+        check::check(&self.core, options).await
     }
 
     /// Revocation statements mean nothing here, as in the built-in engine.
     async fn end(&self, plan: &EndPlan) -> Result<Ended, TargetError> {
-        let (core, username) = (self.core.clone(), plan.username.clone());
-        match tokio::spawn(async move { core.end(&username).await }).await {
+        let (core, username, options) = (self.core.clone(), plan.username.clone(), plan.options.clone());
+        match tokio::spawn(async move { end::end(&core, &username, &options).await }).await {
             Ok(ended) => ended,
             Err(_) => Err(TargetError::Lost("the task that ends the user died".into())),
         }

@@ -90,6 +90,62 @@ fn a_mariadb_user_comes_and_goes() {
     }
 }
 
+/// `{{host}}` in every kind of statement, and all hosts of a user where there are none.
+#[test]
+fn a_mariadb_user_is_ended_and_changed_at_every_host() {
+    let (server, _bao, client) = with_mariadb(json!({}));
+    client.post("database/config/my", json!({ "user_host": "127.0.0.1" })).expect(204);
+    server.sql("CREATE TABLE shop.ran (what VARCHAR(200))");
+    let at = |what: &str| format!("INSERT INTO shop.ran VALUES ('{what} {{{{name}}}} at {{{{host}}}}')");
+    let ran = || {
+        let ran = server.sql("SELECT GROUP_CONCAT(what) FROM shop.ran");
+        server.sql("DELETE FROM shop.ran");
+        ran
+    };
+    let create = |host: &str| format!("CREATE USER '{{{{name}}}}'@'{host}' IDENTIFIED BY '{{{{password}}}}'");
+    let role = json!({ "db_name": "my", "creation_statements": [create("{{host}}"), create("10.0.0.1")],
+                       "renew_statements": [at("renewed")], "rollback_statements": [at("undone")] });
+    client.post("database/roles/app", role).expect(204);
+    let [user, password, lease] = mint(&client, "app");
+    assert_eq!(server.hosts(&user), ["10.0.0.1", "127.0.0.1"]);
+    server.login(&user, &password, "SELECT 1").unwrap();
+    client.post("sys/leases/renew", json!({ "lease_id": lease, "increment": 60 })).expect(200);
+    assert_eq!(ran(), format!("renewed {user} at 127.0.0.1"));
+    client.revoke(&lease).expect(204);
+    assert!(server.hosts(&user).is_empty());
+
+    // Statements of one's own, and what they leave.
+    let own = json!({ "revocation_statements": [at("ended"), "DROP USER '{{name}}'@'{{host}}'"] });
+    client.post("database/roles/app", own).expect(204);
+    let [user, _, lease] = mint(&client, "app");
+    client.revoke(&lease);
+    assert_eq!(ran(), format!("ended {user} at 127.0.0.1"));
+    assert!(!server.hosts(&user).contains(&"127.0.0.1".to_owned()), "{:?}", server.hosts(&user));
+    let failing = json!({ "creation_statements": [create("{{host}}"), "GRANT nonsense"] });
+    client.post("database/roles/app", failing).expect(204);
+    assert!(client.get("database/creds/app").status >= 400);
+    let undone = ran();
+    assert!(undone.starts_with("undone ") && undone.ends_with(" at 127.0.0.1"), "{undone}");
+    assert_eq!(server.sql("SELECT COUNT(*) FROM mysql.user WHERE Host IN ('127.0.0.1', '10.0.0.9')"), "0");
+
+    for host in ["127.0.0.1", "localhost", "10.%"] {
+        server.sql(&format!("CREATE USER st@'{host}' IDENTIFIED BY 'initial'"));
+    }
+    client
+        .post("database/static-roles/st", json!({ "db_name": "my", "username": "st", "rotation_period": 3600 }))
+        .expect(204);
+    let hashes = || server.sql("SELECT GROUP_CONCAT(DISTINCT authentication_string) FROM mysql.user WHERE User = 'st'");
+    let first = hashes();
+    assert!(!first.contains(','), "one host has another password: {first}");
+    let statements =
+        json!({ "rotation_statements": ["ALTER USER '{{name}}'@'{{host}}' IDENTIFIED BY '{{password}}'"] });
+    client.post("database/static-roles/st", statements).expect(204);
+    client.post("database/rotate-role/st", json!({})).expect(204);
+    let served = client.get("database/static-creds/st").data()["password"].as_str().unwrap().to_owned();
+    server.login("st", &served, "SELECT 1").unwrap();
+    assert!(hashes().contains(&first) && hashes().contains(','), "the statements name one host");
+}
+
 #[test]
 fn a_mariadb_user_ends_with_its_lease_and_a_failed_mint_leaves_nobody() {
     let (server, _bao, client) = with_mariadb(json!({ "default_ttl": "2s", "max_ttl": "4s" }));

@@ -12,6 +12,8 @@ mod certificates;
 mod chaos;
 mod connections;
 mod drivers;
+mod ending;
+mod faults;
 mod manifest;
 mod parity;
 mod protocol;

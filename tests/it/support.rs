@@ -17,6 +17,10 @@ pub mod cluster;
 pub mod mariadb;
 #[path = "support/postgres.rs"]
 pub mod postgres;
+#[path = "support/proxy.rs"]
+pub mod proxy;
+#[path = "support/random.rs"]
+pub mod random;
 #[path = "support/redis.rs"]
 pub mod redis;
 #[path = "support/server.rs"]

@@ -11,7 +11,8 @@ use std::time::{Duration, SystemTime};
 use leasehold::secret::{Secret, password};
 use leasehold::target::mysql::{MySql, Settings, Source};
 use leasehold::target::{
-    Dialect, EndOptions, EndPlan, Ended, Login, Marker, MintPlan, Outcome, Script, Target, TargetError,
+    Dialect, EndOptions, EndPlan, Ended, Left, Login, Marker, MintPlan, Need, Outcome, Owned, Script, Sessions, Target,
+    TargetError, Verify,
 };
 
 use crate::support::mariadb::{ADMIN, ADMIN_PASSWORD, MariaDb};
@@ -65,6 +66,10 @@ impl Rig {
         self.target.end(&end_plan(user, revocation)).await
     }
 
+    async fn end_by(&self, user: &str, options: EndOptions) -> Ended {
+        self.target.end(&EndPlan { options, ..end_plan(user, &[]) }).await.unwrap()
+    }
+
     /// The general log does not hold `secret`; and is being written, or this would prove nothing.
     fn assert_not_logged(&self, user: &str, secret: &Secret) {
         let log = self.server.general_log();
@@ -73,7 +78,7 @@ impl Rig {
     }
 }
 
-fn target(url: &str, user: &str, password: &Secret, change: impl FnOnce(&mut Source<'_>)) -> MySql {
+pub fn target(url: &str, user: &str, password: &Secret, change: impl FnOnce(&mut Source<'_>)) -> MySql {
     let mut source = Source { connection_url: url, username: user, password: Some(password), ..Source::default() };
     change(&mut source);
     MySql::new(Settings::new(&source).unwrap())
@@ -108,7 +113,7 @@ fn script(statements: &[&str]) -> Script {
     Script::parse(&elements, Dialect::MySql)
 }
 
-fn mint_plan(user: &str, creation: &[&str], rollback: &[&str]) -> MintPlan {
+pub fn mint_plan(user: &str, creation: &[&str], rollback: &[&str]) -> MintPlan {
     let marker = Marker {
         mount: "m".into(),
         role: "r".into(),
@@ -116,18 +121,26 @@ fn mint_plan(user: &str, creation: &[&str], rollback: &[&str]) -> MintPlan {
         entity: String::new(),
         begun: 0,
         expires: 0,
+        ..Marker::default()
     };
     MintPlan {
         username: user.to_owned(),
         creation: script(creation),
         rollback: script(rollback),
         expiration: SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_313_477),
+        scram_iterations: None,
         marker,
+        repeats: false,
     }
 }
 
-fn end_plan(user: &str, revocation: &[&str]) -> EndPlan {
+pub fn end_plan(user: &str, revocation: &[&str]) -> EndPlan {
     EndPlan { username: user.to_owned(), revocation: script(revocation), options: EndOptions::default() }
+}
+
+/// `database: object`.
+fn objects(left: &[Left]) -> Vec<String> {
+    left.iter().map(|left| format!("{}: {}", left.database, left.object)).collect()
 }
 
 /// A port that nobody listens on.

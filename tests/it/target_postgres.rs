@@ -1,9 +1,13 @@
 //! The PostgreSQL target against a real server: users made, prolonged and ended.
 
+mod account;
+mod doors;
 mod ending;
 mod faults;
 mod minting;
+mod owned;
 mod passwords;
+mod sessions;
 
 use std::time::{Duration, SystemTime};
 
@@ -12,7 +16,8 @@ use leasehold::target::dsn::{PgEndpoint, Source};
 use leasehold::target::pool::Limits;
 use leasehold::target::postgres::{PasswordForm, Postgres, Settings};
 use leasehold::target::{
-    Dialect, EndOptions, EndPlan, Ended, Login, Marker, MintPlan, Outcome, RenewPlan, Script, Target, TargetError,
+    Capability, Dialect, EndOptions, EndPlan, Ended, Left, Login, Marker, MintPlan, Need, Outcome, Owned, RenewPlan,
+    Script, Sessions, Target, TargetError, Verify,
 };
 
 use crate::support::postgres::{ADMIN, ADMIN_PASSWORD, Postgres as Server, Session};
@@ -31,7 +36,10 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
-        let pg = Server::start();
+        Self::at(Server::start())
+    }
+
+    fn at(pg: Server) -> Self {
         let target = Postgres::new(settings(endpoint(&pg)));
         Self { pg, target }
     }
@@ -67,6 +75,40 @@ impl Rig {
     async fn end(&self, user: &str, revocation: &[&str]) -> Result<Ended, TargetError> {
         self.target.end(&end_plan(user, revocation)).await
     }
+
+    async fn end_by(&self, user: &str, options: EndOptions) -> Ended {
+        self.target.end(&EndPlan { options, ..end_plan(user, &[]) }).await.unwrap()
+    }
+
+    /// Ends a user by the default statements; nothing may be left of it.
+    async fn end_cleanly(&self, user: &str, options: EndOptions) {
+        let ended = self.end_by(user, options).await;
+        assert_eq!(ended.left, []);
+        assert!(!self.role_exists(user));
+    }
+}
+
+/// `database: object`, sorted.
+fn objects(left: &[Left]) -> Vec<String> {
+    let mut all: Vec<String> = left.iter().map(|left| format!("{}: {}", left.database, left.object)).collect();
+    all.sort();
+    all
+}
+
+fn owned(owned: Owned) -> EndOptions {
+    EndOptions { owned, ..EndOptions::default() }
+}
+
+fn reassign(role: &str) -> EndOptions {
+    owned(Owned::Reassign(role.to_owned()))
+}
+
+fn verify(verify: Verify) -> EndOptions {
+    EndOptions { verify, ..EndOptions::default() }
+}
+
+fn sessions(sessions: Sessions) -> EndOptions {
+    EndOptions { sessions, ..EndOptions::default() }
 }
 
 async fn minted(target: &Postgres, plan: &MintPlan) {
@@ -75,19 +117,20 @@ async fn minted(target: &Postgres, plan: &MintPlan) {
 }
 
 /// As the superuser, over TCP with a password.
-fn endpoint(pg: &Server) -> PgEndpoint {
+pub fn endpoint(pg: &Server) -> PgEndpoint {
     let secret = Secret::new(ADMIN_PASSWORD.to_owned());
     let url = pg.url();
     let source = Source { connection_url: &url, username: ADMIN, password: Some(&secret), ..Default::default() };
     PgEndpoint::parse(&source).unwrap()
 }
 
-fn settings(endpoint: PgEndpoint) -> Settings {
+pub fn settings(endpoint: PgEndpoint) -> Settings {
     Settings {
         endpoint,
         limits: Limits::new(8, 0, Duration::ZERO, Duration::from_secs(30)),
         statement_timeout: Duration::from_secs(20),
         password_form: PasswordForm::Where,
+        scram_iterations: 4096,
     }
 }
 
@@ -100,12 +143,13 @@ fn script(statements: &[&str]) -> Script {
     Script::parse(&elements, Dialect::Postgres)
 }
 
-fn mint_plan(user: &str, creation: &[&str]) -> MintPlan {
+pub fn mint_plan(user: &str, creation: &[&str]) -> MintPlan {
     MintPlan {
         username: user.to_owned(),
         creation: script(creation),
         rollback: Script::default(),
         expiration: SystemTime::UNIX_EPOCH + Duration::from_secs(FAR),
+        scram_iterations: None,
         marker: Marker {
             mount: "mount'\\\"".into(),
             role: "role".into(),
@@ -113,10 +157,17 @@ fn mint_plan(user: &str, creation: &[&str]) -> MintPlan {
             entity: String::new(),
             begun: 0,
             expires: FAR,
+            ..Marker::default()
         },
+        repeats: false,
     }
 }
 
-fn end_plan(user: &str, revocation: &[&str]) -> EndPlan {
+pub fn end_plan(user: &str, revocation: &[&str]) -> EndPlan {
     EndPlan { username: user.to_owned(), revocation: script(revocation), options: EndOptions::default() }
+}
+
+/// The server as another account sees it.
+fn as_user(rig: &Rig, user: &str) -> PgEndpoint {
+    PgEndpoint { user: user.to_owned(), passwords: Some(password()).into(), ..endpoint(&rig.pg) }
 }

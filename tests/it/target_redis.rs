@@ -6,7 +6,8 @@ use leasehold::secret::verifier::redis::acl_rule;
 use leasehold::secret::{Secret, password};
 use leasehold::target::redis::{Redis, Settings, Source};
 use leasehold::target::{
-    Dialect, EndOptions, EndPlan, Login, LoginError, Marker, MintPlan, Outcome, RenewPlan, Script, Target, TargetError,
+    Dialect, EndOptions, EndPlan, Login, LoginError, Marker, MintPlan, Need, Outcome, Owned, RenewPlan, Script,
+    Sessions, Target, TargetError, Verify,
 };
 
 use crate::support::redis::{ADMIN, ADMIN_PASSWORD, Redis as Server};
@@ -25,7 +26,7 @@ impl Rig {
 
     fn with(change: impl FnOnce(&mut Source<'_>)) -> Self {
         let server = Server::start();
-        let target = target(&server, change);
+        let target = target(server.port(), change);
         Self { server, target }
     }
 
@@ -54,8 +55,8 @@ impl Rig {
     }
 }
 
-fn target(server: &Server, change: impl FnOnce(&mut Source<'_>)) -> Redis {
-    let url = format!("redis://{ADMIN}:{ADMIN_PASSWORD}@127.0.0.1:{}", server.port());
+pub fn target(port: u16, change: impl FnOnce(&mut Source<'_>)) -> Redis {
+    let url = format!("redis://{ADMIN}:{ADMIN_PASSWORD}@127.0.0.1:{port}");
     let mut source = Source { connection_url: &url, persistence_mode: "aclfile", ..Source::default() };
     change(&mut source);
     Redis::new(Settings::new(&source).unwrap())
@@ -73,7 +74,7 @@ fn script(statements: &[&str]) -> Script {
     Script::parse(&statements.iter().map(|&text| text.to_owned()).collect::<Vec<_>>(), Dialect::Redis)
 }
 
-fn mint_plan(user: &str, creation: &[&str]) -> MintPlan {
+pub fn mint_plan(user: &str, creation: &[&str]) -> MintPlan {
     let marker = Marker {
         mount: "m".into(),
         role: "r".into(),
@@ -81,17 +82,20 @@ fn mint_plan(user: &str, creation: &[&str]) -> MintPlan {
         entity: String::new(),
         begun: 0,
         expires: 0,
+        ..Marker::default()
     };
     MintPlan {
         username: user.to_owned(),
         creation: script(creation),
         rollback: Script::default(),
         expiration: SystemTime::UNIX_EPOCH,
+        scram_iterations: None,
         marker,
+        repeats: false,
     }
 }
 
-fn end_plan(user: &str) -> EndPlan {
+pub fn end_plan(user: &str) -> EndPlan {
     EndPlan { username: user.to_owned(), revocation: Script::default(), options: EndOptions::default() }
 }
 
@@ -135,6 +139,99 @@ async fn users_are_kept_for_the_next_start() {
     rig.target.login(&user, &password).await.unwrap();
     rig.target.end(&end_plan(&user)).await.unwrap();
     assert!(!rig.server.users_file().contains(&user));
+}
+
+/// Deleting a user ends its sessions: where they may go on, it waits for them.
+#[tokio::test]
+async fn sessions_that_may_go_on() {
+    let rig = Rig::new();
+    let grace = Sessions::Grace(Duration::from_secs(60));
+    for sessions in [grace.clone(), Sessions::Keep] {
+        let user = name();
+        let password = rig.minted(&user, &["+ping"]).await;
+        let mut open = rig.server.session(&user, password.expose());
+        assert_eq!(open.ask("PING").as_deref(), Some("+PONG"));
+        let options = EndOptions { sessions: sessions.clone(), ..EndOptions::default() };
+        let plan = EndPlan { options, ..end_plan(&user) };
+        for _ in 0..2 {
+            let ended = rig.target.end(&plan).await.unwrap();
+            assert_eq!((ended.sessions, ended.left.len()), (0, 1));
+            assert_eq!(ended.again, (sessions == grace).then_some(Duration::from_secs(60)));
+            assert!(rig.target.login(&user, &password).await.is_err(), "no more of them");
+            assert!(rig.server.users_file().lines().any(|line| line.starts_with(&format!("user {user} off"))));
+            assert_eq!(open.ask("PING").as_deref(), Some("+PONG"));
+        }
+        drop(open);
+        let mut left = 1;
+        for _ in 0..500 {
+            left = rig.target.end(&plan).await.unwrap().left.len();
+            if left == 0 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!((left, rig.knows(&user)), (0, false));
+    }
+    let user = name();
+    let password = rig.minted(&user, &["+ping"]).await;
+    let mut open = rig.server.session(&user, password.expose());
+    assert_eq!(open.ask("PING").as_deref(), Some("+PONG"));
+    let options = EndOptions { sessions: grace.after(Duration::from_secs(60)), ..EndOptions::default() };
+    let ended = rig.target.end(&EndPlan { options, ..end_plan(&user) }).await.unwrap();
+    assert_eq!((ended.sessions, ended.left), (1, vec![]));
+    assert_eq!(open.ask("PING"), None);
+}
+
+#[tokio::test]
+async fn a_list_that_cannot_be_written_is_told() {
+    let rig = Rig::new();
+    let user = name();
+    rig.minted(&user, &[]).await;
+    let broken = target(rig.server.port(), |source| source.persistence_mode = "rewrite");
+    for existed in [true, false] {
+        let ended = broken.end(&end_plan(&user)).await.unwrap();
+        assert_eq!((ended.existed, ended.left.len()), (existed, 1));
+        assert!(ended.left[0].reason.contains("+config|rewrite"), "{ended:?}");
+        assert!(!rig.knows(&user));
+    }
+    assert_eq!(rig.target.end(&end_plan(&user)).await.unwrap().left, []);
+    assert!(!rig.server.users_file().contains(&user));
+}
+
+#[tokio::test]
+async fn what_an_account_can_do() {
+    let rig = Rig::new();
+    let grace = EndOptions { sessions: Sessions::Grace(Duration::from_secs(1)), ..EndOptions::default() };
+    assert!(rig.target.check(&grace).await.unwrap().iter().all(|capability| capability.granted));
+    for (owned, need) in [(Owned::Drop, Need::DropObjects), (Owned::Reassign("x".into()), Need::ReassignObjects)] {
+        let last = rig.target.check(&EndOptions { owned, ..grace.clone() }).await.unwrap().pop().unwrap();
+        assert_eq!((last.need, last.granted, last.required), (need, false, true));
+    }
+    let account = name();
+    let password = rig.minted(&account, &["+ping", "+client|id"]).await;
+    let url = format!("redis://{account}:{}@127.0.0.1:{}", password.expose(), rig.server.port());
+    let narrow = Redis::new(
+        Settings::new(&Source { connection_url: &url, persistence_mode: "aclfile", ..Source::default() }).unwrap(),
+    );
+    let lacks = narrow.check(&grace).await.unwrap();
+    assert!(lacks.iter().all(|lack| !lack.granted && lack.required), "{lacks:?}");
+    let needs =
+        [Need::CreateUsers, Need::SeeUsers, Need::EndUsers, Need::EndSessions, Need::SeeSessions, Need::SaveUsers];
+    assert_eq!(lacks.iter().map(|lack| lack.need).collect::<Vec<_>>(), needs);
+    for lack in &lacks {
+        rig.server.command(&lack.fix.split(' ').collect::<Vec<_>>());
+    }
+    for capability in narrow.check(&grace).await.unwrap() {
+        assert!(capability.granted, "{capability:?}");
+    }
+    // And it is enough.
+    let user = name();
+    let made = narrow.mint(&mint_plan(&user, &[]), Login::Password(&fresh())).await;
+    assert!(matches!(made, Outcome::Done(())), "{made:?}");
+    let ended = narrow.end(&EndPlan { options: grace, ..end_plan(&user) }).await.unwrap();
+    assert_eq!((ended.existed, ended.left), (true, vec![]));
+    let lax = EndOptions { verify: Verify::BestEffort, ..EndOptions::default() };
+    assert!(narrow.check(&lax).await.unwrap().iter().all(|capability| capability.need != Need::SeeSessions));
 }
 
 #[tokio::test]
@@ -183,12 +280,18 @@ async fn passwords_of_a_user_that_stays() {
     let old = rig.minted(&user, &[]).await;
     assert!(matches!(target.set_password(&user, &new, &script(&[])).await, Outcome::Done(())));
     assert!(target.login(&user, &old).await.is_err());
-    assert!(matches!(target.add_password(&user, &newest).await, Outcome::Done(())));
+    assert!(matches!(target.add_password(&user, &newest, &new).await, Outcome::Done(())));
     target.login(&user, &new).await.unwrap();
     target.login(&user, &newest).await.unwrap();
-    assert!(matches!(target.remove_password(&user, &new).await, Outcome::Done(())));
-    assert!(target.login(&user, &new).await.is_err());
-    target.login(&user, &newest).await.unwrap();
+    for _ in 0..2 {
+        target.remove_password(&user, &new).await.unwrap();
+        assert!(target.login(&user, &new).await.is_err());
+        target.login(&user, &newest).await.unwrap();
+    }
+    // What somebody has taken from the user does not come back as the old one.
+    assert!(matches!(target.add_password(&user, &old, &new).await, Outcome::Done(())));
+    target.login(&user, &old).await.unwrap();
+    assert!(target.login(&user, &new).await.is_err() && target.login(&user, &newest).await.is_err());
 }
 
 /// The server stands still while the caller waits; once it goes on, what was sent to it takes effect.

@@ -202,6 +202,7 @@ pub async fn deny(mount: &Mount, denial: Denial) -> Result<(), Error> {
     if denial.expires <= unix_seconds(now + NOT_WORTH) {
         return Ok(());
     }
+    super::may_end(mount, "session of", denial.place.holder.arn())?;
     let entry = denial.entry(unix_seconds(now));
     submit(mount, denial.place, entry).await
 }
@@ -337,6 +338,7 @@ pub async fn revoke_identity(mount: &Mount, input: &Input) -> Reply {
     if identity.is_empty() {
         return Err(Error::Refused("source_identity is required".into()));
     }
+    super::may_end(mount, "identity", identity)?;
     let Some(trace) = load_trace(mount, identity).await? else {
         return Err(Error::Refused(format!(
             "no role here has given a session to the source identity {identity:?} (only roles with a source_identity do)"

@@ -35,7 +35,7 @@ impl Leased {
         }
         let username =
             text("username").ok_or_else(|| Error::Failed("secret is missing username internal data".into()))?;
-        let note = text(intent::LEASE_FIELD).filter(|key| key.starts_with(intent::PREFIX));
+        let note = text(intent::LEASE_FIELD).filter(|key| key.starts_with(user::PREFIX));
         Ok(Self::User { username, note })
     }
 }

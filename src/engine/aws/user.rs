@@ -10,16 +10,20 @@ use super::identity::{self, Facts};
 use super::name::{self, Named};
 use super::role::Role;
 use super::{SECRET_KIND, cloud, config, refused};
+use crate::engine::end::wishes::Wishes;
 use crate::engine::error::Error;
 use crate::engine::intent::{self, Intent, unix_seconds};
 use crate::engine::issue::{self, Permit};
 use crate::engine::lease::Terms;
 use crate::engine::request::{Datum, Fields, LeaseGrant, Reply, Request, Response};
 use crate::engine::{Mount, SECRET_TYPE};
+use crate::secret::password;
 use crate::target::aws::{AccessKey, Cause, Cloud, Step, User, UserEnd, UserPlan};
 
 /// The tag by which a user is known to be ours; its value is the note's id.
 const MARK: &str = "leasehold";
+/// Where the notes of users are. They hold no secret.
+pub const PREFIX: &str = "user/";
 /// What stands for a connection in a note.
 const ACCOUNT: &str = "aws";
 /// How many uses in a row make a key usable, and how long between two.
@@ -32,7 +36,8 @@ pub async fn mint(mount: &Mount, wanted: Wanted<'_>, request: &Request) -> Reply
     let now = mount.ports.clock.now();
     let terms = Terms::bounded(lease, lease_max, wanted.bounds);
     let permit = issue::authorize(mount, wanted.name, request, terms.at_issue(now))?;
-    let key = intent::key()?;
+    let id = password::base62(24).map_err(|e| Error::Failed(e.to_string()))?;
+    let key = format!("{PREFIX}{id}");
     let plan = plan(mount, &wanted, &permit, &key).await?;
     let cloud = cloud(mount).await?;
     let (access, internal) = make(mount, cloud.as_ref(), &wanted, &permit, &plan, &key).await?;
@@ -83,7 +88,7 @@ async fn plan(mount: &Mount, wanted: &Wanted<'_>, permit: &Permit, key: &str) ->
 
 /// What the tag of a user with this note says.
 fn mark(key: &str) -> &str {
-    key.strip_prefix(intent::PREFIX).unwrap_or(key)
+    key.strip_prefix(PREFIX).unwrap_or(key)
 }
 
 /// Writes the note, makes the user, and gives back its key with what the host is to keep. A user that is not made to its
@@ -107,6 +112,8 @@ async fn make(
         begun: unix_seconds(mount.ports.clock.now()),
         expires: unix_seconds(permit.until()),
         made: false,
+        wishes: Wishes::default(),
+        incarnation: mount.incarnation.clone(),
     };
     let internal = internal(&note, &wanted.role, key)?;
     // Who finds the note leaves it alone for as long as we are at it.
@@ -126,7 +133,7 @@ async fn make(
             return Err(refused(step(unmade.step), &unmade.failure));
         }
     };
-    note.made = true;
+    note.is_made(mount.ports.clock.now());
     if let Err(e) = note.store(storage, key).await {
         queue.plan(key, key, note.due());
         match cloud.end_user(&plan.name).await {
@@ -188,6 +195,7 @@ async fn usable(cloud: &dyn Cloud, key: &AccessKey, limit: Duration) -> bool {
 /// # Errors
 /// [`Error::Failed`], a class that the host retries.
 pub async fn end(mount: &Mount, username: &str, may_be_young: bool) -> Result<(), Error> {
+    super::may_end(mount, "user", username)?;
     let ended = cloud(mount).await?.end_user(username).await;
     match ended.map_err(|e| Error::Failed(format!("the user {username:?} could not be removed: {e}")))? {
         UserEnd::Gone => {}
@@ -206,8 +214,8 @@ pub async fn end(mount: &Mount, username: &str, may_be_young: bool) -> Result<()
 pub async fn scheduled(mount: &Mount) -> Result<Vec<(String, String, SystemTime)>, Error> {
     let storage = mount.ports.storage.as_ref();
     let mut found = Vec::new();
-    for id in storage.list(intent::PREFIX, "", -1).await? {
-        let key = format!("{}{id}", intent::PREFIX);
+    for id in storage.list(PREFIX, "", -1).await? {
+        let key = format!("{PREFIX}{id}");
         match Intent::load(storage, &key).await {
             Ok(Some(note)) => found.push((key.clone(), key, note.due())),
             Ok(None) => {}

@@ -7,13 +7,17 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::root;
+use super::timing::{self, Timing};
 use crate::engine::Mount;
+use crate::engine::end::mode::{self, RevocationMode};
+use crate::engine::end::wishes::Wishes;
 use crate::engine::error::Error;
 use crate::engine::field::Input;
+use crate::engine::go::instant;
 use crate::engine::request::{Fields, Reply, Response};
 use crate::engine::template::{self, Names, OsEntropy, Template};
 use crate::secret::Secret;
-use crate::target::{self, Driver, Target};
+use crate::target::{self, Driver, Passwords, Target};
 
 mod settings;
 
@@ -26,11 +30,18 @@ const ENGINE_FIELDS: &[&str] = &[
     "allowed_roles",
     "root_rotation_statements",
     "password_policy",
+    "owned_objects",
+    "sessions",
+    "verify",
+    mode::FIELD,
 ];
 
 /// Connection details that no read returns. `connection_url` is secret too (it may hold a password) and is shown
 /// redacted.
 const SECRET_DETAILS: &[&str] = &["password", "private_key", "tls_certificate_key", "service_account_json"];
+
+/// The detail that says so: see [`Config::is_self_managed`].
+const SELF_MANAGED: &str = "self_managed";
 
 const EMBEDDED: &str = "Password found in connection_url, use a templated url to enable root rotation and prevent read \
                         access to password information.";
@@ -54,6 +65,8 @@ pub struct Config {
     pub root_rotation_statements: Vec<String>,
     /// The host's policy for passwords minted here, empty for the default generator.
     pub password_policy: String,
+    /// When the root password changes by itself.
+    pub timing: Timing,
     /// What other engines of this stored form keep here; carried along untouched.
     pub other: Fields,
 }
@@ -77,13 +90,16 @@ struct Stored {
     other: Fields,
 }
 
+/// Where connections are stored.
+pub const PREFIX: &str = "config/";
+
 /// Storage key of a connection.
 pub fn key(name: &str) -> String {
-    format!("config/{name}")
+    format!("{PREFIX}{name}")
 }
 
 /// What every path says of a connection that is not there.
-pub(super) fn missing(name: &str) -> Error {
+pub(in crate::engine) fn missing(name: &str) -> Error {
     Error::Failed(format!("failed to find entry for connection with name: {name:?}"))
 }
 
@@ -91,9 +107,10 @@ impl Config {
     /// The stored connection, `None` if there is none.
     pub async fn load(mount: &Mount, name: &str) -> Result<Option<Self>, Error> {
         let Some(entry) = mount.ports.storage.get(&key(name)).await? else { return Ok(None) };
-        let stored: Stored = serde_json::from_str(entry.expose())
-            .map_err(|_| Error::Failed(format!("the stored connection {name:?} cannot be read")))?;
+        let unreadable = || Error::Failed(format!("the stored connection {name:?} cannot be read"));
+        let mut stored: Stored = serde_json::from_str(entry.expose()).map_err(|_| unreadable())?;
         let mut config = Self {
+            timing: Timing::take(&mut stored.other).map_err(|()| unreadable())?,
             plugin_name: stored.plugin_name,
             plugin_version: stored.plugin_version,
             allowed_roles: stored.allowed_roles.unwrap_or_default(),
@@ -119,7 +136,7 @@ impl Config {
             allowed_roles: Some(self.allowed_roles.clone()),
             root_credentials_rotate_statements: Some(self.root_rotation_statements.clone()),
             password_policy: self.password_policy.clone(),
-            other: self.other.clone(),
+            other: self.other.clone().into_iter().chain(self.timing.stored()).collect(),
         };
         let text = serde_json::to_string(&stored).map_err(|_| Error::Failed("cannot encode the connection".into()))?;
         Ok(mount.ports.storage.put(&key(name), &Secret::new(text), true).await?)
@@ -152,18 +169,57 @@ impl Config {
         self.allowed_roles.iter().any(|pattern| glob(pattern, role))
     }
 
+    /// True if there is no account of the connection's own: each account of a static role changes its own password.
+    pub(super) fn is_self_managed(&self) -> bool {
+        let flag = self.details.get(SELF_MANAGED);
+        flag.is_some_and(|flag| *flag == json!(true) || flag.as_str().is_some_and(|text| text == "true" || text == "1"))
+    }
+
     /// The connection, ready to be used. Opens no session.
     pub(super) fn open(&self, mount: &Mount) -> Result<Connection, String> {
+        self.connect(mount, &self.details, &self.secrets)
+    }
+
+    /// The connection of somebody else, ready to be used. Opens no session.
+    pub(super) fn open_as(&self, mount: &Mount, username: &str, password: &Secret) -> Result<Connection, String> {
+        let mut details = self.details.clone();
+        details.insert("username".into(), json!(username));
+        let mut secrets: BTreeMap<String, Secret> =
+            self.secrets.iter().map(|(key, secret)| (key.clone(), secret.duplicate())).collect();
+        secrets.insert("password".into(), password.duplicate());
+        self.connect(mount, &details, &secrets)
+    }
+
+    fn connect(
+        &self,
+        mount: &Mount,
+        details: &Fields,
+        secrets: &BTreeMap<String, Secret>,
+    ) -> Result<Connection, String> {
         let driver = self.driver()?;
-        let settings = settings::read(driver, &self.details, &self.secrets)?;
+        let settings = settings::read(driver, details, secrets)?;
         let username = username_template(driver, &settings.username_template, mount)?;
         Ok(Connection {
             driver,
             allowed_roles: self.allowed_roles.clone(),
             password_policy: self.password_policy.clone(),
             username,
+            passwords: settings.target.passwords(),
+            wishes: Wishes::of(&self.other),
+            revocation_mode: RevocationMode::of(&self.other),
+            scram_iterations: settings.scram_iterations,
             target: mount.ports.targets.open(settings.target),
         })
+    }
+
+    /// True if the driver would log in with `password` were it this connection's: not every text can be put into
+    /// `connection_url` as it is.
+    pub(super) fn carries(&self, password: &Secret) -> bool {
+        let mut secrets: BTreeMap<String, Secret> =
+            self.secrets.iter().map(|(key, secret)| (key.clone(), secret.duplicate())).collect();
+        secrets.insert("password".into(), password.duplicate());
+        let read = self.driver().and_then(|driver| settings::read(driver, &self.details, &secrets));
+        read.is_ok_and(|read| read.target.passwords().first().as_ref() == Some(password))
     }
 
     fn driver(&self) -> Result<Driver, String> {
@@ -212,6 +268,14 @@ pub struct Connection {
     pub password_policy: String,
     /// How users are named.
     pub username: Template,
+    /// What its sessions are opened with.
+    pub passwords: Passwords,
+    /// How users end of roles that do not say.
+    pub wishes: Wishes,
+    /// Whether its users are ended at all.
+    pub revocation_mode: RevocationMode,
+    /// Rounds of the SCRAM verifiers that the server is sent, if it is sent any.
+    pub scram_iterations: Option<u32>,
     /// The target itself.
     pub target: Arc<dyn Target>,
 }
@@ -230,8 +294,18 @@ pub struct Connections(Mutex<Live>);
 #[derive(Default)]
 struct Live {
     by_name: HashMap<String, Arc<Connection>>,
+    /// Those that did not answer when they were opened. They are asked again as they are: what a target knows of its
+    /// outage, and its bound on sessions, hold for whoever asks.
+    unproven: HashMap<String, Arc<Connection>>,
     /// Counts changes, so that a connection opened from an older configuration is not taken for a new one.
     changes: u64,
+}
+
+impl Live {
+    /// The connection of that name, proven or not.
+    fn of(&self, name: &str) -> impl Iterator<Item = &Arc<Connection>> {
+        self.by_name.get(name).into_iter().chain(self.unproven.get(name))
+    }
 }
 
 impl Connections {
@@ -252,8 +326,28 @@ impl Connections {
             Some(connection) => live.by_name.insert(name.to_owned(), connection),
             None => live.by_name.remove(name),
         };
+        let unproven = live.unproven.remove(name);
         drop(live);
         retire(gone);
+        retire(unproven);
+    }
+
+    /// `candidate` may open the account of that connection from now on.
+    pub(super) fn expect(&self, name: &str, candidate: &Secret) {
+        let mut live = self.lock();
+        live.changes += 1;
+        for connection in live.of(name) {
+            connection.passwords.add(candidate);
+        }
+    }
+
+    /// `password` opens the account of that connection, and it is stored. Its sessions go on.
+    pub(super) fn settle(&self, name: &str, password: &Secret) {
+        let mut live = self.lock();
+        live.changes += 1;
+        for connection in live.of(name) {
+            connection.passwords.settle(password);
+        }
     }
 
     /// Forgets all, and waits until their sessions are closed.
@@ -261,7 +355,8 @@ impl Connections {
         let all: Vec<_> = {
             let mut live = self.lock();
             live.changes += 1;
-            live.by_name.drain().map(|(_, connection)| connection).collect()
+            let Live { by_name, unproven, .. } = &mut *live;
+            by_name.drain().chain(unproven.drain()).map(|(_, connection)| connection).collect()
         };
         for connection in all {
             connection.target.close().await;
@@ -285,29 +380,40 @@ impl Connections {
     /// As [`Connections::get`], for who holds the lock of the connection's password.
     pub(super) async fn opened(&self, mount: &Mount, name: &str) -> Result<Arc<Connection>, Error> {
         loop {
-            let seen = {
+            let (seen, unproven) = {
                 let live = self.lock();
                 if let Some(connection) = live.by_name.get(name) {
                     return Ok(connection.clone());
                 }
-                live.changes
+                (live.changes, live.unproven.get(name).cloned())
             };
-            let config = Config::load(mount, name).await?.ok_or_else(|| missing(name))?;
-            let opened = config.open(mount).map_err(Error::Failed)?;
-            if let Err(text) = verify(&opened).await {
-                opened.target.close().await;
-                return Err(Error::Failed(text));
-            }
-            let opened = Arc::new(opened);
+            let opened = match unproven {
+                Some(connection) => connection,
+                None => {
+                    let config = Config::load(mount, name).await?.ok_or_else(|| missing(name))?;
+                    if config.is_self_managed() {
+                        return Err(Error::Failed(format!(
+                            "connection {name:?} is self-managed: it has no account of its own, and is for static roles only"
+                        )));
+                    }
+                    let opened = Arc::new(config.open(mount).map_err(Error::Failed)?);
+                    opened.passwords.only_add(&super::root::candidates(mount, name, &config).await?);
+                    let mut live = self.lock();
+                    if live.changes != seen {
+                        continue;
+                    }
+                    live.unproven.entry(name.to_owned()).or_insert(opened).clone()
+                }
+            };
+            verify(&opened).await.map_err(Error::Failed)?;
             let mut live = self.lock();
-            if live.changes == seen {
+            if live.unproven.get(name).is_some_and(|unproven| Arc::ptr_eq(unproven, &opened)) {
                 live.changes += 1;
+                live.unproven.remove(name);
                 live.by_name.insert(name.to_owned(), opened.clone());
                 return Ok(opened);
             }
-            // Somebody opened or changed a connection meanwhile: look again.
-            drop(live);
-            retire(Some(opened));
+            // Somebody else has proven it, or changed the connection meanwhile: look again.
         }
     }
 }
@@ -332,14 +438,22 @@ pub async fn read(mount: &Mount, name: &str) -> Reply {
     if let Some(url) = config.secrets.get("connection_url") {
         shown.insert("connection_url".into(), json!(target::dsn::redact(url.expose())));
     }
-    Ok(Some(Response::data([
+    let mut data = vec![
         ("allowed_roles", json!(config.allowed_roles)),
         ("connection_details", Value::Object(shown)),
         ("password_policy", json!(config.password_policy)),
         ("plugin_name", json!(config.plugin_name)),
         ("plugin_version", json!(config.plugin_version)),
         ("root_credentials_rotate_statements", json!(config.root_rotation_statements)),
-    ])))
+    ];
+    data.extend(Wishes::of(&config.other).said());
+    data.extend(config.other.get(mode::FIELD).map(|mode| (mode::FIELD, mode.clone())));
+    data.extend(config.timing.shown());
+    let state = mount.rotation.queue.state(&root::record_key(name));
+    let due = root::due(mount, name, &config.timing).map(|due| state.as_ref().map_or(due, |state| state.due));
+    data.extend(due.and_then(instant::text).map(|due| ("next_vault_rotation", json!(due))));
+    data.extend(state.and_then(|state| state.error).map(|error| ("last_rotation_error", json!(error))));
+    Ok(Some(Response::data(data)))
 }
 
 /// POST and PUT. Nothing is stored unless the driver accepts the settings and, unless `verify_connection=false`, the
@@ -347,12 +461,14 @@ pub async fn read(mount: &Mount, name: &str) -> Reply {
 pub async fn write(mount: &Mount, name: &str, input: &Input, data: &Fields) -> Reply {
     mount.refuse_on_standby().await?;
     let _lock = mount.rotation.locks.hold(&root::record_key(name)).await;
-    if let Err(e) = root::settle(mount, name).await {
+    let settled = root::settle(mount, name).await;
+    if let Err(e) = &settled {
         // What is written may be what mends it.
         tracing::warn!(connection = name, "a change of its password is still open: {e}");
     }
     let verifying = input.flag_or_preset("verify_connection");
     let mut config = Config::load(mount, name).await?.unwrap_or_default();
+    let was_self_managed = config.is_self_managed();
     if let Some(plugin_name) = input.text("plugin_name") {
         config.plugin_name = plugin_name.to_owned();
     }
@@ -371,8 +487,14 @@ pub async fn write(mount: &Mount, name: &str, input: &Input, data: &Fields) -> R
     if let Some(policy) = input.text("password_policy") {
         config.password_policy = policy.to_owned();
     }
+    let mut wishes = Wishes::of(&config.other);
+    wishes.write(input)?;
+    wishes.store(&mut config.other);
+    RevocationMode::write(input, &mut config.other)?;
+    config.timing.lay_over(input, mount.ports.clock.now())?;
     let valid = config.secrets.get("password").map(Secret::duplicate);
-    let details = data.iter().filter(|(key, _)| !ENGINE_FIELDS.contains(&key.as_str()));
+    let own = |key: &str| ENGINE_FIELDS.contains(&key) || timing::FIELDS.contains(&key);
+    let details = data.iter().filter(|(key, _)| !own(key));
     config.merge(details.map(|(key, value)| (key.clone(), value.clone())).collect());
     let written = config.secrets.get("password").filter(|_| data.contains_key("password")).map(Secret::duplicate);
     let outdated = written.as_ref().filter(|password| root::is_superseded(&config, password)).map(Secret::duplicate);
@@ -383,7 +505,17 @@ pub async fn write(mount: &Mount, name: &str, input: &Input, data: &Fields) -> R
         _ => {}
     }
 
+    if config.timing.is_active() {
+        let account = root::account(&config);
+        account.map_err(|why| Error::Refused(format!("the password cannot be rotated by a schedule: {why}")))?;
+    }
     let refused = |text: String| Error::Refused(format!("error creating database object: {text}"));
+    if was_self_managed || config.is_self_managed() {
+        check_self_managed(mount, &config).map_err(refused)?;
+        config.store(mount, name).await?;
+        mount.connections.forget(name);
+        return Ok(None);
+    }
     let mut opened = config.open(mount).map_err(refused)?;
     let mut warnings = Vec::new();
     if outdated.is_some() {
@@ -406,12 +538,44 @@ pub async fn write(mount: &Mount, name: &str, input: &Input, data: &Fields) -> R
         opened.target.close().await;
         return Err(e);
     }
+    // If they cannot be read, who changes the password tells the connection again.
+    opened.passwords.only_add(&root::candidates(mount, name, &config).await.unwrap_or_default());
     mount.connections.change(name, Some(Arc::new(opened)));
+    if settled.is_ok_and(|settled| settled.is_over()) {
+        root::plan(mount, name, &config.timing);
+    }
+    mount.rotation.queue.outdated();
 
     if config.secrets.get("connection_url").is_some_and(|url| target::dsn::has_embedded_password(url.expose())) {
         warnings.push(EMBEDDED.to_owned());
     }
     Ok((!warnings.is_empty()).then(|| Response { warnings, ..Response::default() }))
+}
+
+/// Refuses what a connection without an account of its own cannot be.
+fn check_self_managed(mount: &Mount, config: &Config) -> Result<(), String> {
+    if !config.is_self_managed() {
+        return Err("a self-managed connection stays one: delete it, and write it anew".into());
+    }
+    let given = |text: Option<&str>| text.is_some_and(|text| !text.is_empty());
+    if given(config.details.get("username").and_then(Value::as_str))
+        || given(config.secrets.get("password").map(Secret::expose))
+    {
+        return Err("self_managed is mutually exclusive with username and password".into());
+    }
+    let opened = config.open_as(mount, "username", &Secret::new("password".into()))?;
+    if opened.driver == Driver::Redis {
+        return Err(
+            "self_managed is for PostgreSQL, MySQL and MariaDB: a user who may change passwords of Valkey and \
+                    Redis may do everything"
+                .into(),
+        );
+    }
+    let url = config.secrets.get("connection_url").map(|url| url.expose().replace(' ', "")).unwrap_or_default();
+    if !url.is_empty() && !["{{username}}", "{{password}}"].iter().all(|part| url.contains(part)) {
+        return Err("connection_url of a self-managed connection holds {{username}} and {{password}}".into());
+    }
+    Ok(())
 }
 
 /// DELETE.

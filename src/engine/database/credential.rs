@@ -1,5 +1,6 @@
 //! Credential types of a role and their settings.
 
+mod ahead;
 mod make;
 mod validate;
 
@@ -13,6 +14,7 @@ use crate::engine::request::Fields;
 use crate::secret::Secret;
 use crate::target::LoginKind;
 
+pub use ahead::Ahead;
 pub use make::{Made, client_certificate, rsa_private_key};
 
 /// The one setting that no read returns.

@@ -8,16 +8,18 @@ use serde_json::{Value, json};
 use super::connection::{Config, Connection};
 use super::credential::{self, CredentialType, Made, Settings};
 use super::role::Role;
+use crate::engine::end::wishes::Wishes;
+use crate::engine::end::{Doomed, Trouble};
 use crate::engine::error::Error;
 use crate::engine::intent::{self, Intent, unix_seconds};
 use crate::engine::issue::{self, Permit, Site};
 use crate::engine::lease::{MountTerms, Terms};
 use crate::engine::request::{Datum, Fields, LeaseGrant, LeaseRef, Reply, Request, Response};
 use crate::engine::template::{Names, OsEntropy};
-use crate::engine::{Mount, end};
+use crate::engine::{Mount, end, marker, reconcile};
 use crate::secret::Secret;
 use crate::secret::password;
-use crate::target::{EndOptions, EndPlan, Marker, MintPlan, RenewPlan, Script};
+use crate::target::{Marker, MintPlan, RenewPlan, Script};
 
 /// The server refuses the login this long after the lease's end: its clock and the host's may differ, and the host
 /// needs a moment to renew. The built-in engine's own figure.
@@ -44,15 +46,19 @@ pub async fn read(mount: &Mount, name: &str, request: &Request) -> Reply {
     }
     let terms = Terms::of(&role, bounds?);
     let permit = issue::authorize(mount, name, request, terms.at_issue(mount.ports.clock.now()))?;
-    let plan = plan(mount, name, &role, &connection, &permit)?;
+    let mut plan = plan(mount, name, &role, &connection, &permit)?;
+    if connection.driver.keeps_marker() {
+        plan.marker = marker::sealed(mount, &plan.username, plan.marker).await?;
+    }
     let made = make(mount, name, &role, &connection, &permit, &plan).await?;
     let site = Site {
         db_name: &role.db_name,
         driver: connection.driver,
         target: connection.target.as_ref(),
         revocation: &role.statements.revocation,
+        wishes: role.wishes().or(&connection.wishes),
     };
-    let mut internal = issue::mint(mount, &permit, &site, &plan, made.login()).await?;
+    let mut internal = issue::mint(mount, &permit, &site, &mut plan, made.login()).await?;
 
     let ends_for_good = made.ends_for_good();
     if let Some(end) = ends_for_good {
@@ -96,7 +102,15 @@ async fn make(
 ) -> Result<Made, Error> {
     match role.credential_type {
         CredentialType::Password => {
-            password_for(mount, &role.credential_config, &connection.password_policy).await.map(Made::Password)
+            let policies = [role.credential_config.password_policy(), &connection.password_policy];
+            let rounds =
+                role.scram_iterations.or(connection.scram_iterations).filter(|_| connection.scram_iterations.is_some());
+            match rounds.filter(|_| policies == ["", ""]).and_then(|rounds| mount.ahead.take(rounds)) {
+                Some(prepared) => Ok(Made::Prepared(prepared)),
+                None => {
+                    password_for(mount, &role.credential_config, &connection.password_policy).await.map(Made::Password)
+                }
+            }
         }
         CredentialType::RsaPrivateKey => credential::rsa_private_key(&role.credential_config).await,
         CredentialType::ClientCertificate => {
@@ -131,6 +145,7 @@ fn plan(mount: &Mount, name: &str, role: &Role, connection: &Connection, permit:
         creation: Script::parse(&role.statements.creation, dialect),
         rollback: Script::parse(&role.statements.rollback, dialect),
         expiration: permit.until() + LOGIN_GRACE,
+        scram_iterations: role.scram_iterations,
         marker: Marker {
             mount: mount.id.clone(),
             role: name.to_owned(),
@@ -138,42 +153,36 @@ fn plan(mount: &Mount, name: &str, role: &Role, connection: &Connection, permit:
             entity: permit.entity_id().to_owned(),
             begun: unix_seconds(mount.ports.clock.now()),
             expires: unix_seconds(permit.until()),
+            connection: role.db_name.clone(),
+            seal: String::new(),
         },
+        repeats: mount.clocks.is_young(mount.ports.clock.as_ref()),
         username,
     })
 }
 
 /// What a lease of ours says of its user.
-struct Leased {
-    username: String,
-    role: String,
-    db_name: String,
-    revocation: Vec<String>,
-    /// The key of its note, if it has one.
-    note: Option<String>,
-}
-
-impl Leased {
-    fn of(internal: &Fields) -> Result<Self, Error> {
-        let text = |key: &str| internal.get(key).and_then(Value::as_str).map(str::to_owned);
-        let need = |key: &str| text(key).ok_or_else(|| Error::Failed(format!("the lease has no {key}")));
-        Ok(Self {
-            username: need("username")?,
-            role: need("role")?,
-            db_name: text("db_name").unwrap_or_default(),
-            revocation: internal
-                .get("revocation_statements")
-                .and_then(Value::as_array)
-                .map(|list| list.iter().filter_map(Value::as_str).map(str::to_owned).collect())
-                .unwrap_or_default(),
-            note: text(intent::LEASE_FIELD).filter(|key| key.starts_with(intent::PREFIX)),
-        })
-    }
+fn leased(internal: &Fields) -> Result<Doomed, Error> {
+    let text = |key: &str| internal.get(key).and_then(Value::as_str).map(str::to_owned);
+    let need = |key: &str| text(key).ok_or_else(|| Error::Failed(format!("the lease has no {key}")));
+    Ok(Doomed {
+        username: need("username")?,
+        role: need("role")?,
+        db_name: text("db_name").unwrap_or_default(),
+        entity: String::new(),
+        revocation: internal
+            .get("revocation_statements")
+            .and_then(Value::as_array)
+            .map(|list| list.iter().filter_map(Value::as_str).map(str::to_owned).collect())
+            .unwrap_or_default(),
+        wishes: Wishes::of(internal),
+        note: text(intent::LEASE_FIELD).filter(|key| key.starts_with(intent::PREFIX)),
+    })
 }
 
 /// Renew, asked by the host's lease manager.
 pub async fn renew(mount: &Mount, lease: &LeaseRef) -> Reply {
-    let leased = Leased::of(&lease.internal)?;
+    let leased = leased(&lease.internal)?;
     if lease.internal.contains_key(CERTIFICATE_UNTIL) {
         // The host knows such a lease as not renewable and should not ask.
         return Err(Error::Failed(
@@ -185,10 +194,11 @@ pub async fn renew(mount: &Mount, lease: &LeaseRef) -> Reply {
         .ok_or_else(|| Error::Failed(format!("error during renew: could not find role with name {:?}", leased.role)))?;
     let terms = Terms::of(&role, bounds?);
     let until = terms.at_renew(mount.ports.clock.now(), lease.issued, lease.increment);
-    let connection = mount.connections.get(mount, &role.db_name).await?;
+    let db_name = if leased.db_name.is_empty() { &role.db_name } else { &leased.db_name };
+    let connection = mount.connections.get(mount, db_name).await?;
     if let Some(key) = &leased.note {
         // First: a note that ends later than its user does no harm.
-        prolong(mount, key, &leased, &role.db_name, until).await?;
+        prolong(mount, key, &leased, db_name, until).await?;
     }
     let plan = RenewPlan {
         username: leased.username,
@@ -211,7 +221,7 @@ pub async fn renew(mount: &Mount, lease: &LeaseRef) -> Reply {
 }
 
 /// Moves the end that the note of a user says. A note that is not there is written anew.
-async fn prolong(mount: &Mount, key: &str, leased: &Leased, db_name: &str, until: SystemTime) -> Result<(), Error> {
+async fn prolong(mount: &Mount, key: &str, leased: &Doomed, db_name: &str, until: SystemTime) -> Result<(), Error> {
     let storage = mount.ports.storage.as_ref();
     let stored = Intent::load(storage, key).await?;
     let mut note = stored.unwrap_or_else(|| Intent {
@@ -219,11 +229,13 @@ async fn prolong(mount: &Mount, key: &str, leased: &Leased, db_name: &str, until
         role: leased.role.clone(),
         db_name: db_name.to_owned(),
         revocation: leased.revocation.clone(),
+        wishes: leased.wishes.clone(),
         request: String::new(),
         entity: String::new(),
         begun: unix_seconds(mount.ports.clock.now()),
         expires: 0,
         made: true,
+        incarnation: mount.incarnation.clone(),
     });
     note.expires = unix_seconds(until);
     note.store(storage, key).await?;
@@ -231,45 +243,42 @@ async fn prolong(mount: &Mount, key: &str, leased: &Leased, db_name: &str, until
     Ok(())
 }
 
-/// Revoke, asked by the host's lease manager, or for a credential that never reached the host.
-///
-/// Statements and connection come from the role as it is now; from the lease if the role is gone.
+/// Revoke, asked by the host's lease manager.
 pub async fn revoke(mount: &Mount, internal: &Fields) -> Reply {
-    let leased = Leased::of(internal)?;
-    let (db_name, revocation) = match Role::load(mount, &leased.role).await? {
-        Some(role) => (role.db_name, role.statements.revocation),
-        None => (leased.db_name, leased.revocation),
-    };
-    let connection = mount.connections.get(mount, &db_name).await?;
-    let plan = EndPlan {
-        username: leased.username,
-        revocation: Script::parse(&revocation, connection.driver.dialect()),
-        options: EndOptions::default(),
-    };
-    end::end(connection.target.as_ref(), &plan, &leased.role).await?;
-    if let Some(key) = &leased.note {
-        intent::forget(mount, key).await;
-    }
+    end::end(mount, leased(internal)?).await?;
     Ok(None)
 }
 
-/// A credential that was made and reached nobody. If it cannot be ended now and has a note, the note says so: the tick
-/// tries again until it can.
+/// The connection of a user, and what ends it: the wishes and statements of its role as it is now, if that is still a role
+/// of this connection, else those that were kept with the user.
+pub async fn how_to_end(mount: &Mount, user: &Doomed) -> Result<(Arc<Connection>, Wishes, Script), Trouble> {
+    let role = Role::load(mount, &user.role).await.unwrap_or_else(|e| {
+        tracing::warn!(username = user.username, "ended as was planned when it was made: {e}");
+        None
+    });
+    let role = role.filter(|role| user.db_name.is_empty() || role.db_name == user.db_name);
+    let (db_name, wishes, statements) = match &role {
+        Some(role) => (&role.db_name, role.wishes(), &role.statements.revocation),
+        None => (&user.db_name, user.wishes.clone(), &user.revocation),
+    };
+    let connection = match mount.connections.get(mount, db_name).await {
+        Ok(connection) => connection,
+        Err(e) => {
+            let is_there = !matches!(Config::load(mount, db_name).await, Ok(None));
+            return Err(Trouble::new(e.to_string(), is_there));
+        }
+    };
+    let revocation = Script::parse(statements, connection.driver.dialect());
+    let wishes = wishes.or(&connection.wishes);
+    Ok((connection, wishes, revocation))
+}
+
+/// A credential that was made and reached nobody. If it cannot be ended now it is a remnant.
 ///
 /// # Errors
 /// If it could not be ended now.
 pub async fn unwanted(mount: &Mount, internal: &Fields) -> Result<(), Error> {
-    let Err(error) = revoke(mount, internal).await else { return Ok(()) };
-    let storage = mount.ports.storage.as_ref();
-    if let Some(key) = Leased::of(internal)?.note
-        && let Ok(Some(note)) = Intent::load(storage, &key).await
-    {
-        mount.rotation.queue.failed(&key, &note.db_name, mount.ports.clock.now(), &error.to_string());
-        if let Err(e) = (Intent { made: false, ..note }).store(storage, &key).await {
-            tracing::warn!(record = key, "the note of a user that nobody has still says that somebody does: {e}");
-        }
-    }
-    Err(error)
+    Ok(end::end(mount, leased(internal)?).await.map(drop)?)
 }
 
 /// The users that have a note: its key, their connection, and when they have to be gone.
@@ -279,6 +288,10 @@ pub async fn scheduled(mount: &Mount) -> Result<Vec<(String, String, SystemTime)
     for id in storage.list(intent::PREFIX, "", -1).await? {
         let key = format!("{}{id}", intent::PREFIX);
         match Intent::load(storage, &key).await {
+            Ok(Some(note)) if !note.made && note.incarnation != mount.incarnation => {
+                let soon = mount.ports.clock.now() + intent::until_cleared(mount);
+                found.push((key, note.db_name.clone(), note.due().min(soon)));
+            }
             Ok(Some(note)) => found.push((key, note.db_name.clone(), note.due())),
             Ok(None) => {}
             Err(e) => tracing::error!("{e}"),
@@ -288,26 +301,60 @@ pub async fn scheduled(mount: &Mount) -> Result<Vec<(String, String, SystemTime)
 }
 
 /// Asked by the queue: ends a user whose time is over by its note, and a mint that did not come to its end.
-pub async fn when_due(mount: &Mount, key: &str) -> Result<(), Error> {
+///
+/// # Errors
+/// If the user could not be contained; it is a remnant then.
+pub async fn when_due(mount: &Mount, key: &str) -> Result<(), Trouble> {
     let (queue, now) = (&mount.rotation.queue, mount.ports.clock.now());
     // Held by the mint itself, which plans what is to come.
     let Some(_lock) = mount.rotation.locks.try_hold(key) else {
         queue.postpone(key, now + intent::UNFINISHED);
         return Ok(());
     };
-    let Some(note) = Intent::load(mount.ports.storage.as_ref(), key).await? else {
-        queue.forget(key);
-        return Ok(());
+    let note = match Intent::load(mount.ports.storage.as_ref(), key).await {
+        Ok(Some(note)) => note,
+        Ok(None) => {
+            queue.forget(key);
+            return Ok(());
+        }
+        Err(e) => {
+            queue.failed(key, "", now, &e.to_string());
+            return Err(Trouble::new(e.to_string(), false));
+        }
     };
-    // One that reached nobody is tried again as soon as the queue says so.
-    if note.due() > now && !queue.has_failed(key) {
+    if note.due() > now {
         queue.plan(key, &note.db_name, note.due());
+        if !note.is_abandoned(mount) {
+            return Ok(());
+        }
+        tracing::warn!(
+            username = note.username,
+            role = note.role,
+            request = note.request,
+            "ending a user that was left by a process that has died"
+        );
+        return end::end(mount, note.doomed_now(key)).await.map(drop);
+    }
+    if note.made && !is_certain(mount, &note).await {
+        queue.postpone(key, now + intent::GRACE);
         return Ok(());
     }
     let what = if note.made { "outlived its lease" } else { "was left by a mint that did not come to its end" };
     tracing::warn!(username = note.username, role = note.role, request = note.request, "ending a user that {what}");
-    revoke(mount, &note.lease(key))
-        .await
-        .map(drop)
-        .inspect_err(|e| queue.failed(key, &note.db_name, now, &e.to_string()))
+    let ended = end::end(mount, note.doomed(key)).await;
+    if let Err(trouble) = &ended
+        && queue.state(key).is_some()
+    {
+        // Nothing stands for it but the note.
+        queue.away(key, &note.db_name, now, &trouble.to_string());
+    }
+    ended.map(drop)
+}
+
+/// Whether the time of a user is over by every clock. A database that cannot be asked now cannot end anybody either.
+async fn is_certain(mount: &Mount, note: &Intent) -> bool {
+    match mount.connections.get(mount, &note.db_name).await {
+        Ok(connection) => reconcile::certain_time(mount, &connection).await >= note.due(),
+        Err(_) => true,
+    }
 }

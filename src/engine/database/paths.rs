@@ -32,6 +32,16 @@ pub enum Path {
     RotateRole,
     /// `rotate-root/:name`
     RotateRoot,
+    /// `reconcile/:name`
+    Reconcile,
+    /// `remnants/`
+    Remnants,
+    /// `remnants/:id`
+    Remnant,
+    /// `remnants/:id/accept`
+    RemnantAccept,
+    /// `remnants/:id/retry`
+    RemnantRetry,
 }
 
 /// What `path-help` says of the mount as a whole.
@@ -49,6 +59,18 @@ const ALL: &[Operation] = &[Create, Update, Read, Delete];
 const AFTER: Field = Field::new("after", FieldType::String, "List entries after this one, exclusive.").query();
 const LIMIT: Field = Field::new("limit", FieldType::Int, "List this many entries at most; without it, all.").query();
 
+const OWNED_OBJECTS: &str = "What becomes of objects that a minted user owns when it ends. fail: they stay, and with them \
+                             the user, which can do nothing any more; see remnants/. drop: they go with it. \
+                             reassign:<role>: they become that role's. By default fail.";
+const SESSIONS: &str = "What becomes of the open sessions of a minted user when it ends. terminate: they are ended at \
+                        once. keep: they go on until they end by themselves. grace:<duration>: they have so long to end \
+                        by themselves. By default terminate.";
+const VERIFY: &str = "Whether the database is looked at once more when a minted user has ended. required: yes, and what \
+                      cannot be looked at counts as left. best_effort: as far as the account of the connection can see. \
+                      off: no. By default required.";
+
+const ID: Field = Field::new("id", FieldType::String, "Name of the record, as LIST remnants/ shows it.");
+
 /// What the drivers understand of `config/:name`. The engine keeps them, and any other, unread.
 pub const CONNECTION_DETAILS: &[Field] = &[
     Field::new(
@@ -60,6 +82,12 @@ pub const CONNECTION_DETAILS: &[Field] = &[
     ),
     Field::new("username", FieldType::String, "Account that Leasehold logs in with."),
     Field::new("password", FieldType::Secret, "Password of that account. Never returned."),
+    Field::new(
+        "self_managed",
+        FieldType::Bool,
+        "PostgreSQL, MySQL: there is no such account. Each account of a static role logs in with its own password to change \
+         it; nothing can be minted here, and nothing is verified at a write. Never undone.",
+    ),
     Field::new(
         "host",
         FieldType::String,
@@ -155,6 +183,13 @@ pub const CONNECTION_DETAILS: &[Field] = &[
          Without it: a verifier where PASSWORD stands before it, the text elsewhere.",
     ),
     Field::new(
+        "scram_iterations",
+        FieldType::Int,
+        "PostgreSQL: rounds of the verifiers that passwords are turned into, 1 to 100000; 0 or nothing for 4096. Generated \
+         passwords are too long to be guessed with any: fewer rounds make mints and logins cheaper. Some clients (Java's) \
+         refuse fewer than 4096.",
+    ),
+    Field::new(
         "user_host",
         FieldType::String,
         "MySQL: what {{host}} stands for in statements: where users log in from. Empty means %, anywhere.",
@@ -221,6 +256,44 @@ pub const ROUTES: &[Route<Path>] = &[
                 FieldType::String,
                 "Name of the host's password policy for what is minted here. Empty means 20 characters of a-z, A-Z, \
                  0-9 and \"-\".",
+            ),
+            Field::new("owned_objects", FieldType::String, OWNED_OBJECTS),
+            Field::new("sessions", FieldType::String, SESSIONS),
+            Field::new("verify", FieldType::String, VERIFY),
+            Field::new(
+                "revocation_mode",
+                FieldType::String,
+                "Whether users of this connection are ended: normal, report_only (none is; the log tells who would have \
+                 been) or paused (none is). For the time after a restore; the plugin's own --revocation-mode counts \
+                 where it is stricter. By default normal.",
+            ),
+            Field::new(
+                "rotation_period",
+                FieldType::DurationSecond,
+                "The password of the account used here changes within this many seconds, or this duration, of its last \
+                 change; at least 10 seconds; 0 for never. Either this or rotation_schedule.",
+            ),
+            Field::new(
+                "rotation_schedule",
+                FieldType::String,
+                "The password of the account used here changes after these times: a cron expression of five fields (\"0 3 \
+                 * * SUN\"). Empty for never.",
+            ),
+            Field::new(
+                "rotation_window",
+                FieldType::DurationSecond,
+                "With rotation_schedule: for how many seconds a missed time is made up for, at least 3600; then the \
+                 next time is waited for. Without it there is no limit.",
+            ),
+            Field::new(
+                "rotation_timezone",
+                FieldType::String,
+                "With rotation_schedule: whose clock it means, such as Europe/Berlin. Empty means UTC.",
+            ),
+            Field::new(
+                "disable_automated_rotation",
+                FieldType::Bool,
+                "Keep rotation_period or rotation_schedule, and do not follow it; counted anew when this ends.",
             ),
         ],
         details: Some(CONNECTION_DETAILS),
@@ -301,6 +374,11 @@ the database has answered.",
                 "How long a lease may be renewed to last, in seconds or as a duration; 0 for the mount's maximum.",
             ),
             Field::new(
+                "scram_iterations",
+                FieldType::Int,
+                "PostgreSQL: rounds of the verifiers of the role's users, 1 to 100000; 0 for the connection's.",
+            ),
+            Field::new(
                 "credential_type",
                 FieldType::String,
                 "password, rsa_private_key or client_certificate. Every database takes password, PostgreSQL \
@@ -316,6 +394,9 @@ the database has answered.",
                  ed25519), and if wanted key_bits (rsa: 2048, 3072, 4096; ec: 256, 384, 521) and signature_bits (256, \
                  384 or 512, for a CA with an RSA key).",
             ),
+            Field::new("owned_objects", FieldType::String, OWNED_OBJECTS),
+            Field::new("sessions", FieldType::String, SESSIONS),
+            Field::new("verify", FieldType::String, VERIFY),
         ],
         details: None,
         synopsis: "Manage the roles that can be created with this backend.",
@@ -374,6 +455,26 @@ Makes a user at the role's connection and answers with its name and password. Th
                 "With rotation_schedule: whose clock it means, such as Europe/Berlin. Empty means UTC.",
             ),
             Field::new(
+                "rotation_mode",
+                FieldType::String,
+                "What becomes of the password before. single: it ends. dual_account: each change is one of the other of \
+                 two users, which is handed out from then on. dual_password: the user has both for a while; MySQL 8.0.14 \
+                 or later, Valkey and Redis only.",
+            )
+            .preset(Preset::Text("single")),
+            Field::new(
+                "secondary_username",
+                FieldType::String,
+                "With rotation_mode=dual_account: the other user, which must be there. Required, and never changed.",
+            ),
+            Field::new(
+                "grace_period",
+                FieldType::DurationSecond,
+                "With rotation_mode=dual_account or dual_password: for how many seconds, or how long, the password before \
+                 goes on working at least. Required; no longer than rotation_period. A shorter one cuts a grace short \
+                 that has begun.",
+            ),
+            Field::new(
                 "rotation_statements",
                 FieldType::StringSlice,
                 "Statements that change the password; {{name}} and {{password}} are filled in. Empty means the default: \
@@ -382,8 +483,10 @@ Makes a user at the role's connection and answers with its name and password. Th
             Field::new(
                 "password",
                 FieldType::Secret,
-                "The password that the user has now. Never returned. It may be given until the first change.",
+                "The password that the user has now. Never returned. It may be given until the first change; at a connection \
+                 with self_managed it is required on creation, and may be given whenever the user has got another one.",
             ),
+            Field::new("self_managed_password", FieldType::Secret, "An older name of password. Never returned."),
             Field::new(
                 "skip_import_rotation",
                 FieldType::Bool,
@@ -412,7 +515,11 @@ A write lays the given fields over those that are stored. Deleting the role leav
         fields: &[Field::new("name", FieldType::String, "Name of the static role.")],
         details: None,
         synopsis: "Request database credentials for a certain static role. These credentials are rotated periodically.",
-        description: "Answers with user name, password, and the seconds until the password changes. There is no lease.",
+        description: "\
+Answers with user name, password, and the seconds until the password changes (ttl). There is no lease.
+
+With rotation_mode=dual_account or dual_password, previous_valid_until says until when the password before goes on working,
+and previous_username whose it is if it is the other user's. Without them only the answered one is sure to be valid.",
     },
     Route {
         id: Path::RotateRole,
@@ -421,7 +528,9 @@ A write lays the given fields over those that are stored. Deleting the role leav
         fields: &[Field::new("name", FieldType::String, "Name of the static role.")],
         details: None,
         synopsis: "Change the password of a static role's user now.",
-        description: "A rotation_period begins anew; a rotation_schedule is not moved.",
+        description: "\
+A rotation_period begins anew; a rotation_schedule is not moved. Refused while somebody may still use the password before
+(grace_period).",
     },
     Route {
         id: Path::RotateRoot,
@@ -433,5 +542,57 @@ A write lays the given fields over those that are stored. Deleting the role leav
         description: "\
 Afterwards only Leasehold knows it. Sessions go on. A later write of the connection that brings an earlier password back is
 answered with a warning, and the valid one is kept.",
+    },
+    Route {
+        id: Path::Reconcile,
+        pattern: "reconcile/{name}",
+        operations: &[Create, Update, Read],
+        fields: &[Field::new("name", FieldType::String, "Name of the connection.")],
+        details: None,
+        synopsis: "Compare the users at a database with what is known of them.",
+        description: "\
+A read tells which users have outlived their leases, or are in another way not as they should be, and what would be done
+about each. A write does it, without waiting for the tick, which looks about every minute.",
+    },
+    Route {
+        id: Path::Remnants,
+        pattern: "remnants/?",
+        operations: &[List],
+        fields: &[AFTER, LIMIT],
+        details: None,
+        synopsis: "List the users whose end is not over.",
+        description: "\
+Each with its connection, its state and since when. contained: it can do nothing any more, but something of it is left.
+grace: it cannot log in any more, its open sessions have time to end. open: the database could not be reached or refused, so it may still log in. All are tried again by themselves.",
+    },
+    Route {
+        id: Path::Remnant,
+        pattern: "remnants/{id}",
+        operations: &[Read],
+        fields: &[ID],
+        details: None,
+        synopsis: "Show a user whose end is not over: what is left, why, and when it is tried again.",
+        description: "Shows what was accepted, too, for as long as it is there.",
+    },
+    Route {
+        id: Path::RemnantAccept,
+        pattern: "remnants/{id}/accept",
+        operations: WRITE,
+        fields: &[
+            ID,
+            Field::new("reason", FieldType::String, "Why what is left may stay. It is logged and kept.").required(),
+        ],
+        details: None,
+        synopsis: "Decide that what is left of a user may stay.",
+        description: "Nothing is tried any more. The answer says what is left, and who has accepted it.",
+    },
+    Route {
+        id: Path::RemnantRetry,
+        pattern: "remnants/{id}/retry",
+        operations: WRITE,
+        fields: &[ID],
+        details: None,
+        synopsis: "Try again now to end a user.",
+        description: "Answers with what came of it.",
     },
 ];

@@ -7,10 +7,11 @@ use serde_json::{Value, json};
 
 use super::credential::{CredentialType, Settings};
 use crate::engine::Mount;
+use crate::engine::end::wishes::Wishes;
 use crate::engine::error::Error;
 use crate::engine::field::Input;
 use crate::engine::request::{Fields, Reply, Response};
-use crate::secret::Secret;
+use crate::secret::{Secret, verifier};
 
 /// Statements of a role, each list as it was written.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +52,9 @@ pub struct Role {
     pub credential_type: CredentialType,
     /// Settings of that kind.
     pub credential_config: Settings,
+    /// Rounds of the SCRAM verifiers of its users; `None` for the connection's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scram_iterations: Option<u32>,
     /// What other engines of this stored form keep here; carried along untouched.
     #[serde(flatten)]
     pub other: Fields,
@@ -85,6 +89,11 @@ impl Role {
             .map_err(|e| Error::Failed(format!("the stored role {name:?} cannot be read: {e}")))
     }
 
+    /// How its users end.
+    pub fn wishes(&self) -> Wishes {
+        Wishes::of(&self.other)
+    }
+
     async fn store(&self, mount: &Mount, name: &str) -> Result<(), Error> {
         let text = serde_json::to_string(self).map_err(|e| Error::Failed(format!("cannot encode role: {e}")))?;
         let seal_wrap = self.credential_config.holds_secret();
@@ -105,10 +114,14 @@ pub async fn read(mount: &Mount, name: &str) -> Reply {
         ("revocation_statements", json!(role.statements.revocation)),
         ("rollback_statements", json!(role.statements.rollback)),
     ];
+    if let Some(rounds) = role.scram_iterations {
+        data.push(("scram_iterations", json!(rounds)));
+    }
     let shown = role.credential_config.shown();
     if !shown.is_empty() {
         data.push(("credential_config", Value::Object(shown.clone())));
     }
+    data.extend(role.wishes().said());
     Ok(Some(Response::data(data)))
 }
 
@@ -149,6 +162,12 @@ pub async fn write(mount: &Mount, name: &str, input: &Input) -> Reply {
     if let Some(ttl) = input.span("max_ttl") {
         role.max_ttl = ttl;
     }
+    if let Some(rounds) = input.int("scram_iterations") {
+        role.scram_iterations = match rounds {
+            0 => None,
+            given => Some(verifier::scram_iterations(given).map_err(Error::Refused)?),
+        };
+    }
     if let Some(list) = input.list("creation_statements") {
         role.statements.creation = list.to_vec();
     }
@@ -161,6 +180,10 @@ pub async fn write(mount: &Mount, name: &str, input: &Input) -> Reply {
     if let Some(list) = input.list("renew_statements") {
         role.statements.renewal = list.to_vec();
     }
+
+    let mut wishes = role.wishes();
+    wishes.write(input)?;
+    wishes.store(&mut role.other);
 
     role.store(mount, name).await?;
     if !role.max_ttl.is_zero() && role.default_ttl > role.max_ttl {

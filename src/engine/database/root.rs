@@ -1,4 +1,4 @@
-//! `rotate-root/:name`: the password of the account that a connection logs in with.
+//! `rotate-root/:name`: the password of the account that a connection logs in with, changed on request and by itself.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -9,8 +9,10 @@ use serde_json::{Value, json};
 use super::connection::{Config, Connection, missing};
 use super::credential::Settings;
 use super::creds::password_for;
+use super::timing::Timing;
 use crate::engine::Mount;
 use crate::engine::error::Error;
+use crate::engine::journal::Record;
 use crate::engine::request::Reply;
 use crate::engine::rotation::{self, Account, Failure, Settled};
 use crate::secret::{Secret, verifier};
@@ -60,18 +62,29 @@ impl Account for Root {
         Ok(None)
     }
     async fn draw(&self, mount: &Mount) -> Result<Secret, Error> {
-        password_for(mount, &Settings::default(), &self.config.password_policy).await
+        let password = password_for(mount, &Settings::default(), &self.config.password_policy).await?;
+        if !self.config.carries(&password) {
+            return Err(Error::Failed(
+                "the new password cannot be put into connection_url as it is: set disable_escaping=false, or let \
+                 password_policy make passwords of letters and digits"
+                    .into(),
+            ));
+        }
+        Ok(password)
     }
-    /// Stores the password and puts a connection that uses it in place of the live one, whose work goes on.
-    async fn adopt(&mut self, mount: &Mount, password: &Secret, _at: SystemTime) -> Result<(), Error> {
+    fn expect(&self, mount: &Mount, candidate: &Secret) {
+        mount.connections.expect(&self.name, candidate);
+    }
+    /// The work of the live connection goes on.
+    async fn adopt(&mut self, mount: &Mount, password: &Secret, at: SystemTime) -> Result<(), Error> {
+        self.config.timing.rotated(at, mount.ports.clock.now());
         if self.stored() != Some(password) {
             supersede(&mut self.config, &self.username)?;
             self.config.secrets.insert("password".into(), password.duplicate());
         }
         self.config.store(mount, &self.name).await?;
-        self.connection = Arc::new(self.config.open(mount).map_err(Error::Failed)?);
-        mount.connections.change(&self.name, Some(self.connection.clone()));
-        mount.rotation.queue.forget(&self.key);
+        mount.connections.settle(&self.name, password);
+        plan(mount, &self.name, &self.config.timing);
         Ok(())
     }
 }
@@ -79,22 +92,37 @@ impl Account for Root {
 /// POST and PUT.
 pub async fn rotate(mount: &Mount, name: &str) -> Reply {
     mount.refuse_on_standby().await?;
-    let key = record_key(name);
-    let _lock = mount.rotation.locks.hold(&key).await;
+    let _lock = mount.rotation.locks.hold(&record_key(name)).await;
     settle(mount, name).await?;
     let config = Config::load(mount, name).await?.ok_or_else(|| missing(name))?;
-    let refused = |why: &str| Error::Failed(format!("unable to rotate root credentials: {why}"));
-    let username = username(&config).ok_or_else(|| refused("no username in configuration"))?;
+    change(mount, name, config).await?;
+    Ok(None)
+}
+
+/// The account that a connection logs in with, if its password is one that can be changed here.
+///
+/// # Errors
+/// Why not.
+pub fn account(config: &Config) -> Result<String, &'static str> {
+    let username = username(config).ok_or("no username in configuration")?;
     if config.secrets.get("password").is_none_or(Secret::is_empty) {
-        return Err(refused("no password in configuration"));
+        return Err("no password in configuration");
     }
     if config.secrets.get("connection_url").is_some_and(|url| !url.is_empty() && !takes_password(url)) {
-        return Err(refused("connection_url does not use {{password}}"));
+        return Err("connection_url does not use {{password}}");
     }
+    Ok(username)
+}
+
+/// Changes the password now. The caller holds the lock.
+async fn change(mount: &Mount, name: &str, config: Config) -> Result<(), Error> {
+    let username =
+        account(&config).map_err(|why| Error::Failed(format!("unable to rotate root credentials: {why}")))?;
     let connection = mount.connections.opened(mount, name).await?;
     super::connection::verify(&connection).await.map_err(Error::Failed)?;
-    let mut root = Root { name: name.to_owned(), key, username, config, connection };
+    let mut root = Root { name: name.to_owned(), key: record_key(name), username, config, connection };
     let changed = rotation::change(mount, &mut root).await;
+    refresh(mount, &root).await;
     changed.map_err(|failure| match failure {
         Failure::Before(e) => e,
         Failure::Refused(e) => {
@@ -105,8 +133,23 @@ pub async fn rotate(mount: &Mount, name: &str) -> Reply {
             mount.rotation.queue.failed(&root.key, name, mount.ports.clock.now(), &text);
             Error::Failed(format!("failed to update user: {text}"))
         }
-    })?;
-    Ok(None)
+    })
+}
+
+/// The passwords that the account of a connection may have beside the stored one.
+pub async fn candidates(mount: &Mount, name: &str, config: &Config) -> Result<Vec<Secret>, Error> {
+    let record = Record::load(mount.ports.storage.as_ref(), &record_key(name)).await?;
+    let own = record.filter(|record| username(config).as_ref() == Some(&record.username));
+    Ok(own.map(|record| record.candidates).unwrap_or_default())
+}
+
+/// Lets the live connection try these, and no others. If they cannot be read it goes on trying those that it knows.
+async fn refresh(mount: &Mount, root: &Root) {
+    if let Some(live) = mount.connections.live(&root.name)
+        && let Ok(candidates) = candidates(mount, &root.name, &root.config).await
+    {
+        live.passwords.only_add(&candidates);
+    }
 }
 
 fn username(config: &Config) -> Option<String> {
@@ -117,6 +160,35 @@ fn takes_password(url: &Secret) -> bool {
     url.expose().replace(' ', "").contains("{{password}}")
 }
 
+/// When the password of a connection changes by itself.
+pub fn due(mount: &Mount, name: &str, timing: &Timing) -> Option<SystemTime> {
+    timing.due(&format!("{}/{name}", mount.id), mount.ports.clock.now())
+}
+
+/// Tells the queue when that is, and that nothing is open.
+pub fn plan(mount: &Mount, name: &str, timing: &Timing) {
+    let key = record_key(name);
+    match due(mount, name, timing) {
+        Some(due) => mount.rotation.queue.plan(&key, name, due),
+        None => mount.rotation.queue.forget(&key),
+    }
+}
+
+/// Every connection whose password changes by itself, and when. One that cannot be read is reported and left out.
+pub async fn scheduled(mount: &Mount) -> Result<Vec<(String, String, SystemTime)>, Error> {
+    let mut found = Vec::new();
+    for name in mount.ports.storage.list("config/", "", -1).await? {
+        match Config::load(mount, &name).await {
+            Ok(Some(config)) => {
+                found.extend(due(mount, &name, &config.timing).map(|due| (record_key(&name), name, due)));
+            }
+            Ok(None) => {}
+            Err(e) => tracing::error!(connection = name, "its password is not changed: {e}"),
+        }
+    }
+    Ok(found)
+}
+
 /// Settles what is open of a connection. The caller holds the lock.
 ///
 /// # Errors
@@ -124,23 +196,29 @@ fn takes_password(url: &Secret) -> bool {
 pub async fn settle(mount: &Mount, name: &str) -> Result<Settled, Error> {
     let key = record_key(name);
     if mount.ports.storage.get(&key).await?.is_none() {
-        mount.rotation.queue.forget(&key);
         return Ok(Settled::Nothing);
     }
     let config = Config::load(mount, name).await?;
     let Some((config, username)) = config.and_then(|config| username(&config).map(|username| (config, username)))
     else {
         mount.ports.storage.delete(&key).await?;
-        mount.rotation.queue.forget(&key);
         return Ok(Settled::Nothing);
     };
-    // The live connection may log in with a password that is not valid any more; trying one needs no session of it.
-    let connection = Arc::new(config.open(mount).map_err(Error::Failed)?);
+    let live = mount.connections.live(name);
+    let connection = match &live {
+        Some(live) => live.clone(),
+        None => {
+            let opened = config.open(mount).map_err(Error::Failed)?;
+            opened.passwords.only_add(&candidates(mount, name, &config).await?);
+            Arc::new(opened)
+        }
+    };
     let mut root = Root { name: name.to_owned(), key, username, config, connection };
     let settled = rotation::settle(mount, &mut root).await;
-    if !matches!(settled, Ok(Settled::Adopted)) {
+    if live.is_none() {
         root.connection.target.close().await;
     }
+    refresh(mount, &root).await;
     settled.map_err(|failure| Error::Failed(failure.to_string()))
 }
 
@@ -154,22 +232,40 @@ pub async fn recovered(mount: &Mount, name: &str) -> bool {
     matches!(settle(mount, name).await, Ok(Settled::Adopted | Settled::Nothing))
 }
 
-/// Asked by the queue.
+/// Asked by the queue: settles what is open, and changes the password if that is due.
 pub async fn when_due(mount: &Mount, name: &str) -> Result<(), Error> {
-    let key = record_key(name);
+    let (key, queue) = (record_key(name), &mount.rotation.queue);
     let _lock = mount.rotation.locks.hold(&key).await;
     let now = mount.ports.clock.now();
-    let settled = settle(mount, name).await;
-    match &settled {
-        Ok(Settled::Waiting(record)) => mount.rotation.queue.plan(&key, name, rotation::look_again(record, now)),
-        Ok(Settled::Unknown(_)) => {
-            let text = "no password that is known here opens the account: write the valid one to the connection";
-            mount.rotation.queue.failed(&key, name, now, text);
+    let done = async {
+        let settled = settle(mount, name).await?;
+        let Some(config) = Config::load(mount, name).await? else {
+            queue.forget(&key);
+            return Ok(());
+        };
+        let due = due(mount, name, &config.timing);
+        match (&settled, due) {
+            (_, Some(due)) if due <= now => change(mount, name, config).await?,
+            (Settled::Waiting(record), due) => {
+                let again = rotation::look_again(record, now);
+                queue.plan(&key, name, due.map_or(again, |due| due.min(again)));
+            }
+            (Settled::Unknown(_), _) => {
+                return Err(Error::Failed(
+                    "no password that is known here opens the account: write the valid one to the connection".into(),
+                ));
+            }
+            // What went wrong is shown until it is made good.
+            (_, Some(due)) if queue.has_failed(&key) && config.timing.has_missed(due) => queue.postpone(&key, due),
+            _ => plan(mount, name, &config.timing),
         }
-        Ok(Settled::Nothing | Settled::Adopted | Settled::Kept) => mount.rotation.queue.forget(&key),
-        Err(e) => mount.rotation.queue.failed(&key, name, now, &e.to_string()),
+        Ok(())
+    };
+    let done: Result<(), Error> = done.await;
+    if let Err(e) = &done {
+        queue.failed(&key, name, mount.ports.clock.now(), &e.to_string());
     }
-    settled.map(drop)
+    done
 }
 
 /// Remembers the password that is about to be replaced, if it is one that somebody else knows and may write again.

@@ -1,29 +1,60 @@
 //! When which account is due, and the task that sees to it: accounts whose password is to change, and minted users that
 //! are to end. One queue for each mount, in memory: everything in it can be found again in storage.
+//!
+//! What is due at one connection is worked off in [`Lane`]s, which do not wait for each other.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use futures_util::StreamExt as _;
 use tokio::sync::Semaphore;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::engine::Mount;
 use crate::engine::error::Error;
+use crate::engine::port::Clock;
+use crate::engine::{Mount, database};
 
 /// How often the queue is looked at.
 const TICK: Duration = Duration::from_secs(1);
-/// Connections that are worked at at once. Each has one change of a password at a time from here, so a slow database
-/// delays no other.
+/// Connections that are worked at at once in each lane. Each has one change of a password at a time from here, so a slow
+/// database delays no other.
 const AT_ONCE: usize = 16;
+/// Users of one connection that are ended at once. The pool has the last word.
+const ENDS_AT_ONCE: usize = 8;
+/// How long a database has to answer before the users that wait for it are tried, and how often it may fail to until it is
+/// left as long as its own settings allow.
+const PROBE: Duration = Duration::from_secs(3);
+const SHORT_PROBES: u32 = 3;
+/// The pause between two probes, and what it becomes after [`PATIENT`] of them.
+const BETWEEN_PROBES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3));
+const PATIENT: u32 = 600;
 /// The pause after the first failure; it doubles.
 const FIRST_PAUSE: Duration = Duration::from_secs(10);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+/// A wall clock that runs from the steady one by more than this between two looks was set.
+const SET: Duration = Duration::from_secs(10);
 /// How long a mount that closes waits for changes that are under way. What does not end is settled by the next one.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Kinds of work at a connection, each with a turn of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Lane {
+    /// Passwords change, one after the other.
+    Passwords,
+    /// Users end, several at once.
+    Ends,
+    /// The connection itself is looked at.
+    Sweeps,
+}
+
+impl Lane {
+    const ALL: usize = 3;
+}
 
 /// What is known of one account, by the key of its record.
 #[derive(Debug, Clone)]
@@ -33,6 +64,14 @@ struct Item {
     failures: u32,
     error: Option<String>,
     running: bool,
+    /// It failed because nobody was at home: it is due as soon as somebody is.
+    away: bool,
+}
+
+impl Item {
+    fn new(connection: &str, due: SystemTime, running: bool) -> Self {
+        Self { connection: connection.to_owned(), due, failures: 0, error: None, running, away: false }
+    }
 }
 
 /// What a read shows.
@@ -47,7 +86,7 @@ pub struct State {
 /// The queue of a mount.
 pub struct Queue {
     items: Mutex<Items>,
-    permits: Arc<Semaphore>,
+    permits: [Arc<Semaphore>; Lane::ALL],
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -58,13 +97,46 @@ struct Items {
     /// Everything in storage is in here.
     loaded: bool,
     by_key: HashMap<String, Item>,
+    /// Connections that did not answer when users were to be ended.
+    silent: HashMap<String, Silence>,
+    /// What the clocks said when the queue was last looked at.
+    seen: Option<(SystemTime, Duration)>,
+}
+
+impl Items {
+    /// Somebody has set the wall clock since the last look: pauses that were counted by it are over. Ends and sweeps find
+    /// out for themselves whether it is their time.
+    fn look_at(&mut self, clock: &dyn Clock) -> SystemTime {
+        let (now, steady) = (clock.now(), clock.steady());
+        if let Some((wall, before)) = self.seen.replace((now, steady)) {
+            let wanted = wall + steady.saturating_sub(before);
+            let off = now.duration_since(wanted).or_else(|_| wanted.duration_since(now)).unwrap_or_default();
+            if off > SET {
+                tracing::warn!(seconds = off.as_secs(), "somebody has set the clock: what waits is looked at again");
+                self.loaded = false;
+                self.silent.clear();
+                let waits = |key: &str, item: &Item| item.failures > 0 || database::lane(key) != Lane::Passwords;
+                for (_, item) in self.by_key.iter_mut().filter(|(key, item)| waits(key, item)) {
+                    item.due = item.due.min(now);
+                }
+            }
+        }
+        now
+    }
+}
+
+/// A connection that does not answer.
+#[derive(Debug, Clone, Copy)]
+struct Silence {
+    probes: u32,
+    until: SystemTime,
 }
 
 impl Default for Queue {
     fn default() -> Self {
         Self {
             items: Mutex::default(),
-            permits: Arc::new(Semaphore::new(AT_ONCE)),
+            permits: std::array::from_fn(|_| Arc::new(Semaphore::new(AT_ONCE))),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         }
@@ -80,8 +152,7 @@ impl Queue {
     pub fn plan(&self, key: &str, connection: &str, due: SystemTime) {
         let mut items = self.lock();
         let running = items.by_key.get(key).is_some_and(|item| item.running);
-        let item = Item { connection: connection.to_owned(), due, failures: 0, error: None, running };
-        items.by_key.insert(key.to_owned(), item);
+        items.by_key.insert(key.to_owned(), Item::new(connection, due, running));
     }
 
     /// An attempt failed: the next one follows after a pause that grows. Attempts that were made before a pause was over,
@@ -97,8 +168,29 @@ impl Queue {
                 (failures, now + pause(failures, rand::random()))
             }
         };
-        let item = Item { connection: connection.to_owned(), due, failures, error: Some(error.to_owned()), running };
+        let item = Item { failures, error: Some(error.to_owned()), ..Item::new(connection, due, running) };
         items.by_key.insert(key.to_owned(), item);
+    }
+
+    /// An attempt failed because the database was away: the next one follows as soon as it answers. If it does answer, and
+    /// only this keeps failing, after a pause that grows.
+    pub fn away(&self, key: &str, connection: &str, now: SystemTime, error: &str) {
+        let mut items = self.lock();
+        let before = items.by_key.get(key);
+        let (failures, running) = before.map_or((0, false), |item| (item.failures, item.running));
+        let due = now + BETWEEN_PROBES.0.saturating_mul(1 << failures.min(5));
+        let failures = failures.saturating_add(1);
+        let item = Item { failures, error: Some(error.to_owned()), away: true, ..Item::new(connection, due, running) };
+        items.by_key.insert(key.to_owned(), item);
+    }
+
+    /// The database answers again: whoever waited for that is due.
+    fn back(&self, connection: &str, now: SystemTime) {
+        let mut items = self.lock();
+        items.silent.remove(connection);
+        for item in items.by_key.values_mut().filter(|item| item.away && item.connection == connection) {
+            (item.due, item.failures) = (item.due.min(now), 0);
+        }
     }
 
     /// The account is looked at again at `due`, whatever it is then.
@@ -154,7 +246,8 @@ impl Queue {
                     Ok(groups) => {
                         unwell = false;
                         for group in groups {
-                            let (mount, permits, stop) = (mount.clone(), permits.clone(), stop.clone());
+                            let permits = permits[group.lane as usize].clone();
+                            let (mount, stop) = (mount.clone(), stop.clone());
                             tasks.spawn(async move {
                                 let Ok(_permit) = permits.acquire().await else { return };
                                 run(&mount, group, &stop).await;
@@ -174,7 +267,7 @@ impl Queue {
     /// Ends the task, and waits a little for what it has begun.
     pub async fn close(&self) {
         self.stop.cancel();
-        self.permits.close();
+        self.permits.iter().for_each(|permits| permits.close());
         self.tasks.close();
         if tokio::time::timeout(PATIENCE, self.tasks.wait()).await.is_err() {
             tracing::warn!(changes = self.tasks.len(), "a mount is closed in the middle of password changes");
@@ -192,6 +285,8 @@ fn pause(failures: u32, random: u8) -> Duration {
 /// Accounts of one connection that are due. Until it is dropped nobody else takes them.
 pub struct Group {
     mount: Mount,
+    connection: String,
+    lane: Lane,
     keys: Vec<String>,
 }
 
@@ -209,10 +304,10 @@ impl Drop for Group {
 /// What is due now, by connection. Nothing on a node that must not act.
 pub async fn due(mount: &Mount) -> Result<Vec<Group>, Error> {
     let queue = &mount.rotation.queue;
-    let now = mount.ports.clock.now();
-    let (loaded, waiting) = {
-        let items = queue.lock();
-        (items.loaded, items.by_key.values().any(|item| !item.running && item.due <= now))
+    let (now, loaded, waiting) = {
+        let mut items = queue.lock();
+        let now = items.look_at(mount.ports.clock.as_ref());
+        (now, items.loaded, items.by_key.values().any(|item| !item.running && item.due <= now))
     };
     if loaded && !waiting {
         return Ok(Vec::new());
@@ -227,18 +322,32 @@ pub async fn due(mount: &Mount) -> Result<Vec<Group>, Error> {
         let read = mount.scheduled().await.inspect_err(|_| queue.outdated())?;
         let mut items = queue.lock();
         for (key, connection, due) in read {
-            let item = Item { connection, due, failures: 0, error: None, running: false };
-            items.by_key.entry(key).and_modify(|known| known.due = known.due.min(due)).or_insert(item);
+            let item = Item::new(&connection, due, false);
+            // A user that could not be ended waits for its pause.
+            let waits = database::lane(&key) == Lane::Ends;
+            let sooner = |known: &mut Item| {
+                if known.failures == 0 || !waits {
+                    known.due = known.due.min(due);
+                }
+            };
+            items.by_key.entry(key).and_modify(sooner).or_insert(item);
         }
     }
     let mut items = queue.lock();
-    let busy: Vec<String> =
-        items.by_key.values().filter(|item| item.running).map(|item| item.connection.clone()).collect();
-    let mut groups: BTreeMap<String, Vec<(SystemTime, String)>> = BTreeMap::new();
-    for (key, item) in &mut items.by_key {
-        if item.due <= now && !item.running && !busy.contains(&item.connection) {
+    let Items { by_key, silent, .. } = &mut *items;
+    let mut busy: HashSet<(String, Lane)> = by_key
+        .iter()
+        .filter(|(_, item)| item.running)
+        .map(|(key, item)| (item.connection.clone(), database::lane(key)))
+        .collect();
+    let silences = silent.iter().filter(|(_, silence)| silence.until > now);
+    busy.extend(silences.map(|(connection, _)| (connection.clone(), Lane::Ends)));
+    let mut groups: BTreeMap<(String, Lane), Vec<(SystemTime, String)>> = BTreeMap::new();
+    for (key, item) in by_key {
+        let place = (item.connection.clone(), database::lane(key));
+        if item.due <= now && !item.running && !busy.contains(&place) {
             item.running = true;
-            groups.entry(item.connection.clone()).or_default().push((item.due, key.clone()));
+            groups.entry(place).or_default().push((item.due, key.clone()));
         }
     }
     drop(items);
@@ -246,12 +355,17 @@ pub async fn due(mount: &Mount) -> Result<Vec<Group>, Error> {
         keys.sort();
         keys.into_iter().map(|(_, key)| key).collect()
     };
-    Ok(groups.into_values().map(|keys| Group { mount: mount.clone(), keys: in_order(keys) }).collect())
+    let group = |((connection, lane), keys)| Group { mount: mount.clone(), connection, lane, keys: in_order(keys) };
+    Ok(groups.into_iter().map(group).collect())
 }
 
-/// Works a group off, one account after the other. A failure ends the turn: the others are due again at once, and if it
-/// is the database that is not well, each waits for its own pause.
+/// Works a group off. Passwords: one account after the other; a failure ends the turn: the others are due again at once,
+/// and if it is the database that is not well, each waits for its own pause. Users: several at once, as soon as the
+/// database answers at all.
 pub async fn run(mount: &Mount, group: Group, stop: &CancellationToken) {
+    if group.lane == Lane::Ends {
+        return end_all(mount, &group, stop).await;
+    }
     for key in &group.keys {
         if stop.is_cancelled() {
             return;
@@ -261,6 +375,41 @@ pub async fn run(mount: &Mount, group: Group, stop: &CancellationToken) {
             return;
         }
     }
+}
+
+/// Ends the users of a group. While the database does not answer nobody is tried: all stay due, and a probe each second
+/// or so finds out when it is back.
+async fn end_all(mount: &Mount, group: &Group, stop: &CancellationToken) {
+    let queue = &mount.rotation.queue;
+    let silence = queue.lock().silent.get(&group.connection).copied();
+    let probes = silence.map_or(0, |silence| silence.probes);
+    // Mostly short ones: what was sent into the void is not answered when the database comes back.
+    let patience = (probes % (SHORT_PROBES + 1) < SHORT_PROBES).then_some(PROBE);
+    if let Err(why) = database::answers(mount, &group.connection, patience).await {
+        if probes == 0 {
+            tracing::warn!(connection = group.connection, users = group.keys.len(), "users wait to be ended: {why}");
+        }
+        let pause = if probes < PATIENT { BETWEEN_PROBES.0 } else { BETWEEN_PROBES.1 };
+        let silence = Silence { probes: probes.saturating_add(1), until: mount.ports.clock.now() + pause };
+        queue.lock().silent.insert(group.connection.clone(), silence);
+        return;
+    }
+    if silence.is_some() {
+        queue.back(&group.connection, mount.ports.clock.now());
+        tracing::info!(connection = group.connection, users = group.keys.len(), "the database answers: ending users");
+    }
+    let gone = AtomicBool::new(false);
+    let end = async |key: &String| {
+        if stop.is_cancelled() || gone.load(Ordering::Relaxed) {
+            return;
+        }
+        if let Err(trouble) = database::end_due(mount, key).await {
+            // If it is gone again, those that were not tried stay due, and the next probe finds out.
+            gone.fetch_or(trouble.outage, Ordering::Relaxed);
+            tracing::warn!(account = key, "a user could not be ended: {trouble}");
+        }
+    };
+    futures_util::stream::iter(&group.keys).for_each_concurrent(ENDS_AT_ONCE, end).await;
 }
 
 #[cfg(test)]

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use super::rotation::{Fault, later, tick};
 use super::*;
-use crate::engine::intent;
 use crate::target::aws::{
     AccessKey, Cause, Cloud, Failure, Holder, KeyInfo, Principal, Session, SessionPlan, Settings as AwsSettings,
     Source, Step, Unmade, User, UserEnd, UserPlan,
@@ -225,7 +224,7 @@ fn of_lease(operation: Operation, internal: &Fields) -> Request {
 }
 
 fn notes(world: &World) -> usize {
-    world.entries.lock().unwrap().keys().filter(|key| key.starts_with(intent::PREFIX)).count()
+    world.entries.lock().unwrap().keys().filter(|key| key.starts_with(crate::engine::aws::user::PREFIX)).count()
 }
 
 /// Users that we have made.

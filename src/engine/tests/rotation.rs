@@ -1,5 +1,7 @@
 //! Passwords that change while everything else goes wrong.
 
+mod overlap;
+
 use std::sync::atomic::{AtomicU8, AtomicUsize};
 
 use tokio::sync::Notify;
@@ -58,6 +60,9 @@ const USER: &str = "static-user";
 const INITIAL: &str = "initial password";
 const ROOT: &str = "root's own";
 
+/// After so many seconds the role `st` is due again: with its share of jitter.
+const PERIOD: u64 = 3620;
+
 async fn world_with_role() -> (Arc<World>, Mount) {
     let world: Arc<World> = Arc::default();
     for (user, password) in [(USER, INITIAL), ("root", ROOT)] {
@@ -73,11 +78,11 @@ fn role() -> Value {
     json!({ "db_name": "pg", "username": USER, "rotation_period": 3600 })
 }
 
-fn account(world: &World, user: &str) -> String {
+pub fn account(world: &World, user: &str) -> String {
     world.accounts.lock().unwrap()[user].clone()
 }
 
-fn stored(world: &World, key: &str) -> Value {
+pub fn stored(world: &World, key: &str) -> Value {
     world.entries.lock().unwrap().get(key).map_or(Value::Null, |text| serde_json::from_str(text).unwrap())
 }
 
@@ -102,7 +107,7 @@ pub async fn tick(mount: &Mount) {
 }
 
 /// Every password in storage.
-fn known(world: &World) -> String {
+pub fn known(world: &World) -> String {
     format!("{:?}", *world.entries.lock().unwrap())
 }
 
@@ -172,6 +177,37 @@ async fn a_creation_survives_a_fault_at_every_point() {
 async fn a_root_rotation_survives_a_fault_at_every_point() {
     for kind in [Fault::Death, Fault::Error] {
         let points = survives("rotate-root/pg", json!({}), kind, world_with_role).await;
+        assert!(points > 8, "only {points} points");
+    }
+}
+
+/// The account itself logs in to change its password: nobody else could mend what is lost.
+#[tokio::test]
+async fn an_account_on_its_own_survives_a_fault_at_every_point() {
+    let body = json!({ "db_name": "own", "username": USER, "rotation_period": 3600, "password": INITIAL });
+    let without_role = async || {
+        let world: Arc<World> = Arc::default();
+        for (user, password) in [(USER, INITIAL), ("root", ROOT)] {
+            world.accounts.lock().unwrap().insert(user.into(), password.into());
+        }
+        let mount = prepared(&world).await;
+        let config = json!({
+            "plugin_name": "postgresql-database-plugin", "allowed_roles": "*", "self_managed": true,
+            "connection_url": "postgresql://{{username}}:{{password}}@localhost/db",
+        });
+        ask(&mount, Operation::Create, "config/own", config).await.unwrap();
+        (world, mount)
+    };
+    let with_role = async || {
+        let (world, mount) = without_role().await;
+        ask(&mount, Operation::Create, "static-roles/st", body.clone()).await.unwrap();
+        assert_ne!(account(&world, USER), INITIAL, "the creation changes it");
+        (world, mount)
+    };
+    for kind in [Fault::Death, Fault::Error] {
+        let points = survives("static-roles/st", body.clone(), kind, without_role).await;
+        assert!(points > 8, "only {points} points");
+        let points = survives("rotate-role/st", json!({}), kind, with_role).await;
         assert!(points > 8, "only {points} points");
     }
 }
@@ -276,7 +312,7 @@ async fn the_queue_survives_faults_on_top_of_faults() {
     for first in 1..14 {
         for second in 1..14 {
             let (world, mount) = world_with_role().await;
-            later(&world, 3601);
+            later(&world, PERIOD);
             for at in [first, second] {
                 let mount = super::mount(&world);
                 world.faults.arm(at, Fault::Death);
@@ -304,7 +340,7 @@ async fn the_queue_survives_faults_on_top_of_faults() {
 async fn a_password_changes_when_it_is_due_and_not_before() {
     let (world, mount) = world_with_role().await;
     let first = account(&world, USER);
-    later(&world, 3599);
+    later(&world, PERIOD - 1);
     tick(&mount).await;
     assert_eq!(account(&world, USER), first);
     later(&world, 1);
@@ -325,12 +361,45 @@ async fn a_password_changes_when_it_is_due_and_not_before() {
     assert_ne!(account(&world, USER), second, "the next time is not");
 }
 
+/// Roles that were written together, as a tool does it.
+#[tokio::test]
+async fn roles_of_one_moment_do_not_change_in_one_second() {
+    const ROLES: usize = 120;
+    let (world, mount) = world_with_role().await;
+    let name = |number: usize| format!("role-{number}");
+    for number in 0..ROLES {
+        world.accounts.lock().unwrap().insert(name(number), INITIAL.into());
+        let body = json!({ "db_name": "pg", "username": name(number), "rotation_period": 3600 });
+        ask(&mount, Operation::Create, &format!("static-roles/{}", name(number)), body).await.unwrap();
+    }
+    let passwords = || world.accounts.lock().unwrap().clone();
+    let mut answered = Vec::new();
+    for number in 0..ROLES {
+        let answer = ask(&mount, Operation::Read, &format!("static-creds/{}", name(number)), json!({})).await;
+        answered.push(plain(&answer.unwrap().unwrap(), "ttl").as_u64().unwrap());
+    }
+    later(&world, 3599);
+    tick(&mount).await;
+    let (mut before, mut most, mut changed) = (passwords(), 0, 0);
+    assert!((0..ROLES).all(|number| answered[number] >= 3600 && answered[number] <= 3660));
+    for second in 3600..=3660 {
+        later(&world, 1);
+        tick(&mount).await;
+        let now = passwords();
+        let of_this: Vec<usize> = (0..ROLES).filter(|number| now[&name(*number)] != before[&name(*number)]).collect();
+        assert!(of_this.iter().all(|number| answered[*number] == second), "the time that was answered");
+        (most, changed, before) = (most.max(of_this.len()), changed + of_this.len(), now);
+    }
+    assert_eq!(changed, ROLES);
+    assert!(most <= 10, "{most} in one second");
+}
+
 #[tokio::test]
 async fn a_failure_is_shown_and_tried_again_with_another_password_after_a_growing_pause() {
     let (world, mount) = world_with_role().await;
     let first = account(&world, USER);
     world.picky.store(true, Ordering::SeqCst);
-    later(&world, 3600);
+    later(&world, PERIOD);
     tick(&mount).await;
     let shown = ask(&mount, Operation::Read, "static-roles/st", json!({})).await.unwrap().unwrap();
     assert!(plain(&shown, "last_rotation_error").as_str().unwrap().contains("too weak"));
@@ -351,7 +420,7 @@ async fn who_asks_while_the_database_is_down_does_not_put_the_retry_off() {
     let (world, mount) = world_with_role().await;
     let first = account(&world, USER);
     tick(&mount).await;
-    later(&world, 3600);
+    later(&world, PERIOD);
     world.down.store(true, Ordering::SeqCst);
     for _ in 0..8 {
         ask(&mount, Operation::Update, "rotate-role/st", json!({})).await.unwrap_err();
@@ -362,33 +431,56 @@ async fn who_asks_while_the_database_is_down_does_not_put_the_retry_off() {
     assert_ne!(account(&world, USER), first);
 }
 
+/// However logins and changes of an account come to nothing: the passwords that it may have stay few, no attempt is
+/// refused for that, and once the target answers again the account has the one that is stored.
 #[tokio::test]
-async fn candidates_pile_up_only_so_far() {
-    let (world, mount) = world_with_role().await;
-    let mut refused = String::new();
-    for _ in 0..9 {
-        // Neither answer nor effect, and nobody to ask afterwards.
-        world.accounts.lock().unwrap().insert(USER.into(), "somebody else's".into());
-        let points = 6;
-        world.faults.arm(points, Fault::Error);
-        for at in 1.. {
-            let before = stored(&world, "rotation/static/st")["candidates"].as_array().map_or(0, Vec::len);
-            world.faults.arm(at, Fault::Error);
-            let reply = ask(&mount, Operation::Update, "rotate-role/st", json!({})).await;
-            let reached = world.faults.disarm();
-            let now = stored(&world, "rotation/static/st")["candidates"].as_array().map_or(0, Vec::len);
-            world.accounts.lock().unwrap().insert(USER.into(), "somebody else's".into());
-            if now >= 8 {
-                refused = ask(&mount, Operation::Update, "rotate-role/st", json!({})).await.unwrap_err().to_string();
-            }
-            if now > before || !reached || reply.is_ok() {
-                break;
+async fn no_account_comes_to_a_dead_end() {
+    for door in [None, Some(Door::Open), Some(Door::Shut), Some(Door::Barred)] {
+        for mute in [None, Some(true), Some(false)] {
+            for pause in [0, 30, 700] {
+                let (world, mount) = world_with_role().await;
+                *world.logging_in.lock().unwrap() = door;
+                *world.mute.lock().unwrap() = mute;
+                let what = format!("{door:?}, {mute:?}, every {pause} s");
+                for _ in 0..20 {
+                    let answer = ask(&mount, Operation::Update, "rotate-role/st", json!({})).await;
+                    if let Err(e) = answer {
+                        assert!(e.to_string().contains("nothing is lost"), "{what}: {e}");
+                    }
+                    assert!(known(&world).contains(&account(&world, USER)), "{what}: nobody knows the password");
+                    let candidates = stored(&world, "rotation/static/st")["candidates"].as_array().map_or(0, Vec::len);
+                    let most = if mute.is_none() && pause > 60 { 1 } else { 8 };
+                    assert!(candidates <= most, "{what}: {candidates} candidates");
+                    later(&world, pause);
+                }
+                *world.mute.lock().unwrap() = None;
+                if door == Some(Door::Shut) {
+                    *world.logging_in.lock().unwrap() = None;
+                }
+                ask(&mount, Operation::Update, "rotate-role/st", json!({})).await.unwrap();
+                assert_eq!(served(&mount, "st").await, Some(account(&world, USER)), "{what}");
+                *world.logging_in.lock().unwrap() = None;
+                later(&world, 700);
+                tick(&mount).await;
+                assert_eq!(stored(&world, "rotation/static/st"), Value::Null, "{what}");
+                assert_eq!(served(&mount, "st").await, Some(account(&world, USER)), "{what}");
             }
         }
     }
-    let most = stored(&world, "rotation/static/st")["candidates"].as_array().map_or(0, Vec::len);
-    assert!(most <= 8, "{most}");
-    assert!(most < 8 || refused.contains("did not come to an end"), "{refused}");
+}
+
+/// A policy that refuses does so with a password that nobody sees again, and leaves nothing behind.
+#[tokio::test]
+async fn a_refused_password_is_forgotten_at_once() {
+    let (world, mount) = world_with_role().await;
+    world.picky.store(true, Ordering::SeqCst);
+    let before = known(&world);
+    for _ in 0..20 {
+        ask(&mount, Operation::Update, "rotate-role/st", json!({})).await.unwrap_err();
+        assert_eq!(known(&world), before);
+    }
+    let refused = world.refused.lock().unwrap().clone();
+    assert_eq!(refused.iter().collect::<std::collections::BTreeSet<_>>().len(), 20, "each was a fresh one");
 }
 
 #[tokio::test]
@@ -443,7 +535,7 @@ async fn an_import_without_rotation_changes_nothing_until_it_is_due() {
     assert_eq!(served(&mount, "im").await.as_deref(), Some(INITIAL));
     let shown = ask(&mount, Operation::Read, "static-roles/im", json!({})).await.unwrap().unwrap();
     assert_eq!(plain(&shown, "last_vault_rotation"), Value::Null);
-    later(&world, 60);
+    later(&world, 63);
     tick(&mount).await;
     assert_ne!(account(&world, other), INITIAL);
     assert_eq!(served(&mount, "im").await, Some(account(&world, other)));
@@ -454,7 +546,7 @@ async fn an_import_without_rotation_changes_nothing_until_it_is_due() {
 #[tokio::test]
 async fn a_standby_rotates_nothing_until_it_is_active() {
     let (world, _) = world_with_role().await;
-    later(&world, 3600);
+    later(&world, PERIOD);
     let first = account(&world, USER);
     world.standby.store(true, Ordering::SeqCst);
     let mount = super::mount(&world);
@@ -474,4 +566,80 @@ async fn a_deleted_role_is_left_alone() {
     tick(&mount).await;
     assert_eq!(account(&world, USER), last);
     assert!(!known(&world).contains(&last));
+}
+
+/// The target starts again, with what it has written down.
+fn restart(world: &World) {
+    world.accounts.lock().unwrap().append(&mut world.unwritten.lock().unwrap());
+}
+
+/// A server that keeps its users in memory, and writes them down in a step of its own.
+#[tokio::test]
+async fn a_restart_of_the_server_brings_no_password_back_that_nobody_knows() {
+    for path in ["rotate-role/st", "rotate-root/pg"] {
+        let mut undone = 0;
+        for at in 1.. {
+            let (world, mount) = world_with_role().await;
+            restart(&world);
+            world.faults.arm(at, Fault::Death);
+            let over = tokio::select! {
+                _ = ask(&mount, Operation::Update, path, json!({})) => true,
+                () = world.faults.died.notified() => false,
+            };
+            world.faults.disarm();
+            let mount = super::mount(&world);
+            tick(&mount).await;
+            undone += world.unwritten.lock().unwrap().len();
+            restart(&world);
+            for _ in 0..3 {
+                later(&world, 61);
+                tick(&mount).await;
+            }
+            restart(&world);
+            let kept = stored(&world, "config/pg")["connection_details"]["password"].clone();
+            assert_eq!(kept, account(&world, "root"), "{path}, point {at}");
+            assert_eq!(served(&mount, "st").await, Some(account(&world, USER)), "{path}, point {at}");
+            if over {
+                break;
+            }
+        }
+        assert_eq!(undone, 0, "{path}: settled, and not written down");
+    }
+}
+
+#[tokio::test]
+async fn what_a_server_cannot_write_down_is_known_both_ways() {
+    for (path, record) in [("rotate-role/st", "rotation/static/st"), ("rotate-root/pg", "rotation/root/pg")] {
+        for restarts in [false, true] {
+            let (world, mount) = world_with_role().await;
+            world.forgetful.store(true, Ordering::SeqCst);
+            ask(&mount, Operation::Update, path, json!({})).await.unwrap();
+            let opens = async |what: &str| {
+                let kept = stored(&world, "config/pg")["connection_details"]["password"].clone();
+                assert_eq!(kept, account(&world, "root"), "{path} {what}");
+                assert_eq!(served(&mount, "st").await, Some(account(&world, USER)), "{path} {what}");
+            };
+            opens("at once").await;
+            for _ in 0..3 {
+                later(&world, 90);
+                tick(&mount).await;
+            }
+            opens("later").await;
+            assert_ne!(stored(&world, record), Value::Null, "{path}: not over while the server forgets");
+            if restarts {
+                restart(&world);
+                later(&world, 700);
+                tick(&mount).await;
+                opens("after a restart").await;
+            }
+            world.forgetful.store(false, Ordering::SeqCst);
+            for _ in 0..3 {
+                later(&world, 700);
+                tick(&mount).await;
+            }
+            restart(&world);
+            opens("in the end").await;
+            assert_eq!(stored(&world, record), Value::Null, "{path}");
+        }
+    }
 }

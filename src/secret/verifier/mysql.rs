@@ -64,6 +64,14 @@ fn caching_sha2_with_salt(password: &Secret, salt: &[u8; SALT_LENGTH]) -> Secret
     Secret::new(text)
 }
 
+/// Whether `stored` is what [`caching_sha2`] makes of `password` with the salt that is in it; `None` for a text in which the
+/// server has put a salt of its own, which need not be readable.
+pub fn is_caching_sha2(stored: &str, password: &Secret) -> Option<bool> {
+    let salted = stored.strip_prefix("$A$005$").filter(|rest| rest.is_ascii() && rest.len() == SALT_LENGTH + 43)?;
+    let salt: &[u8; SALT_LENGTH] = salted.as_bytes().first_chunk()?;
+    Some(caching_sha2_with_salt(password, salt) == Secret::new(stored.to_owned()))
+}
+
 /// MariaDB's `ed25519`: base64 without padding, 43 characters, of clamp(SHA-512(password)\[..32\]) times the base point.
 ///
 /// There is no salt: equal passwords have equal verifiers.
@@ -189,6 +197,17 @@ mod tests {
     }
 
     /// `PASSWORD('mypass')` of the MySQL 5.7 manual; `PASSWORD('password')` as everybody knows it.
+    #[test]
+    fn a_hash_is_told_from_that_of_another_password() {
+        let (password, other) = (Secret::new("it's".to_owned()), Secret::new("its".to_owned()));
+        let stored = caching_sha2(&password).unwrap();
+        assert_eq!(is_caching_sha2(stored.expose(), &password), Some(true));
+        assert_eq!(is_caching_sha2(stored.expose(), &other), Some(false));
+        for strange in ["", "$A$005$short", &stored.expose().replace("$005$", "$006$")] {
+            assert_eq!(is_caching_sha2(strange, &password), None);
+        }
+    }
+
     #[test]
     fn native_vectors() {
         assert_eq!(native(&secret("mypass")).expose(), "*6C8989366EAF75BB670AD8EA7A7FC1176A95CEF4");

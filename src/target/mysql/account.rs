@@ -9,9 +9,6 @@ use super::session::{Fault, Session};
 /// How often sessions that were told to go are looked for again.
 const POLL: Duration = Duration::from_millis(10);
 
-/// Objects of other people's databases that are named in a report, at most.
-const REPORTED: usize = 20;
-
 /// One account of a user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
@@ -79,6 +76,20 @@ impl Session {
         Ok(())
     }
 
+    /// True if the server says of one of the accounts that it is not there. To ask changes nothing: they are not locked.
+    pub async fn lacks(&mut self, username: &str, accounts: &Accounts) -> bool {
+        if !self.server.can_lock() {
+            return false;
+        }
+        for Account { host, .. } in &accounts.list {
+            let asked = self.run(&format!("ALTER USER {} ACCOUNT UNLOCK", account(username, host))).await;
+            if asked.is_err_and(|fault| fault.number() == Some(1396)) {
+                return true;
+            }
+        }
+        false
+    }
+
     /// Drops the accounts. Those that are gone are no error.
     pub async fn drop_accounts(&mut self, username: &str, accounts: &Accounts) -> Result<(), Fault> {
         let if_exists = if self.server.has_if_exists() { "IF EXISTS " } else { "" };
@@ -92,7 +103,7 @@ impl Session {
     }
 
     /// The numbers of the sessions of a user, as far as the admin user may see them.
-    async fn sessions_of(&mut self, username: &str) -> Result<Vec<u64>, Fault> {
+    pub async fn sessions_of(&mut self, username: &str) -> Result<Vec<u64>, Fault> {
         let of = |table: &str| format!("SELECT ID, USER FROM {table} WHERE USER = {}", literal(username));
         let rows = match self.rows(&of("information_schema.PROCESSLIST")).await {
             // Announced to go away in MySQL.
@@ -160,56 +171,6 @@ impl Session {
             tokio::time::sleep(POLL).await;
         }
         Ok(())
-    }
-
-    /// True if the accounts may have made objects that run as their definer, so that it is worth looking for them:
-    /// that means reading the definition of every view. False if it cannot be told.
-    pub async fn may_define(&mut self, username: &str, accounts: &Accounts) -> bool {
-        for Account { host, .. } in &accounts.list {
-            let rows = self.rows(&format!("SHOW GRANTS FOR {}", account(username, host))).await.unwrap_or_default();
-            for grant in rows.into_iter().flatten().flatten() {
-                let upper = grant.to_ascii_uppercase();
-                let privileges = upper.split(" ON ").next().unwrap_or_default();
-                let defines = ["ALL PRIVILEGES", "CREATE VIEW", "CREATE ROUTINE", "TRIGGER", "EVENT"];
-                // A role: what it may do is not said here.
-                let role = !upper.contains(" ON ");
-                if role || defines.iter().any(|privilege| privileges.contains(privilege)) {
-                    return true;
-                }
-            }
-        }
-        false
-    }
-
-    /// Routines, views, triggers and events that run as one of the accounts: `kind schema.name`. Without their definer
-    /// they fail. At most [`REPORTED`] of them.
-    pub async fn defined_by(&mut self, username: &str, accounts: &Accounts) -> Result<Vec<String>, Fault> {
-        if accounts.list.is_empty() {
-            return Ok(Vec::new());
-        }
-        let definers: Vec<_> =
-            accounts.list.iter().map(|account| literal(&format!("{username}@{}", account.host))).collect();
-        let definers = definers.join(", ");
-        let kinds = [
-            ("ROUTINE_TYPE", "ROUTINE_SCHEMA", "ROUTINE_NAME", "ROUTINES"),
-            ("'VIEW'", "TABLE_SCHEMA", "TABLE_NAME", "VIEWS"),
-            ("'TRIGGER'", "TRIGGER_SCHEMA", "TRIGGER_NAME", "TRIGGERS"),
-            ("'EVENT'", "EVENT_SCHEMA", "EVENT_NAME", "EVENTS"),
-        ];
-        let mut found = Vec::new();
-        for (kind, schema, name, table) in kinds {
-            let ask = format!(
-                "SELECT {kind}, {schema}, {name} FROM information_schema.{table} WHERE DEFINER IN ({definers}) \
-                 LIMIT {REPORTED}"
-            );
-            for row in self.rows(&ask).await? {
-                if let [Some(kind), Some(schema), Some(name)] = row.as_slice() {
-                    found.push(format!("{} {schema}.{name}", kind.to_ascii_lowercase()));
-                }
-            }
-        }
-        found.truncate(REPORTED);
-        Ok(found)
     }
 }
 

@@ -12,7 +12,7 @@ use super::settings::Hashing;
 use super::{Core, TargetError};
 use crate::secret::Secret;
 use crate::target::Outcome;
-use crate::target::pool::Checkout;
+use crate::target::pool::{Checkout, Lane};
 
 /// How often an undo is tried before it is given up.
 const UNDO_TRIES: u32 = 3;
@@ -109,13 +109,23 @@ impl Creation {
                 () => Outcome::Unknown(error),
             };
         }
-        let found = session.accounts(&self.username, "").await;
-        if found.as_ref().is_ok_and(|found| found.list.is_empty()) {
+        let host = self.core.settings.user_host.as_str();
+        let found = session.accounts(&self.username, host).await;
+        let missing = match &found {
+            // Nobody could end it who looks for it there.
+            Ok(found) if found.assumed => session.lacks(&self.username, found).await,
+            Ok(found) => found.list.is_empty(),
+            Err(_) => false,
+        };
+        if missing {
             session.give_back();
-            return Outcome::Failed(TargetError::Plan(format!(
-                "the creation statements did not create the user {:?}: use {{{{name}}}} in CREATE USER",
+            let at = if assumed { format!(" at {host:?}, the only host that can be looked at") } else { String::new() };
+            let error = TargetError::Plan(format!(
+                "the creation statements did not create the user {:?}{at}: use {{{{name}}}} in CREATE USER",
                 self.username
-            )));
+            ));
+            // What they did instead is for the rollback statements to undo.
+            return if undo.run().await.is_ok() { Outcome::Failed(error) } else { Outcome::Unknown(error) };
         }
         // An answer that does not come changes nothing: every statement has been answered, so the user is there.
         if found.is_ok() {
@@ -127,7 +137,7 @@ impl Creation {
     /// Everything that can be refused before anything is done: a session, the statements to send, and whether it could
     /// not be looked up that there is no such user yet.
     async fn begin(&self) -> Result<(Checkout<Session>, Vec<Hashed>, bool), TargetError> {
-        let mut session = self.core.session().await?;
+        let mut session = self.core.session(Lane::Issue).await?;
         let begun = self.prepare(&mut session).await;
         match begun {
             Ok((statements, assumed)) => Ok((session, statements, assumed)),
@@ -253,7 +263,7 @@ impl Undo {
     }
 
     async fn once(&self) -> Result<(), TargetError> {
-        let mut session = self.core.session().await?;
+        let mut session = self.core.session(Lane::End).await?;
         let host = self.core.settings.user_host.as_str();
         let found = session.accounts(&self.username, host).await?;
         session.drop_accounts(&self.username, &found).await?;
@@ -264,7 +274,7 @@ impl Undo {
                 tracing::info!(username = self.username, "a rollback statement failed: {}", TargetError::from(fault));
                 if open {
                     drop(session);
-                    session = self.core.session().await?;
+                    session = self.core.session(Lane::End).await?;
                 }
             }
         }

@@ -28,9 +28,13 @@ pub async fn open(host: &str, port: u16) -> io::Result<PathBuf> {
     tokio::spawn(async move {
         if let Ok(Ok(client)) = tokio::time::timeout(PATIENCE, own(&listener)).await {
             drop(listener);
-            let (mut client, mut server) = (client, server);
-            // Ends when either side does.
-            let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+            let (mut from_client, mut to_client) = client.into_split();
+            let (mut from_server, mut to_server) = server.into_split();
+            // Ends when either side does: the other may be one that never will.
+            tokio::select! {
+                _ = tokio::io::copy(&mut from_client, &mut to_server) => {}
+                _ = tokio::io::copy(&mut from_server, &mut to_client) => {}
+            }
         }
     });
     Ok(path)
@@ -68,7 +72,8 @@ mod tests {
         client.read_exact(&mut seen).await.unwrap();
         assert_eq!(&seen, b"back!");
         assert!(UnixStream::connect(&path).await.is_err(), "for one connection only");
-        drop(at_server);
-        assert_eq!(client.read(&mut seen).await.unwrap(), 0);
+        drop(client);
+        let server_sees = tokio::time::timeout(Duration::from_secs(5), at_server.read(&mut seen)).await;
+        assert_eq!(server_sees.unwrap().unwrap(), 0, "a server that hangs holds nothing open");
     }
 }

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use super::account::{Account, Accounts, account, literal};
 use super::mint::prepared;
-use super::server::Plugin;
+use super::server::{Plugin, Server};
 use super::session::{Fault, Session};
 use super::settings::Hashing;
 use super::{Core, TargetError};
 use crate::secret::Secret;
-use crate::target::Outcome;
+use crate::target::pool::Lane;
+use crate::target::{Outcome, one_password};
 
 /// What becomes of the password that a user has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +39,7 @@ impl Change {
     /// Sets the password. A user with several accounts has several passwords: if some have been set and one has not, the
     /// outcome is unknown, and the change should be repeated.
     pub async fn run(self) -> Outcome<()> {
-        let mut session = match self.core.session().await {
+        let mut session = match self.core.session(Lane::Issue).await {
             Ok(session) => session,
             Err(e) => return Outcome::Failed(e),
         };
@@ -47,7 +48,16 @@ impl Change {
             Err(e) => return Outcome::Failed(e),
         };
         for (position, (text, sensitive)) in statements.iter().enumerate() {
-            let Err(fault) = session.run(text.expose()).await else { continue };
+            let mut ran = session.run(text.expose()).await;
+            // Whoever may not change users may change itself.
+            if position == 0
+                && self.is_own()
+                && ran.as_ref().is_err_and(Fault::is_denied)
+                && let Ok(own) = self.own_statement(&session.server)
+            {
+                ran = session.run(own.expose()).await;
+            }
+            let Err(fault) = ran else { continue };
             let open = fault.is_open();
             let fault = if *sensitive { fault.without_quotation() } else { fault };
             if !open && !fault.is_read_only() {
@@ -66,10 +76,11 @@ impl Change {
             let all = prepared(&self.core, session, &self.statements, &self.password, own)?;
             return Ok(all.into_iter().map(|statement| (statement.text, statement.sensitive)).collect());
         }
-        if self.old == Old::Retained && !session.server.has_two_passwords() {
-            return Err(TargetError::Plan(
-                "this server keeps one password a user: MySQL 8.0.14 and later keep two".into(),
-            ));
+        if self.old == Old::Retained {
+            two_passwords(&session.server)?;
+        }
+        if accounts.assumed && self.is_own() {
+            return Ok(vec![(self.own_statement(&session.server)?, true)]);
         }
         let mut all = Vec::new();
         for account in accounts.list.iter().filter(|account| takes_password(&account.plugin)) {
@@ -82,6 +93,29 @@ impl Change {
             )));
         }
         Ok(all)
+    }
+
+    /// What a user without privileges can tell the server: the new password of the account that it has logged in to, whose
+    /// plugin stays what it is. In MariaDB that is the one that the driver can log in by.
+    fn own_statement(&self, server: &Server) -> Result<Secret, TargetError> {
+        let retain = if self.old == Old::Retained { " RETAIN CURRENT PASSWORD" } else { "" };
+        if server.mariadb || !server.has_alter_user() {
+            let hash = Plugin::Native.hash(&self.password).map_err(|e| TargetError::Plan(e.to_string()))?;
+            return Ok(Secret::new(format!("SET PASSWORD = '{}'", hash.expose())));
+        }
+        // MySQL takes no hash here, and hides the password from its logs.
+        if self.core.settings.refuse_plain {
+            return Err(TargetError::Plan(
+                "MySQL takes no hash of a user that changes its own password, and refuse_plaintext_password is set"
+                    .into(),
+            ));
+        }
+        Ok(Secret::new(format!("SET PASSWORD = {}{retain}", literal(self.password.expose()))))
+    }
+
+    /// True if the user that logs in is the one whose password changes, by the default statements.
+    fn is_own(&self) -> bool {
+        self.statements.is_empty() && self.username == self.core.settings.username
     }
 
     /// The statement for one account: its plugin stays what it is, so that its clients can go on.
@@ -135,40 +169,51 @@ async fn accounts(core: &Core, session: &mut Session, username: &str) -> Result<
     Ok(found)
 }
 
+/// Refuses a server that keeps one password a user.
+pub fn two_passwords(server: &Server) -> Result<(), TargetError> {
+    if server.has_two_passwords() { Ok(()) } else { Err(one_password(&server.to_string())) }
+}
+
 /// Ends the old passwords that [`Old::Retained`] kept.
 pub async fn discard_old(core: &Core, username: &str) -> Result<(), TargetError> {
-    let mut session = core.session().await?;
+    let mut session = core.session(Lane::Issue).await?;
     let found = accounts(core, &mut session, username).await?;
     if !session.server.has_two_passwords() {
         session.give_back();
         return Ok(());
     }
-    for Account { host, .. } in &found.list {
-        let done: Result<(), Fault> =
-            session.run(&format!("ALTER USER {} DISCARD OLD PASSWORD", account(username, host))).await;
-        done?;
+    for Account { host, .. } in found.list.iter().filter(|account| takes_password(&account.plugin)) {
+        session.run(&format!("ALTER USER {} DISCARD OLD PASSWORD", account(username, host))).await?;
     }
     session.give_back();
     Ok(())
 }
 
-/// Compares a password with the stored hashes of a user whose every account is of `ed25519`, which is unsalted; `None`
-/// for any other user, and where the hashes cannot be read.
+/// Compares a password with the stored hashes of a user's accounts, where all of them can be read and compared: `Ok` if it
+/// is the password of every one.
 pub async fn compare(core: &Core, username: &str, password: &Secret) -> Option<Result<(), TargetError>> {
-    let mut session = core.session().await.ok()?;
+    let mut session = core.session(Lane::Issue).await.ok()?;
     let found = session.accounts(username, "").await.ok()?;
     let user = literal(username);
-    let ask = format!("SELECT User, authentication_string FROM mysql.user WHERE User = {user}");
+    let ask = format!("SELECT User, plugin, authentication_string FROM mysql.user WHERE User = {user}");
     let rows = session.rows(&ask).await.ok()?;
     session.give_back();
-    let all = found.list.iter().all(|account| Plugin::named(&account.plugin) == Some(Plugin::Ed25519));
-    if found.assumed || found.list.is_empty() || !all {
+    if found.assumed {
         return None;
     }
-    let hash = Plugin::Ed25519.hash(password).ok()?;
-    let own = |row: &Vec<Option<String>>| row.first().and_then(Option::as_deref) == Some(username);
-    let same = |row: &Vec<Option<String>>| row.get(1).and_then(Option::as_deref) == Some(hash.expose());
-    if rows.iter().filter(|row| own(row)).all(same) {
+    let (mut seen, mut all) = (false, true);
+    for row in &rows {
+        // The server compares names without regard to what pads them; and roles are no accounts.
+        let [Some(name), Some(plugin), Some(stored)] = row.as_slice() else { continue };
+        if name == username && takes_password(plugin) && !plugin.is_empty() {
+            all &= Plugin::named(plugin)?.matches(stored, password)?;
+            seen = true;
+        }
+    }
+    if !seen {
+        return None;
+    }
+    if all {
         return Some(Ok(()));
     }
     let text = format!("Error 1045 (28000): the stored hash of user {user} is of another password");

@@ -1,5 +1,7 @@
 //! What kind of server answers, and what follows from that: pure questions about flavour, version and plugins.
 
+use std::fmt;
+
 use crate::secret::Secret;
 use crate::secret::password::NoRandomness;
 use crate::secret::verifier::mysql as verifier;
@@ -35,6 +37,15 @@ impl Plugin {
         }
     }
 
+    /// Whether `stored` is the hash of `password`; `None` if that cannot be told.
+    pub fn matches(self, stored: &str, password: &Secret) -> Option<bool> {
+        match self {
+            Self::Native => Some(verifier::native(password).expose() == stored),
+            Self::CachingSha2 => verifier::is_caching_sha2(stored, password),
+            Self::Ed25519 => Some(verifier::ed25519(password).expose() == stored),
+        }
+    }
+
     /// What this plugin stores for `password`; needs no escaping inside `'…'`.
     pub fn hash(self, password: &Secret) -> Result<Secret, NoRandomness> {
         match self {
@@ -56,6 +67,14 @@ pub struct Server {
     pub plugins: Vec<Plugin>,
     /// What `IDENTIFIED BY` gives a new user, if we can make hashes for it.
     pub default_plugin: Option<Plugin>,
+}
+
+/// `MariaDB 10.11.6`.
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (major, minor, patch) = self.version;
+        write!(f, "{} {major}.{minor}.{patch}", if self.mariadb { "MariaDB" } else { "MySQL" })
+    }
 }
 
 impl Server {
@@ -93,6 +112,20 @@ impl Server {
     /// `ALTER USER … ACCOUNT LOCK`.
     pub fn can_lock(&self) -> bool {
         if self.mariadb { self.version >= (10, 4, 2) } else { self.version >= (5, 7, 6) }
+    }
+
+    /// The privilege to end the sessions of others.
+    pub fn connection_admin(&self) -> &'static str {
+        match (self.mariadb, self.version) {
+            (true, version) if version >= (10, 5, 2) => "CONNECTION ADMIN",
+            (false, version) if version >= (8, 0, 0) => "CONNECTION_ADMIN",
+            _ => "SUPER",
+        }
+    }
+
+    /// The privileges to drop a user that is a definer: MySQL insists on them, MariaDB knows none.
+    pub fn orphans_definers(&self) -> &'static str {
+        if self.version >= (8, 2, 0) { "SET_ANY_DEFINER, ALLOW_NONEXISTENT_DEFINER" } else { "SET_USER_ID" }
     }
 
     /// `DROP USER IF EXISTS`.

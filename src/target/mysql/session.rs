@@ -12,7 +12,8 @@ use super::server::Server;
 use super::settings::{Settings, TlsMode};
 use super::{TargetError, relay};
 use crate::secret::Secret;
-use crate::target::{dial, pool};
+use crate::target::dial;
+use crate::target::pool::{self, jitter};
 
 /// A row of texts, as the text protocol sends it.
 pub type Texts = Vec<Option<String>>;
@@ -22,6 +23,9 @@ const GOODBYE: Duration = Duration::from_millis(500);
 
 /// How often a statement is tried that met a lock or a deadlock.
 const TRIES: u32 = 4;
+
+/// What the server answers to a login with a wrong password.
+pub const WRONG_PASSWORD: &[&str] = &["1045", "1698"];
 
 /// Why a statement did not work.
 #[derive(Debug, Clone)]
@@ -146,9 +150,16 @@ impl Session {
     /// [`TargetError::Connect`] without, [`TargetError::Answer`] with an answer of the server.
     pub async fn open_at(settings: &Settings, address: &Address, patience: Duration) -> Result<Self, TargetError> {
         let opening = async {
-            let Settings { username, password, database, .. } = settings;
+            let mut tries = settings.passwords.tries();
+            let connection = loop {
+                match connect(settings, address, &settings.username, tries.current(), &settings.database).await {
+                    Err(e) if e.has_code(WRONG_PASSWORD) && tries.go_on() => {}
+                    opened => break opened?,
+                }
+            };
+            tries.succeed();
             let mut session = Self {
-                connection: connect(settings, address, username, password.as_ref(), database).await?,
+                connection,
                 id: 0,
                 address: address.clone(),
                 server: Arc::new(Server::new("", &[], None, None)),
@@ -227,7 +238,7 @@ impl Session {
             let mut pause = Duration::from_millis(20);
             for _ in 1..TRIES {
                 match self.once(sql).await {
-                    Err(fault) if fault.is_transient() => tokio::time::sleep(pause).await,
+                    Err(fault) if fault.is_transient() => tokio::time::sleep(pause.mul_f64(0.5 + jitter())).await,
                     done => return done,
                 }
                 pause *= 3;
@@ -257,7 +268,8 @@ impl pool::Session for Session {
     }
 
     async fn close(self) {
-        let _ = self.connection.close().await;
+        // A server that is gone, or hangs, need not hear a goodbye.
+        let _ = tokio::time::timeout(GOODBYE, self.connection.close()).await;
     }
 }
 

@@ -12,6 +12,7 @@ use super::TargetError;
 use super::dsn::{self, Address, Dsn};
 use super::server::Plugin;
 use crate::secret::Secret;
+use crate::target::Passwords;
 use crate::target::pool::Limits;
 
 /// How long a request waits for a session unless `connect_timeout` says otherwise.
@@ -90,8 +91,8 @@ pub struct Settings {
     pub addresses: Vec<Address>,
     /// The admin user's name.
     pub username: String,
-    /// The admin user's password.
-    pub password: Option<Secret>,
+    /// The admin user's password, if it has one.
+    pub passwords: Passwords,
     /// The database to use, empty for none.
     pub database: String,
     /// Character set of the session.
@@ -192,7 +193,7 @@ impl Settings {
             refuse_plain: source.refuse_plaintext_password,
             addresses: dsn.addresses,
             username: dsn.user,
-            password: dsn.password,
+            passwords: dsn.password.into(),
             database: dsn.database,
         })
     }
@@ -416,7 +417,7 @@ mod tests {
             let settings = settings(source).unwrap();
             assert_eq!(settings.addresses, [Address::Tcp("a".into(), 1), Address::Tcp("b".into(), 2)]);
             assert_eq!((settings.username.as_str(), settings.database.as_str()), ("u", "d"));
-            assert_eq!(settings.password.as_ref().unwrap().expose(), "p@/:");
+            assert_eq!(settings.passwords.first().unwrap().expose(), "p@/:");
             assert_eq!(settings.tls.mode, TlsMode::Verified);
             assert!(!format!("{settings:?}").contains("p@/"));
         }

@@ -1,9 +1,13 @@
 //! The note of whose a user is, in the comment of its role.
 
+use std::time::{Duration, SystemTime};
+
+use sha2::{Digest, Sha256};
 use sqlx::Row;
 
-use super::session::PgSession;
+use super::session::{PgSession, Problem};
 use super::{Postgres, quoted_name, quoted_text};
+use crate::target::pool::Lane;
 use crate::target::{Marked, Marker, TargetError};
 
 /// What stands before a marker in a role's comment.
@@ -33,8 +37,8 @@ pub async fn marked(target: &Postgres, mount: &str) -> Result<Vec<Marked>, Targe
         quoted_text(&format!("{PREFIX}%")),
         quoted_text(&serde_json::json!(mount).to_string()),
     );
-    let mut session = target.session().await?;
-    let rows: Vec<(String, bool, String)> = json_of(&mut session, &ask).await?;
+    let mut session = target.session(Lane::End).await?;
+    let rows: Vec<(String, bool, String)> = session.ask(&ask).await?;
     session.give_back();
     let of_mount = rows.into_iter().filter_map(|(username, can_log_in, comment)| {
         let marker = read(&comment).filter(|marker| marker.mount == mount)?;
@@ -43,9 +47,41 @@ pub async fn marked(target: &Postgres, mount: &str) -> Result<Vec<Marked>, Targe
     Ok(of_mount.collect())
 }
 
+/// The number of the lock that whoever makes a user for this request holds until its transaction is over.
+pub fn lock_of(request: &str) -> i64 {
+    let digest = Sha256::digest(format!("leasehold request {request}"));
+    digest.iter().take(8).fold(0, |number, byte| number << 8 | i64::from(*byte))
+}
+
+/// Whether there is a user of the same mount and request.
+pub async fn is_repeated(session: &mut PgSession, marker: &Marker) -> Result<bool, Problem> {
+    let ask = format!(
+        "SELECT coalesce(json_agg(d.description)::text, '[]') FROM pg_shdescription d \
+         WHERE d.classoid = 'pg_authid'::regclass AND d.description LIKE {} AND position({} in d.description) > 0",
+        quoted_text(&format!("{PREFIX}%")),
+        quoted_text(&serde_json::json!(marker.request).to_string()),
+    );
+    let row = session.run(&ask).await?;
+    let json = row.and_then(|row| row.try_get::<String, _>(0).ok()).unwrap_or_default();
+    let comments: Vec<String> = serde_json::from_str(&json)
+        .map_err(|_| Problem::Broken(TargetError::Lost("the server's answer about roles made no sense".into())))?;
+    let mut known = comments.iter().filter_map(|comment| read(comment));
+    Ok(known.any(|known| known.mount == marker.mount && known.request == marker.request))
+}
+
+/// The time by the server's clock.
+pub async fn clock(target: &Postgres) -> Result<SystemTime, TargetError> {
+    let mut session = target.session(Lane::End).await?;
+    let row = session.run("SELECT extract(epoch FROM clock_timestamp())::bigint").await?;
+    session.give_back();
+    row.and_then(|row| row.try_get::<i64, _>(0).ok())
+        .and_then(|seconds| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds.try_into().ok()?)))
+        .ok_or_else(|| TargetError::Lost("the server's answer about the time made no sense".into()))
+}
+
 /// Which of these roles there are.
 pub async fn present(target: &Postgres, usernames: &[String]) -> Result<Vec<String>, TargetError> {
-    let mut session = target.session().await?;
+    let mut session = target.session(Lane::End).await?;
     let mut found = Vec::new();
     for names in usernames.chunks(AT_ONCE) {
         let list: Vec<String> = names.iter().map(|name| quoted_text(name)).collect();
@@ -53,16 +89,8 @@ pub async fn present(target: &Postgres, usernames: &[String]) -> Result<Vec<Stri
             "SELECT coalesce(json_agg(rolname)::text, '[]') FROM pg_roles WHERE rolname IN ({})",
             list.join(", ")
         );
-        found.extend(json_of::<Vec<String>>(&mut session, &ask).await?);
+        found.extend(session.ask::<Vec<String>>(&ask).await?);
     }
     session.give_back();
     Ok(found)
-}
-
-/// The answer to a question for one JSON text.
-async fn json_of<T: serde::de::DeserializeOwned>(session: &mut PgSession, ask: &str) -> Result<T, TargetError> {
-    let row = session.run(ask).await?;
-    row.and_then(|row| row.try_get::<String, _>(0).ok())
-        .and_then(|json| serde_json::from_str(&json).ok())
-        .ok_or_else(|| TargetError::Lost("the server's answer about roles made no sense".into()))
 }

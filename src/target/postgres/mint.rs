@@ -4,12 +4,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sqlx::Row;
+use sqlx::postgres::PgRow;
 
 use super::marker::{self, comment};
 use super::session::{PgSession, Problem};
 use super::{PasswordForm, Postgres, check_name, quoted_name, quoted_text, timestamp};
 use crate::secret::{Secret, verifier};
-use crate::target::pool::Checkout;
+use crate::target::pool::{Checkout, Lane};
 use crate::target::statement::{Script, Vars};
 use crate::target::{Login, Marker, MintPlan, Outcome, RenewPlan, TargetError};
 
@@ -26,18 +27,17 @@ const SETTLE: Duration = Duration::from_secs(10);
 
 /// Makes the user in one transaction: statements, marker, commit.
 pub async fn mint(target: &Postgres, plan: &MintPlan, login: Login<'_>) -> Outcome<()> {
-    let password = match login {
-        Login::Password(password) => Some(password),
+    match login {
         // Left in place, the variable itself would be a password that everybody knows.
         Login::Certificate if plan.creation.uses_password() => {
             return Outcome::Failed(TargetError::Plan(
                 "the creation statements use {{password}}, but the user logs in by a certificate: remove it".into(),
             ));
         }
-        Login::Certificate => None,
         Login::PublicKey(_) => return Outcome::Failed(TargetError::Plan("PostgreSQL knows no users' keys".into())),
-    };
-    let result = target.retrying(|| create(target, plan, password)).await;
+        Login::Password(_) | Login::Prepared(_) | Login::Certificate => {}
+    }
+    let result = target.retrying(|| create(target, plan, login)).await;
     match result {
         Ok(()) => Outcome::Done(()),
         Err(Problem::Broken(e)) => Outcome::Unknown(e),
@@ -50,26 +50,29 @@ pub async fn mint(target: &Postgres, plan: &MintPlan, login: Login<'_>) -> Outco
 }
 
 /// One attempt at a mint.
-async fn create(target: &Postgres, plan: &MintPlan, password: Option<&Secret>) -> Result<(), Problem> {
+async fn create(target: &Postgres, plan: &MintPlan, login: Login<'_>) -> Result<(), Problem> {
     check_name(&plan.username).map_err(Problem::Unsent)?;
     let no_session = |e| TargetError::Begin(Box::new(e));
-    let made = in_transaction(target, password, no_session, |scram| messages(target, plan, password, scram)).await;
+    let message = |scram| messages(target, plan, login, scram);
+    let made = in_transaction(target, login.password(), Some(plan), no_session, message).await;
     made.map_err(|problem| explained(problem, plan))
 }
 
 /// Runs the messages that `make` gives (told whether the server knows SCRAM) in one transaction. `Broken` means only
 /// this: COMMIT was sent, and its fate could not be learned. No server text that shows a part of `password` is passed on.
+/// Of `once` there is one transaction at a time at this server, whoever runs it.
 pub async fn in_transaction(
     target: &Postgres,
     password: Option<&Secret>,
+    once: Option<&MintPlan>,
     no_session: impl Fn(TargetError) -> TargetError,
     make: impl Fn(bool) -> Result<Vec<Secret>, TargetError>,
 ) -> Result<(), Problem> {
     let mut again = true;
     loop {
-        let mut session = target.session().await.map_err(|e| Problem::Unsent(no_session(e)))?;
+        let mut session = target.session(Lane::Issue).await.map_err(|e| Problem::Unsent(no_session(e)))?;
         let messages = make(session.knows_scram()).map_err(Problem::Unsent)?;
-        match transact(&mut session, &messages).await {
+        match transact(&mut session, once, &messages).await {
             Ok(transaction) => return commit(target, session, &transaction).await,
             // Without COMMIT the server undoes what it did. A session that died while idle is not worth an error.
             Err(Problem::Broken(TargetError::Lost(_))) if again => {
@@ -91,14 +94,30 @@ pub async fn in_transaction(
 }
 
 /// Sends everything up to the commit; gives back the server's id of the transaction.
-async fn transact(session: &mut Checkout<PgSession>, messages: &[Secret]) -> Result<String, Problem> {
-    let begin = format!("{};\nSELECT txid_current()::text;\n", session.begin());
+async fn transact(
+    session: &mut Checkout<PgSession>,
+    once: Option<&MintPlan>,
+    messages: &[Secret],
+) -> Result<String, Problem> {
+    let mut begin = format!("{};\nSELECT txid_current()::text;\n", session.begin());
+    let once = once.filter(|plan| !plan.marker.request.is_empty());
+    if let Some(plan) = once {
+        begin += &format!("SELECT pg_advisory_xact_lock({});\n", marker::lock_of(&plan.marker.request));
+    }
     let mut transaction = None;
+    let number = |row: Option<PgRow>| row.and_then(|row| row.try_get::<String, _>(0).ok());
+    if let Some(plan) = once.filter(|plan| plan.repeats) {
+        transaction = number(session.run(&begin).await?);
+        // Nobody else is making this user any more: it is there or it is not.
+        if marker::is_repeated(session, &plan.marker).await? {
+            return Err(Problem::Unsent(TargetError::Repeated));
+        }
+        begin.clear();
+    }
     for (position, message) in messages.iter().enumerate() {
-        if position == 0 {
+        if position == 0 && !begin.is_empty() {
             let whole = Secret::new(format!("{begin}{}", message.expose()));
-            let row = session.run_secret(&whole).await?;
-            transaction = row.and_then(|row| row.try_get::<String, _>(0).ok());
+            transaction = number(session.run_secret(&whole).await?);
         } else {
             session.run_secret(message).await?;
         }
@@ -129,7 +148,7 @@ async fn fate(target: &Postgres, transaction: &str) -> Option<bool> {
     let asked = format!("SELECT txid_status({transaction})");
     let asking = async {
         loop {
-            if let Ok(mut session) = target.session().await
+            if let Ok(mut session) = target.session(Lane::Issue).await
                 && let Ok(Some(row)) = session.run(&asked).await
             {
                 session.give_back();
@@ -150,17 +169,15 @@ async fn fate(target: &Postgres, transaction: &str) -> Option<bool> {
 fn messages(
     target: &Postgres,
     plan: &MintPlan,
-    password: Option<&Secret>,
+    login: Login<'_>,
     knows_scram: bool,
 ) -> Result<Vec<Secret>, TargetError> {
-    let verifier = match password {
-        Some(password) => verifier_for(target, &plan.creation, password, knows_scram)?,
-        None => None,
-    };
+    let rounds = plan.scram_iterations.unwrap_or(target.settings.scram_iterations);
+    let verifier = verifier_for(target, &plan.creation, login, rounds, knows_scram)?;
     let expiration = timestamp(plan.expiration)?;
     let filled = plan.creation.fill(&Vars {
         name: &plan.username,
-        password,
+        password: login.password(),
         verifier: verifier.as_ref(),
         verifier_everywhere: target.settings.password_form == PasswordForm::Verifier,
         expiration: Some(&expiration),
@@ -180,14 +197,21 @@ fn messages(
 pub fn verifier_for(
     target: &Postgres,
     script: &Script,
-    password: &Secret,
+    login: Login<'_>,
+    rounds: u32,
     knows_scram: bool,
 ) -> Result<Option<Secret>, TargetError> {
-    let wanted = knows_scram && target.settings.password_form != PasswordForm::Text && script.uses_password();
-    wanted
-        .then(|| verifier::scram_sha_256(password, verifier::SCRAM_ITERATIONS))
-        .transpose()
-        .map_err(|e| TargetError::Plan(e.to_string()))
+    if !knows_scram || target.settings.password_form == PasswordForm::Text || !script.uses_password() {
+        return Ok(None);
+    }
+    match login {
+        Login::Prepared(prepared) if prepared.iterations == rounds => Ok(Some(prepared.verifier.duplicate())),
+        _ => login
+            .password()
+            .map(|password| verifier::scram_sha_256(password, rounds))
+            .transpose()
+            .map_err(|e| TargetError::Plan(e.to_string())),
+    }
 }
 
 /// Puts filled statements together into messages. A statement that leaves a quote open goes alone, lest it swallow its
@@ -261,19 +285,32 @@ async fn undo(target: &Postgres, plan: &MintPlan) {
     if plan.rollback.is_empty() {
         return;
     }
-    if let Err(e) = run_script(target, &plan.rollback, &Vars::name(&plan.username)).await {
+    let run = async {
+        let mut session = target.session(Lane::End).await?;
+        run_script(target, &mut session, &plan.rollback, &Vars::name(&plan.username)).await?;
+        session.reset().await?;
+        session.give_back();
+        Ok::<_, TargetError>(())
+    };
+    if let Err(e) = run.await {
         tracing::warn!(username = plan.username, "rollback statements failed: {e}");
     }
 }
 
-/// Runs a script in one transaction.
-pub async fn run_script(target: &Postgres, script: &Script, vars: &Vars<'_>) -> Result<(), TargetError> {
-    let filled = script.fill(vars)?;
+/// Runs a script in one transaction. Afterwards the session is in none; what else the statements left of themselves in it
+/// [`PgSession::reset`] takes away.
+pub async fn run_script(
+    target: &Postgres,
+    session: &mut PgSession,
+    script: &Script,
+    vars: &Vars<'_>,
+) -> Result<(), Problem> {
+    let filled = script.fill(vars).map_err(Problem::Unsent)?;
     // A quote that is left open would swallow what follows.
     let closed = script.statements().iter().all(|statement| statement.is_closed());
-    let attempt = || async {
+    let mut conflicts = target.conflicts();
+    loop {
         let messages = joined(target, script, &filled).map_err(Problem::Unsent)?;
-        let mut session = target.session().await.map_err(Problem::Unsent)?;
         let begin = session.begin();
         let result = match messages.as_slice() {
             [only] if closed => {
@@ -289,12 +326,16 @@ pub async fn run_script(target: &Postgres, script: &Script, vars: &Vars<'_>) -> 
                 if result.is_ok() { session.run("COMMIT").await } else { result }
             }
         };
-        if matches!(result, Ok(_) | Err(Problem::Server { .. })) && (result.is_ok() || session.roll_back().await) {
-            session.give_back();
+        match result {
+            Ok(_) => return Ok(()),
+            Err(problem @ Problem::Server { .. }) => {
+                if !session.roll_back().await || !conflicts.wait_out(&problem).await {
+                    return Err(problem);
+                }
+            }
+            Err(problem) => return Err(problem),
         }
-        result.map(drop)
-    };
-    target.retrying(attempt).await.map_err(TargetError::from)
+    }
 }
 
 /// Moves the end of a user, and of its marker, in one transaction.
@@ -310,7 +351,7 @@ pub async fn renew(target: &Postgres, plan: &RenewPlan) -> Result<(), TargetErro
         } else {
             joined(target, &plan.renew, &filled).map_err(Problem::Unsent)?
         };
-        let mut session = target.session().await.map_err(Problem::Unsent)?;
+        let mut session = target.session(Lane::Issue).await.map_err(Problem::Unsent)?;
         let result = prolong(&mut session, plan, &messages).await;
         if result.is_ok() || matches!(result, Err(Problem::Server { .. })) && session.roll_back().await {
             session.give_back();

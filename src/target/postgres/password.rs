@@ -1,12 +1,12 @@
 //! Changing the password of an account that was there before, and trying one.
 
 use super::mint::{in_transaction, joined, verifier_for};
-use super::session::{self, Login, Problem, Verdict};
-use super::{LONGEST_NAME, PasswordForm, Postgres};
+use super::session::{self, Problem, Verdict};
+use super::{LONGEST_NAME, PasswordForm, Postgres, quoted_text};
 use crate::secret::Secret;
-use crate::target::pool::Session;
+use crate::target::pool::{Lane, Session};
 use crate::target::statement::{Dialect, Vars};
-use crate::target::{LoginError, Outcome, Script, TargetError};
+use crate::target::{Login, LoginError, Outcome, Script, TargetError};
 
 /// What changes a password unless there are statements: the built-in engine's own.
 const DEFAULT: &str = r#"ALTER ROLE "{{username}}" WITH PASSWORD '{{password}}'"#;
@@ -28,7 +28,8 @@ pub async fn set(target: &Postgres, username: &str, password: &Secret, statement
         statements
     };
     let messages = |scram| {
-        let verifier = verifier_for(target, script, password, scram)?;
+        let rounds = target.settings.scram_iterations;
+        let verifier = verifier_for(target, script, Login::Password(password), rounds, scram)?;
         let filled = script.fill(&Vars {
             password: Some(password),
             verifier: verifier.as_ref(),
@@ -38,7 +39,7 @@ pub async fn set(target: &Postgres, username: &str, password: &Secret, statement
         joined(target, script, &filled)
     };
     let no_session = |e| TargetError::Account(Box::new(e));
-    let attempt = || in_transaction(target, Some(password), no_session, messages);
+    let attempt = || in_transaction(target, Some(password), None, no_session, messages);
     match target.retrying(attempt).await {
         Ok(()) => Outcome::Done(()),
         Err(Problem::Broken(e)) => Outcome::Unknown(e),
@@ -51,7 +52,7 @@ pub async fn set(target: &Postgres, username: &str, password: &Secret, statement
 pub async fn login(target: &Postgres, username: &str, password: &Secret) -> Result<(), LoginError> {
     let endpoint = &target.settings.endpoint;
     let database = if endpoint.database.is_empty() { &endpoint.user } else { &endpoint.database };
-    let login = Login { user: username, password: Some(password) };
+    let login = session::Login { user: username, password: Some(password) };
     let patience = target.settings.limits.connect_timeout;
     match session::open_as(endpoint, &login, database, target.settings.statement_timeout, patience).await {
         Ok(session) => {
@@ -60,9 +61,23 @@ pub async fn login(target: &Postgres, username: &str, password: &Secret) -> Resu
         }
         Err(not_opened) => match not_opened.verdict {
             Some(Verdict::Accepted) => Ok(()),
+            // The server says the same of the right password once its time is over.
+            Some(Verdict::Refused) if is_expired(target, username).await => Err(LoginError::Barred(not_opened.error)),
             Some(Verdict::Refused) => Err(LoginError::Refused(not_opened.error)),
             Some(Verdict::Barred) => Err(LoginError::Barred(not_opened.error)),
             None => Err(LoginError::Unreachable(not_opened.error)),
         },
     }
+}
+
+/// True if the account's `VALID UNTIL` has passed; false also if nobody says so.
+async fn is_expired(target: &Postgres, username: &str) -> bool {
+    let Ok(mut session) = target.session(Lane::Issue).await else { return false };
+    let name = quoted_text(username);
+    let ask = format!("SELECT (count(*) > 0)::text FROM pg_roles WHERE rolname = {name} AND rolvaliduntil <= now()");
+    let expired = session.ask::<bool>(&ask).await;
+    if expired.is_ok() {
+        session.give_back();
+    }
+    expired.unwrap_or(false)
 }

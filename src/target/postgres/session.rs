@@ -12,10 +12,16 @@ use tokio::time::Instant;
 use crate::secret::Secret;
 use crate::target::TargetError;
 use crate::target::dsn::{Pem, PgEndpoint, SessionAttrs, SslMode};
-use crate::target::pool::Session;
+use crate::target::pool::{NotOpened, Session};
 
 /// How much longer than the server's own `statement_timeout` we wait for its answer.
 const ANSWER_GRACE: Duration = Duration::from_secs(2);
+
+/// What every session begins with.
+const PREPARATION: &str = "SET standard_conforming_strings = on";
+
+/// How long a goodbye may take.
+const GOODBYE: Duration = Duration::from_millis(500);
 
 /// A session. It must be dropped, not used again, after anything but a server error.
 pub struct PgSession {
@@ -112,14 +118,33 @@ impl PgSession {
         format!("BEGIN;\nSET LOCAL statement_timeout = {}", self.statement_timeout.as_millis())
     }
 
+    /// Takes back whatever statements of others may have set in the session.
+    pub async fn reset(&mut self) -> Result<(), Problem> {
+        let all = "RESET SESSION AUTHORIZATION; RESET ALL; SELECT pg_advisory_unlock_all()";
+        self.run(&format!("{all}; {PREPARATION}")).await.map(drop)
+    }
+
     /// Rolls back; false if the session is of no further use.
     pub async fn roll_back(&mut self) -> bool {
         self.run("ROLLBACK").await.is_ok()
     }
 
+    /// Asks a question whose answer is one JSON text.
+    pub async fn ask<T: serde::de::DeserializeOwned>(&mut self, question: &str) -> Result<T, Problem> {
+        let row = self.run(question).await?;
+        row.and_then(|row| row.try_get::<String, _>(0).ok())
+            .and_then(|json| serde_json::from_str(&json).ok())
+            .ok_or_else(|| Problem::Broken(TargetError::Lost("the server's answer made no sense".into())))
+    }
+
     /// PostgreSQL 10 and later know SCRAM.
     pub fn knows_scram(&self) -> bool {
         self.connection.server_version_num().is_none_or(|version| version >= 100_000)
+    }
+
+    /// PostgreSQL 16 and later keep apart who granted a membership, and what it allows.
+    pub fn knows_grantors(&self) -> bool {
+        self.connection.server_version_num().is_none_or(|version| version >= 160_000)
     }
 }
 
@@ -129,8 +154,8 @@ impl Session for PgSession {
     }
 
     async fn close(self) {
-        // A server that is gone need not hear a goodbye.
-        let _ = self.connection.close().await;
+        // A server that is gone, or hangs, need not hear a goodbye.
+        let _ = tokio::time::timeout(GOODBYE, self.connection.close()).await;
     }
 }
 
@@ -160,10 +185,28 @@ pub async fn open(
     database: Option<&str>,
     statement_timeout: Duration,
     patience: Duration,
-) -> Result<PgSession, TargetError> {
-    let login = Login { user: &endpoint.user, password: endpoint.password.as_ref() };
+) -> Result<PgSession, NotOpened> {
+    let deadline = Instant::now() + patience;
     let database = database.unwrap_or(&endpoint.database);
-    open_as(endpoint, &login, database, statement_timeout, patience).await.map_err(|not_opened| not_opened.error)
+    let mut tries = endpoint.passwords.tries();
+    loop {
+        let login = Login { user: &endpoint.user, password: tries.current() };
+        let patience = deadline.saturating_duration_since(Instant::now());
+        match open_as(endpoint, &login, database, statement_timeout, patience).await {
+            Ok(session) => {
+                tries.succeed();
+                return Ok(session);
+            }
+            Err(refused) if refused.verdict == Some(Verdict::Refused) && tries.go_on() => {}
+            Err(refused) => {
+                return Err(match refused.answer {
+                    Answer::None => NotOpened::Silent(refused.error),
+                    Answer::NotNow => NotOpened::Busy(refused.error),
+                    Answer::No => NotOpened::Refused(refused.error),
+                });
+            }
+        }
+    }
 }
 
 /// Who logs in.
@@ -185,12 +228,25 @@ pub enum Verdict {
     Barred,
 }
 
+/// How far a server got with a login that it refused; in the order in which one of several hosts counts for all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Answer {
+    /// It did not answer as a server that could give a session.
+    None,
+    /// It starts or stops, or has too many sessions.
+    NotNow,
+    /// It said no.
+    No,
+}
+
 /// No session.
-pub struct NotOpened {
+pub struct LoginRefused {
     /// What each host said.
     pub error: TargetError,
     /// What is known of the password all the same.
     pub verdict: Option<Verdict>,
+    /// The most that a host said.
+    pub answer: Answer,
 }
 
 /// As [`open`], with another login.
@@ -200,8 +256,8 @@ pub async fn open_as(
     database: &str,
     statement_timeout: Duration,
     patience: Duration,
-) -> Result<PgSession, NotOpened> {
-    refuse_environment(endpoint).map_err(|error| NotOpened { error, verdict: None })?;
+) -> Result<PgSession, LoginRefused> {
+    refuse_environment(endpoint).map_err(|error| LoginRefused { error, verdict: None, answer: Answer::No })?;
     let deadline = Instant::now() + patience;
     let rounds: &[SessionAttrs] = match endpoint.session_attrs {
         SessionAttrs::PreferStandby => &[SessionAttrs::Standby, SessionAttrs::Any],
@@ -225,6 +281,7 @@ pub async fn open_as(
     }
     let mut said: Vec<String> = Vec::new();
     let mut verdict = None;
+    let mut answer = Answer::None;
     let mut left = u32::try_from(tries.len()).unwrap_or(u32::MAX);
     for (wanted, address, mode) in tries {
         let share = deadline.saturating_duration_since(Instant::now()) / left.max(1);
@@ -239,11 +296,13 @@ pub async fn open_as(
                     text: format!("no answer within {waited:.1}s (connect_timeout)"),
                     is_final: false,
                     verdict: None,
+                    answer: Answer::None,
                 }
             }
         };
         said.push(format!("{address}: {}", refusal.text));
         verdict = refusal.verdict.or(verdict);
+        answer = answer.max(refusal.answer);
         if refusal.is_final {
             break;
         }
@@ -253,7 +312,7 @@ pub async fn open_as(
         [one] => format!("{who} {one}"),
         several => format!("{who}\n\t{}", several.join("\n\t")),
     });
-    Err(NotOpened { error, verdict })
+    Err(LoginRefused { error, verdict, answer })
 }
 
 /// Why one host did not give a session.
@@ -262,6 +321,7 @@ struct Refusal {
     /// Another host would say the same: the login itself is wrong.
     is_final: bool,
     verdict: Option<Verdict>,
+    answer: Answer,
 }
 
 async fn try_host(
@@ -273,9 +333,9 @@ async fn try_host(
     let connection = PgConnection::connect_with(&options).await.map_err(|e| connect_refusal(e, address))?;
     let mut session = PgSession { connection, statement_timeout };
     // Whoever got this far has logged in.
-    let passing = |text| Refusal { text, is_final: false, verdict: Some(Verdict::Accepted) };
+    let passing = |text| Refusal { text, is_final: false, verdict: Some(Verdict::Accepted), answer: Answer::None };
     // What is filled into plain quotes counts on it, and the server reads a message by the setting from before it.
-    let prepared = session.run("SET standard_conforming_strings = on").await;
+    let prepared = session.run(PREPARATION).await;
     prepared.map_err(|e| passing(TargetError::from(e).to_string()))?;
     match suits(&mut session, wanted).await {
         Ok(true) => Ok(session),
@@ -342,6 +402,7 @@ impl fmt::Display for Address<'_> {
 fn connect_refusal(e: sqlx::Error, address: &Address<'_>) -> Refusal {
     let mut is_final = false;
     let mut verdict = None;
+    let mut answer = Answer::None;
     let text = match e {
         // A certificate that is not good enough ends the handshake as an error of the stream.
         sqlx::Error::Io(e) if e.kind() == io::ErrorKind::InvalidData => format!("tls error: {e}"),
@@ -352,19 +413,25 @@ fn connect_refusal(e: sqlx::Error, address: &Address<'_>) -> Refusal {
         sqlx::Error::Database(e) => match e.try_downcast_ref::<PgDatabaseError>() {
             Some(e) => {
                 verdict = verdict_of(e);
+                // Starts, stops, recovers (a crash of another session included), or is full.
+                let not_now = matches!(e.code(), "57P01" | "57P02" | "57P03" | "53300");
+                answer = if not_now { Answer::NotNow } else { Answer::No };
                 is_final = matches!(e.code(), "28P01" | "3D000" | "42501");
                 let stage = if e.code() == "28P01" { "failed SASL auth" } else { "server error" };
                 format!("{stage}: FATAL: {} (SQLSTATE {})", e.message(), e.code())
             }
             None => "server error".into(),
         },
-        sqlx::Error::Tls(e) => format!("tls error: {e}"),
+        sqlx::Error::Tls(e) => {
+            answer = Answer::No;
+            format!("tls error: {e}")
+        }
         // The driver's text may quote a character of the password, or of a key.
         sqlx::Error::Configuration(_) => "the password, the certificate or its key cannot be used as it is".into(),
         // Other texts of the driver may quote settings.
         _ => "the server's answer made no sense".into(),
     };
-    Refusal { text, is_final, verdict }
+    Refusal { text, is_final, verdict, answer }
 }
 
 /// The server looks at the password before it looks at most else; what it says of the rest is not in every case told

@@ -1,5 +1,6 @@
 //! One session at a server.
 
+use std::collections::HashMap;
 use std::error::Error as _;
 use std::io;
 use std::sync::Arc;
@@ -19,6 +20,9 @@ use crate::target::{dial, pool};
 /// How often a session that was told to go is looked for again.
 const POLL: Duration = Duration::from_millis(5);
 
+/// What the server says first to a login with a wrong password.
+pub const WRONG_PASSWORD: &[&str] = &["WRONGPASS"];
+
 /// A session of the admin user.
 pub struct Node {
     connection: MultiplexedConnection,
@@ -30,7 +34,16 @@ pub struct Node {
 impl Node {
     /// Opens a session.
     pub async fn open(settings: &Settings, patience: Duration) -> Result<Self, TargetError> {
-        let connection = connect(settings, &settings.username, settings.password.as_ref(), patience).await?;
+        let deadline = tokio::time::Instant::now() + patience;
+        let mut tries = settings.passwords.tries();
+        let connection = loop {
+            let patience = deadline.saturating_duration_since(tokio::time::Instant::now());
+            match connect(settings, &settings.username, tries.current(), patience).await {
+                Err(e) if e.has_code(WRONG_PASSWORD) && tries.go_on() => {}
+                opened => break opened?,
+            }
+        };
+        tries.succeed();
         let mut node = Self { connection, id: 0, limit: settings.command_timeout };
         node.id = node.ask(cmd("CLIENT").arg("ID")).await?;
         Ok(node)
@@ -51,6 +64,15 @@ impl Node {
     pub async fn knows(&mut self, username: &str) -> Result<bool, TargetError> {
         let found: ::redis::Value = self.ask(cmd("ACL").arg("GETUSER").arg(username)).await?;
         Ok(!matches!(found, ::redis::Value::Nil))
+    }
+
+    /// The hashes of a user's passwords, in lower-case hex; none of a user that is not there.
+    pub async fn passwords(&mut self, username: &str) -> Result<Vec<String>, TargetError> {
+        let described: Option<HashMap<String, ::redis::Value>> =
+            self.ask(cmd("ACL").arg("GETUSER").arg(username)).await?;
+        let hashes = described.and_then(|mut described| described.remove("passwords"));
+        let unclear = |_| TargetError::Lost("the server's answer to ACL GETUSER made no sense".into());
+        hashes.map_or_else(|| Ok(Vec::new()), |hashes| ::redis::from_redis_value(hashes).map_err(unclear))
     }
 
     /// Applies rules to a user, all or none; one that is not there is made.
@@ -87,6 +109,24 @@ impl Node {
             }
             tokio::time::sleep(POLL).await;
         }
+    }
+
+    /// The numbers of the sessions of a user.
+    pub async fn sessions_of(&mut self, username: &str) -> Result<Vec<String>, TargetError> {
+        let list: String = self.ask(cmd("CLIENT").arg("LIST")).await?;
+        let of_user = |line: &str| {
+            let field = |name: &str| line.split(' ').find_map(|field| field.strip_prefix(name).map(str::to_owned));
+            field("user=").filter(|user| user == username).and_then(|_| field("id="))
+        };
+        Ok(list.lines().filter_map(of_user).collect())
+    }
+
+    /// What a user may run, as the server writes it: `-@all +get +acl|setuser`.
+    pub async fn commands_of(&mut self, username: &str) -> Result<String, TargetError> {
+        let user: std::collections::HashMap<String, ::redis::Value> =
+            self.ask(cmd("ACL").arg("GETUSER").arg(username)).await?;
+        let commands = user.get("commands").map(::redis::from_redis_value_ref::<String>);
+        commands.and_then(Result::ok).ok_or_else(|| TargetError::Lost("the server's answer made no sense".into()))
     }
 
     /// Ends another session of the admin user, one that gave no answer: what it was told has then happened or not.

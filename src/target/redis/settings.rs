@@ -8,6 +8,7 @@ use url::Url;
 
 use super::TargetError;
 use crate::secret::Secret;
+use crate::target::Passwords;
 use crate::target::pool::Limits;
 
 /// The servers' port.
@@ -73,8 +74,8 @@ pub struct Settings {
     pub port: u16,
     /// The admin user, empty for the server's default user.
     pub username: String,
-    /// Its password.
-    pub password: Option<Secret>,
+    /// Its password, if it has one.
+    pub passwords: Passwords,
     /// Protect the session.
     pub tls: bool,
     /// Do not verify the server.
@@ -118,7 +119,7 @@ impl Settings {
             host: String::new(),
             port: PORT,
             username: String::new(),
-            password: None,
+            passwords: Passwords::default(),
             tls: source.tls,
             insecure: source.insecure_tls,
             ca: Some(source.ca_cert.trim().to_owned()).filter(|pem| !pem.is_empty()),
@@ -140,7 +141,7 @@ impl Settings {
         };
         self.username = given(source.username, "username")?;
         let password = source.password.filter(|password| !password.is_empty());
-        self.password = Some(password.ok_or_else(|| missing("password"))?.duplicate());
+        self.passwords = Some(password.ok_or_else(|| missing("password"))?.duplicate()).into();
         if self.tls && self.ca.is_none() && !self.insecure {
             return Err(missing("ca_cert"));
         }
@@ -166,7 +167,7 @@ impl Settings {
         self.host = host.trim_matches(['[', ']']).to_owned();
         self.port = url.port().unwrap_or(PORT);
         self.username = filled(url.username(), source)?.expose().to_owned();
-        self.password = url.password().map(|password| filled(password, source)).transpose()?;
+        self.passwords = url.password().map(|password| filled(password, source)).transpose()?.into();
         Ok(self)
     }
 }
@@ -236,7 +237,7 @@ mod tests {
         let settings = of(url("valkeys://us%65r:p%40ss@[::1]:7000/0")).unwrap();
         assert!(settings.tls);
         assert_eq!((settings.host.as_str(), settings.port, settings.username.as_str()), ("::1", 7000, "user"));
-        assert_eq!(settings.password.unwrap().expose(), "p@ss");
+        assert_eq!(settings.passwords.first().unwrap().expose(), "p@ss");
         assert_eq!(of(url("redis://h")).unwrap().port, PORT);
         for bad in ["http://h", "h:1", "redis://", "redis://u:hunter2@h:99999"] {
             assert!(!of(url(bad)).unwrap_err().contains("hunter2"), "{bad}");
@@ -254,6 +255,6 @@ mod tests {
         };
         let settings = of(source).unwrap();
         assert_eq!(settings.username, "a b");
-        assert_eq!(settings.password.unwrap(), password);
+        assert_eq!(settings.passwords.first().unwrap(), password);
     }
 }

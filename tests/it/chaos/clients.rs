@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::random::Random;
-use super::world::{self, World};
+use super::sites::{COMING_AND_GOING, CONNECTIONS};
+use super::world::World;
 use crate::support::client::Client;
+use crate::support::random::Random;
 
 const THREADS: usize = 4;
 
@@ -30,9 +31,9 @@ impl Clients {
     pub fn start(world: &World, random: &mut Random) -> Clients {
         let shared = Arc::new(Shared::default());
         let threads = (0..THREADS).map(|_| {
-            let (client, shared, random, changes) =
-                (world.client().clone(), shared.clone(), random.split(), world.changes());
-            std::thread::spawn(move || work(&client, &shared, random, &changes))
+            let (client, shared, random) = (world.client().clone(), shared.clone(), random.split());
+            let (changes, configurations) = (world.changes(), world.configurations());
+            std::thread::spawn(move || work(&client, &shared, random, &changes, &configurations))
         });
         let threads = threads.collect();
         Clients { shared, threads }
@@ -64,9 +65,9 @@ impl Drop for Clients {
     }
 }
 
-fn work(client: &Client, shared: &Shared, mut random: Random, changes: &[String]) {
-    let ask = |method: &str, path: &str, body: serde_json::Value| {
-        let answer = client.try_request(method, path, Some(&body), &[]);
+fn work(client: &Client, shared: &Shared, mut random: Random, changes: &[String], configurations: &[(String, Value)]) {
+    let ask = |method: &str, path: &str, body: &Value| {
+        let answer = client.try_request(method, path, Some(body), &[]);
         answer.map_or(0, |answer| answer.status)
     };
     while !shared.ended.load(Ordering::SeqCst) {
@@ -74,13 +75,19 @@ fn work(client: &Client, shared: &Shared, mut random: Random, changes: &[String]
             std::thread::sleep(Duration::from_millis(10));
             continue;
         }
-        let status = match random.below(changes.len() as u64 + 1) as usize {
-            chosen if chosen < changes.len() => ask("POST", &changes[chosen], json!({})),
+        let status = match random.below(changes.len() as u64 + 2) as usize {
+            chosen if chosen < changes.len() => ask("POST", &changes[chosen], &json!({})),
+            chosen if chosen == changes.len() => {
+                let (path, body) = &configurations[random.below(configurations.len() as u64) as usize];
+                // Confirmed, but no change.
+                ask("POST", path, body).min(1)
+            }
             _ => {
                 // A role that comes and goes: its first change creates it.
-                let path = format!("database/static-roles/{}", world::COMING_AND_GOING);
-                ask("DELETE", &path, json!({}));
-                ask("POST", &path, world::role(world::COMING_AND_GOING, 0))
+                let path = format!("database/static-roles/{COMING_AND_GOING}");
+                ask("DELETE", &path, &json!({}));
+                let home = CONNECTIONS.iter().find(|connection| connection.roles.contains(&COMING_AND_GOING)).unwrap();
+                ask("POST", &path, &home.role(COMING_AND_GOING))
             }
         };
         match status {

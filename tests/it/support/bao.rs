@@ -39,6 +39,11 @@ impl Bao {
     /// A fresh server that logs from `level` on, with a further piece of configuration that may name files in the
     /// server's own directory.
     pub fn start_as(level: &str, configuration: impl FnOnce(&Path) -> String) -> Bao {
+        Bao::start_in(&[], level, configuration)
+    }
+
+    /// The same with these variables in its environment.
+    pub fn start_in(more: &[(&str, &str)], level: &str, configuration: impl FnOnce(&Path) -> String) -> Bao {
         let program = program();
         let dir = tempfile::Builder::new().prefix("leasehold-bao-").tempdir().unwrap();
         let plugins = dir.path().join("plugins");
@@ -61,7 +66,7 @@ impl Bao {
             ];
             // Sockets of plugins go to the temporary directory of the server: into ours, so that nothing is left.
             let temporary = dir.path().to_string_lossy().into_owned();
-            let env = [("TMPDIR", temporary.as_str()), ("HOME", temporary.as_str())];
+            let env = [more, &[("TMPDIR", temporary.as_str()), ("HOME", temporary.as_str())]].concat();
             let server = Server::start("OpenBao", &command, &env, "TERM", &dir.path().join("log"));
             let address = format!("http://{listen}");
             if ready(&server, &address) {

@@ -102,6 +102,24 @@ impl Postgres {
         text(self.psql(ADMIN, "", &self.dir.path().to_string_lossy(), "postgres", sql))
     }
 
+    /// The major version of the server.
+    pub fn version(&self) -> u32 {
+        self.sql("SELECT current_setting('server_version_num')::int / 10000").parse().unwrap()
+    }
+
+    /// Waits until no session but that of the question is open, nor closing.
+    pub fn wait_until_idle(&self) {
+        let others = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' \
+                      AND pid <> pg_backend_pid() AND application_name = 'psql'";
+        for _ in 0..1000 {
+            if self.sql(others) == "0" {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("sessions stay open");
+    }
+
     /// The one JSON value that a query gives.
     pub fn json(&self, sql: &str) -> Value {
         serde_json::from_str(&self.sql(sql)).unwrap()
@@ -256,8 +274,12 @@ impl Drop for Session {
     }
 }
 
-/// Where the server programs are: Debian does not put them on the path.
+/// Where the server programs are: Debian does not put them on the path. `POSTGRES_PROGRAMS` names those of another
+/// version.
 fn programs() -> PathBuf {
+    if let Some(chosen) = std::env::var_os("POSTGRES_PROGRAMS") {
+        return chosen.into();
+    }
     let mut found: Vec<PathBuf> = std::fs::read_dir("/usr/lib/postgresql")
         .into_iter()
         .flatten()

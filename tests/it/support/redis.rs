@@ -56,6 +56,18 @@ impl Redis {
         std::fs::read_to_string(self.file("users.acl")).unwrap()
     }
 
+    /// From now on nothing can be written there; what was is set aside until [`Redis::restore_users_file`].
+    pub fn block_users_file(&self) {
+        std::fs::rename(self.file("users.acl"), self.file("users.aside")).unwrap();
+        std::fs::create_dir_all(self.file("users.acl").join("in the way")).unwrap();
+    }
+
+    /// Undoes [`Redis::block_users_file`].
+    pub fn restore_users_file(&self) {
+        std::fs::remove_dir_all(self.file("users.acl")).unwrap();
+        std::fs::rename(self.file("users.aside"), self.file("users.acl")).unwrap();
+    }
+
     /// Runs a command as the administrator and gives what the client prints.
     pub fn command(&self, words: &[&str]) -> String {
         self.login(ADMIN, ADMIN_PASSWORD, words).unwrap_or_else(|error| panic!("{error}\nin: {words:?}"))

@@ -104,6 +104,11 @@ async fn statements_that_make_no_user_are_refused() {
     let rig = Rig::new();
     let error = rig.failure(&name(), &["DO 1"]).await;
     assert!(error.to_string().contains("did not create the user"), "{error}");
+    // What they did instead is undone by the statements that are there for it.
+    let plan = mint_plan(&name(), &["CREATE USER 'another'@'%'"], &["DROP USER 'another'@'%'"]);
+    let error = failure(&rig.target, &plan, &fresh()).await;
+    assert!(error.to_string().contains("did not create the user"), "{error}");
+    assert!(rig.server.hosts("another").is_empty());
     let error = rig.failure(&"x".repeat(81), &[CREATE]).await;
     assert!(error.to_string().contains("username_template"), "{error}");
 }
@@ -169,6 +174,12 @@ async fn an_admin_that_may_not_read_the_users() {
     let failing =
         ["CREATE USER '{{name}}'@'%' IDENTIFIED BY '{{password}}'", "GRANT SELECT ON nosuch.t TO '{{name}}'@'%'"];
     failure(&narrow, &mint_plan(&user, &failing, &[]), &fresh()).await;
+    assert!(rig.server.hosts(&user).is_empty());
+    // A user at another host than the connection's could not be found again.
+    let elsewhere = ["CREATE USER '{{name}}'@'localhost' IDENTIFIED BY '{{password}}'"];
+    let plan = mint_plan(&user, &elsewhere, &["DROP USER '{{name}}'@'localhost'"]);
+    let error = failure(&narrow, &plan, &fresh()).await.to_string();
+    assert!(error.contains("did not create the user") && error.contains("\"%\""), "{error}");
     assert!(rig.server.hosts(&user).is_empty());
 }
 

@@ -24,27 +24,8 @@ async fn every_kind_of_grant_is_cleaned_up() {
     assert!(rig.pg.try_sql("DROP ROLE \"user\"").is_err(), "something depends on it");
 
     let ended = rig.end("user", &[]).await.unwrap();
-    assert_eq!((ended.existed, ended.sessions), (true, 0));
+    assert_eq!((ended.existed, ended.sessions, ended.left), (true, 0, vec![]));
     assert!(!rig.role_exists("user"));
-}
-
-#[tokio::test]
-async fn what_a_user_owns_is_never_dropped() {
-    let rig = Rig::new();
-    rig.minted("owner", &[CREATE, r#"CREATE SCHEMA own AUTHORIZATION "{{name}}""#]).await;
-    let mut session = rig.session("owner");
-    assert_eq!(session.one("CREATE TABLE own.t AS SELECT 1 AS x; SELECT x FROM own.t").as_deref(), Some("1"));
-
-    let refused = "ERROR: role \"owner\" cannot be dropped because some objects depend on it (SQLSTATE 2BP01)";
-    for _ in 0..2 {
-        assert_eq!(rig.end("owner", &[]).await.unwrap_err().to_string(), refused);
-        assert!(!rig.can_log_in("owner"), "contained all the same");
-        assert_eq!(session.one("SELECT 1"), None, "its session is over");
-    }
-    assert_eq!(rig.pg.sql("SELECT x FROM own.t"), "1");
-    rig.pg.sql("ALTER TABLE own.t OWNER TO CURRENT_USER; DROP SCHEMA own CASCADE");
-    assert!(rig.end("owner", &[]).await.unwrap().existed);
-    assert!(!rig.role_exists("owner"));
 }
 
 #[tokio::test]
@@ -79,49 +60,50 @@ async fn own_statements_end_a_user() {
 
     // Statements that keep the user, as some operators want it: it must not be able to log in.
     rig.minted("user", &[CREATE]).await;
-    rig.end("user", &[r#"COMMENT ON ROLE "{{name}}" IS 'kept'"#]).await.unwrap();
+    let keep_it = end_plan("user", &[r#"COMMENT ON ROLE "{{name}}" IS 'kept'"#]);
+    let ended = rig.target.end(&keep_it).await.unwrap();
+    assert_eq!(objects(&ended.left), [": role \"user\""], "{ended:?}");
     assert!(rig.role_exists("user"));
     assert!(!rig.can_log_in("user"));
+    let ended = rig.target.end(&EndPlan { options: verify(Verify::BestEffort), ..keep_it }).await.unwrap();
+    assert_eq!(ended.left, []);
     let why = rig.end("user", &[r#"ALTER ROLE "{{name}}" LOGIN VALID UNTIL 'infinity'"#]).await.unwrap_err();
     assert!(matches!(&why, TargetError::Plan(text) if text.contains("log in")), "{why}");
 
-    let why = rig.end("user", &["DROP ROLE nosuch"]).await.unwrap_err();
-    assert_eq!(why.to_string(), "ERROR: role \"nosuch\" does not exist (SQLSTATE 42704)");
+    // The user is contained, whatever the statements come to.
+    let ended = rig.end("user", &["DROP ROLE nosuch"]).await.unwrap();
+    assert_eq!(objects(&ended.left), [": role \"user\""]);
+    let why = &ended.left[0].reason;
+    assert!(why.contains("role \"nosuch\" does not exist (SQLSTATE 42704)") && why.contains("revocation_statements"));
+
+    // Statements that do not reckon with what the user owns: it is told.
+    rig.minted("owner", &[CREATE]).await;
+    rig.pg.sql("CREATE TABLE t (); ALTER TABLE t OWNER TO owner");
+    let ended = rig.end("owner", drop_it).await.unwrap();
+    assert_eq!(objects(&ended.left), [": role \"owner\"", "postgres: table public.t"]);
+    let plan = EndPlan { options: owned(Owned::Drop), ..end_plan("owner", drop_it) };
+    assert_eq!(rig.target.end(&plan).await.unwrap().left, [], "owned_objects holds for own statements too");
+    assert!(!rig.role_exists("owner"));
 }
 
 #[tokio::test]
-async fn an_account_that_is_no_superuser_ends_what_it_made() {
+async fn ends_at_once_are_one() {
     let rig = Rig::new();
-    rig.pg.sql(&format!(
-        "CREATE ROLE lesser LOGIN CREATEROLE PASSWORD '{PASSWORD}';
-         CREATE SCHEMA app AUTHORIZATION lesser; CREATE TABLE app.t (); ALTER TABLE app.t OWNER TO lesser"
-    ));
-    let target = Postgres::new(settings(as_user(&rig, "lesser")));
-    minted(&target, &mint_plan("user", &[CREATE, r#"GRANT SELECT ON app.t TO "{{name}}""#])).await;
-    let _session = rig.session("user");
-    let ended = target.end(&end_plan("user", &[])).await.unwrap();
-    assert_eq!((ended.existed, ended.sessions), (true, 1));
-    assert!(!rig.role_exists("user"));
-}
-
-#[tokio::test]
-async fn an_account_with_nothing_but_a_function_ends_by_it() {
-    let rig = Rig::new();
-    rig.pg.sql(&format!(
-        "CREATE ROLE lesser LOGIN PASSWORD '{PASSWORD}';
-         CREATE FUNCTION remove(name text) RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS
-         $$ BEGIN EXECUTE format('DROP ROLE %I', name); END $$"
-    ));
-    rig.minted("user", &[CREATE]).await;
-    let target = Postgres::new(settings(as_user(&rig, "lesser")));
-    let why = target.end(&end_plan("user", &["SELECT 1"])).await.unwrap_err();
-    assert!(matches!(&why, TargetError::Plan(text) if text.contains("log in")), "{why}");
-    assert!(target.end(&end_plan("user", &[])).await.is_err(), "it may not drop the role itself");
-    assert!(target.end(&end_plan("user", &["SELECT remove('{{name}}')"])).await.unwrap().existed);
-    assert!(!rig.role_exists("user"));
-}
-
-/// The server as another account sees it.
-fn as_user(rig: &Rig, user: &str) -> PgEndpoint {
-    PgEndpoint { user: user.to_owned(), password: Some(password()), ..endpoint(&rig.pg) }
+    rig.pg.sql("CREATE SCHEMA app; CREATE TABLE app.t (); CREATE ROLE readers");
+    let creation = [CREATE, r#"GRANT SELECT ON app.t TO "{{name}}"; GRANT readers TO "{{name}}""#];
+    let drop_it = [r#"DROP OWNED BY "{{name}}"; DROP ROLE "{{name}}""#];
+    for revocation in [&[][..], &drop_it] {
+        for _ in 0..5 {
+            rig.minted("user", &creation).await;
+            rig.pg.sql("CREATE TABLE IF NOT EXISTS own (); ALTER TABLE own OWNER TO \"user\"");
+            let mut session = rig.session("user");
+            let plan = EndPlan { options: reassign(ADMIN), ..end_plan("user", revocation) };
+            let ends = futures_util::future::join_all((0..6).map(|_| rig.target.end(&plan))).await;
+            for ended in ends {
+                assert_eq!(ended.unwrap().left, []);
+            }
+            assert!(!rig.role_exists("user"));
+            assert_eq!(session.one("SELECT 1"), None);
+        }
+    }
 }

@@ -35,7 +35,7 @@ async fn refusals_read_as_the_built_in_engine_writes_them() {
     let why = target.end(&end_plan("x", &[])).await.unwrap_err();
     assert_eq!(why.to_string(), refused);
 
-    let wrong = PgEndpoint { password: Some(Secret::new("wrong-password".into())), ..endpoint(&rig.pg) };
+    let wrong = PgEndpoint { passwords: Some(Secret::new("wrong-password".into())).into(), ..endpoint(&rig.pg) };
     let (host, port) = wrong.hosts[0].clone();
     let user = wrong.user.clone();
     assert_eq!(
@@ -106,6 +106,31 @@ async fn a_dropped_request_leaves_neither_a_user_nor_a_used_session() {
     let busy = "SELECT 1 FROM pg_stat_activity WHERE query LIKE '%pg_sleep(0.5)%' AND pid <> pg_backend_pid()";
     wait_for("the server's end of it", Duration::from_secs(10), || rig.pg.sql(busy).is_empty().then_some(()));
     assert!(!rig.role_exists("user"));
+}
+
+/// Ends that wait for a second session while they hold the first would wait for each other.
+#[tokio::test]
+async fn statements_of_an_end_need_no_second_session() {
+    let rig = Rig::new();
+    let settings = Settings {
+        limits: Limits::new(2, 0, Duration::ZERO, Duration::from_secs(10)),
+        statement_timeout: Duration::from_secs(10),
+        ..settings(endpoint(&rig.pg))
+    };
+    let target = Postgres::new(settings);
+    let users: Vec<String> = (0..6).map(|number| format!("user{number}")).collect();
+    for user in &users {
+        minted(&target, &mint_plan(user, &[CREATE])).await;
+    }
+    rig.pg.sql("CREATE ROLE other");
+    let begin = std::time::Instant::now();
+    let own = ["SET ROLE other", "RESET ROLE", "DROP ROLE \"{{name}}\"", "SET ROLE other"];
+    let ended = users.iter().map(|user| async { target.end(&end_plan(user, &own)).await.unwrap() });
+    assert!(futures_util::future::join_all(ended).await.iter().all(|ended| ended.left.is_empty()));
+    assert!(begin.elapsed() < Duration::from_secs(8), "{:?}", begin.elapsed());
+    assert!(users.iter().all(|user| !rig.role_exists(user)));
+    // What the statements have set in the session is not what the next one finds.
+    minted(&target, &mint_plan("after", &[CREATE])).await;
 }
 
 /// Passes bytes on until the client says COMMIT; then that is passed on or not, and no answer comes back.

@@ -100,7 +100,7 @@ async fn values_stay_in_their_quotes_whatever_the_account_is_set_to() {
         "CREATE ROLE changed SUPERUSER LOGIN PASSWORD '{PASSWORD}';
          ALTER ROLE changed SET standard_conforming_strings = off"
     ));
-    let changed = PgEndpoint { user: "changed".into(), password: Some(password()), ..endpoint(&rig.pg) };
+    let changed = PgEndpoint { user: "changed".into(), passwords: Some(password()).into(), ..endpoint(&rig.pg) };
     let target = Postgres::new(settings(changed));
     // Where a backslash escapes, this name ends the literal and begins a statement.
     let user = "user\\'; SELECT 1/0; --";

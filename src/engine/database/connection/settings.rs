@@ -21,6 +21,8 @@ pub struct Read {
     pub target: target::Settings,
     /// How users are named, empty for the default.
     pub username_template: String,
+    /// Rounds of the SCRAM verifiers that the server is sent, if it is sent any.
+    pub scram_iterations: Option<u32>,
 }
 
 /// The details of a connection: those that may be seen, and those that may not.

@@ -11,6 +11,7 @@ use crate::engine::template::{Names, OsEntropy, Template};
 use crate::secret::Secret;
 use crate::secret::authority::{Authority, Leaf};
 use crate::secret::key::{Hash, KeyKind, PrivateKey};
+use crate::secret::verifier::Prepared;
 use crate::target::Login;
 
 /// A credential that was made for one caller.
@@ -18,6 +19,8 @@ use crate::target::Login;
 pub enum Made {
     /// A password.
     Password(Secret),
+    /// A password that was drawn ahead.
+    Prepared(Prepared),
     /// A key pair.
     RsaPrivateKey {
         /// PEM, PKCS#8.
@@ -43,6 +46,7 @@ impl Made {
     pub fn login(&self) -> Login<'_> {
         match self {
             Self::Password(password) => Login::Password(password),
+            Self::Prepared(prepared) => Login::Prepared(prepared),
             Self::RsaPrivateKey { public, .. } => Login::PublicKey(public),
             Self::ClientCertificate { .. } => Login::Certificate,
         }
@@ -51,7 +55,7 @@ impl Made {
     /// The end that no renewal can move, if it has one.
     pub fn ends_for_good(&self) -> Option<SystemTime> {
         match self {
-            Self::Password(_) | Self::RsaPrivateKey { .. } => None,
+            Self::Password(_) | Self::Prepared(_) | Self::RsaPrivateKey { .. } => None,
             Self::ClientCertificate { not_after, .. } => Some(*not_after),
         }
     }
@@ -59,7 +63,9 @@ impl Made {
     /// What the caller is told, beside the user's name.
     pub fn into_data(self) -> Vec<(String, Datum)> {
         match self {
-            Self::Password(password) => vec![("password".into(), Datum::Secret(password))],
+            Self::Password(password) | Self::Prepared(Prepared { password, .. }) => {
+                vec![("password".into(), Datum::Secret(password))]
+            }
             Self::RsaPrivateKey { private, .. } => vec![("rsa_private_key".into(), Datum::Secret(private))],
             Self::ClientCertificate { certificate, private, key_type, .. } => vec![
                 ("client_certificate".into(), Datum::Plain(json!(certificate))),

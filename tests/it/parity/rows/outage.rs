@@ -20,7 +20,7 @@ pub fn rows(t: &mut Table) {
                 "creation_statements": [LOGIN, "CREATE ROLE \"{mount}-sp\" LOGIN PASSWORD 'sp'"] }),
     );
     t.mint("spmake", "s4").note("makes a user for the static role");
-    t.post("static-roles/stsp", json!({ "db_name": "spare", "username": "{mount}-sp", "rotation_period": 120 }));
+    t.post("static-roles/stsp", json!({ "db_name": "spare", "username": "{mount}-sp", "rotation_period": 60 }));
     t.stop_spare();
     t.get("creds/sp").note("a pooled connection is dead");
     t.get("creds/sp").note("refused");
@@ -39,7 +39,7 @@ pub fn rows(t: &mut Table) {
     t.get("static-creds/stsp").note("from storage");
     t.post("rotate-role/stsp", json!({}));
     t.post("rotate-root/spare", json!({}));
-    t.post("static-roles/stsp2", json!({ "db_name": "spare", "username": "{mount}-sp", "rotation_period": 120 }));
+    t.post("static-roles/stsp2", json!({ "db_name": "spare", "username": "{mount}-sp", "rotation_period": 60 }));
     t.get("static-roles/stsp2").note("not stored");
     t.start_spare();
     t.post("rotate-role/stsp", json!({}));

@@ -7,6 +7,7 @@ use crate::parity::table::Table;
 
 /// What our reads say in addition.
 const STATE: &str = "static-state";
+const JITTER: &str = "rotation-jitter";
 
 pub fn rows(t: &mut Table) {
     t.sql(r#"CREATE ROLE "{mount}-st1" LOGIN PASSWORD 'one'; CREATE ROLE "{mount}-st2" LOGIN PASSWORD 'two'"#);
@@ -77,7 +78,7 @@ fn refused(t: &mut Table) {
 fn lives(t: &mut Table) {
     t.post("static-roles/st", role(json!({})));
     t.get("static-roles/st").differs(STATE, 200, "\"rotation_period\":3600,\"rotation_statements\":[],\"username\"");
-    t.get("static-creds/st").save("st");
+    t.get("static-creds/st").save("st").differs(JITTER, 200, "\"ttl\":36");
     t.login("st");
     t.get("creds/st").note("a static role has no creds");
     t.post("roles/st", json!({ "db_name": "pg", "creation_statements": LOGIN })).note("the name is taken");
@@ -85,11 +86,11 @@ fn lives(t: &mut Table) {
     t.list("static-roles?limit=1");
     t.post("rotate-role/st", json!({}));
     t.login("st").note("the old password");
-    t.get("static-creds/st").save("st");
+    t.get("static-creds/st").save("st").differs(JITTER, 200, "\"ttl\":36");
     t.login("st");
     t.post("rotate-role/st", json!({ "password": "foo" })).note("a body is ignored");
     t.request("PUT", "{mount}/rotate-role/st", None);
-    t.get("static-creds/st?foo=bar").save("st");
+    t.get("static-creds/st?foo=bar").save("st").differs(JITTER, 200, "\"ttl\":36");
     t.login("st");
 }
 
@@ -107,7 +108,7 @@ fn updates(t: &mut Table) {
     );
     t.get("static-roles/st").differs(STATE, 200, "ALTER ROLE");
     t.post("rotate-role/st", json!({}));
-    t.get("static-creds/st").save("st");
+    t.get("static-creds/st").save("st").differs(JITTER, 200, "\"ttl\":36");
     t.login("st");
     t.post("static-roles/st", role(json!({ "db_name": "" })));
     t.post("static-roles/st", role(json!({ "rotation_statements": "" })));
@@ -124,11 +125,11 @@ fn fails(t: &mut Table) {
     t.post("rotate-role/st", json!({})).differs("rotation-is-proven", 500, "still has its old password");
     t.post("static-roles/st", role(json!({ "rotation_statements": [] })));
     t.post("rotate-role/st", json!({}));
-    t.get("static-creds/st").save("st");
+    t.get("static-creds/st").save("st").differs(JITTER, 200, "\"ttl\":36");
     t.login("st");
     t.sql(r#"ALTER ROLE "{mount}-st1" RENAME TO "{mount}-st3""#);
     t.post("rotate-role/st", json!({})).note("the user is gone");
-    t.get("static-creds/st").note("the password stays");
+    t.get("static-creds/st").note("the password stays").differs(JITTER, 200, "\"ttl\":36");
     t.sql(r#"ALTER ROLE "{mount}-st3" RENAME TO "{mount}-st1""#);
     t.post("rotate-role/st", json!({})).note("it is back");
     t.post("static-roles/st", role(json!({ "db_name": "few" })));
@@ -173,7 +174,7 @@ fn roots(t: &mut Table) {
     t.mint("byrr", "before");
     t.post("rotate-root/rr", json!({}));
     t.post("reset/rr", json!({}));
-    t.get("config/rr");
+    t.get("config/rr").differs("root-state", 200, "\"last_vault_rotation\":{\"seconds_from_now\":-");
     t.mint("byrr", "after");
     t.request("PUT", "{mount}/rotate-root/rr", Some(json!({ "foo": "bar" })));
     t.revoke("before");
@@ -191,6 +192,9 @@ fn roots(t: &mut Table) {
     );
     t.post("rotate-root/rr", json!({}));
     t.post("reset/rr", json!({}));
+    t.post("config/rr", json!({ "rotation_period": "24h" }));
+    t.get("config/rr").differs("root-rotation", 200, "\"rotation_period\":86400");
+    t.post("config/rr", json!({ "rotation_period": 5 })).differs("root-rotation", 400, "must be 10 seconds or more");
     t.delete("roles/byrr");
     t.delete("config/rr");
 }

@@ -44,5 +44,5 @@ pub fn read(details: Details<'_>) -> Result<Read, String> {
         statement_timeout: durations.statement,
     })
     .map_err(|e| e.to_string())?;
-    Ok(Read { target: crate::target::Settings::MySql(settings), username_template })
+    Ok(Read { target: crate::target::Settings::MySql(settings), username_template, scram_iterations: None })
 }

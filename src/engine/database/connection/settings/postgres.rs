@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{Details, Read};
+use crate::secret::verifier;
 use crate::target::dsn::{PgEndpoint, Source};
 use crate::target::pool::Limits;
 use crate::target::postgres::{PasswordForm, Settings};
@@ -22,6 +23,7 @@ pub fn read(details: Details<'_>) -> Result<Read, String> {
     let disable_escaping = reader.flag("disable_escaping").unwrap_or_default();
     let username_template = reader.text("username_template").unwrap_or_default();
     let password_authentication = reader.text("password_authentication").unwrap_or_default();
+    let scram_iterations = reader.int("scram_iterations");
     let host = reader.text("host").unwrap_or_default();
     let port = reader.text("port").unwrap_or_default();
     let database = reader.text("database").filter(|name| !name.is_empty()).unwrap_or_else(|| DATABASE.to_owned());
@@ -54,13 +56,20 @@ pub fn read(details: Details<'_>) -> Result<Read, String> {
         "scram-sha-256" => PasswordForm::Verifier,
         other => return Err(format!("'{other}' is not a valid password authentication type")),
     };
+    let scram_iterations = match scram_iterations {
+        None | Some(0) => verifier::SCRAM_ITERATIONS,
+        Some(given) => verifier::scram_iterations(given)?,
+    };
+    let is_sent = password_form != PasswordForm::Text;
     Ok(Read {
         target: crate::target::Settings::PostgreSql(Settings {
             endpoint,
             limits: Limits::new(max_open, max_idle, durations.lifetime, connect_timeout),
             statement_timeout: given(durations.statement).unwrap_or(STATEMENT_TIMEOUT),
             password_form,
+            scram_iterations,
         }),
+        scram_iterations: is_sent.then_some(scram_iterations),
         username_template,
     })
 }

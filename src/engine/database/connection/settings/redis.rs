@@ -37,5 +37,5 @@ pub fn read(details: Details<'_>) -> Result<Read, String> {
         statement_timeout: durations.statement,
     })
     .map_err(|e| e.to_string())?;
-    Ok(Read { target: crate::target::Settings::Redis(settings), username_template })
+    Ok(Read { target: crate::target::Settings::Redis(settings), username_template, scram_iterations: None })
 }

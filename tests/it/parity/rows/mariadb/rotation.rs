@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::with;
 use crate::parity::table::Table;
 
+const JITTER: &str = "rotation-jitter";
 const STATE: &str = "static-state";
 
 fn role(more: Value) -> Value {
@@ -27,11 +28,11 @@ pub fn rows(t: &mut Table) {
     t.post("static-roles/ms1", role(json!({ "db_name": "closed" }))).note("down");
     t.post("static-roles/ms1", role(json!({})));
     t.get("static-roles/ms1").differs(STATE, 200, "\"rotation_period\":3600");
-    t.get("static-creds/ms1").save("ms");
+    t.get("static-creds/ms1").save("ms").differs(JITTER, 200, "\"ttl\":36");
     t.login("ms");
     t.post("rotate-role/ms1", json!({}));
     t.login("ms").note("the old password");
-    t.get("static-creds/ms1").save("ms");
+    t.get("static-creds/ms1").save("ms").differs(JITTER, 200, "\"ttl\":36");
     t.login("ms");
     for statements in [
         "ALTER USER '{{username}}'@'%' IDENTIFIED BY '{{password}}'",
@@ -41,7 +42,7 @@ pub fn rows(t: &mut Table) {
         t.post("static-roles/ms1", role(json!({ "rotation_statements": [statements] })));
         t.get("static-roles/ms1").differs(STATE, 200, "rotation_statements");
         t.post("rotate-role/ms1", json!({}));
-        t.get("static-creds/ms1").save("ms");
+        t.get("static-creds/ms1").save("ms").differs(JITTER, 200, "\"ttl\":36");
         t.login("ms");
     }
     t.post("static-roles/ms1", role(json!({ "rotation_statements": ["ALTER USR x"] })));
@@ -50,7 +51,7 @@ pub fn rows(t: &mut Table) {
     t.post("rotate-role/ms1", json!({})).differs("rotation-is-proven", 500, "still has its old password");
     t.post("static-roles/ms1", role(json!({ "rotation_statements": [] })));
     t.post("rotate-role/ms1", json!({}));
-    t.get("static-creds/ms1").save("ms");
+    t.get("static-creds/ms1").save("ms").differs(JITTER, 200, "\"ttl\":36");
     t.login("ms");
     t.delete("static-roles/ms1");
 
@@ -62,7 +63,7 @@ pub fn rows(t: &mut Table) {
         json!({ "db_name": "my", "username": "{mount}-ms2", "rotation_period": 3600,
                 "rotation_statements": ["ALTER USER '{{username}}'@'localhost' IDENTIFIED BY '{{password}}'"] }),
     );
-    t.get("static-creds/ms3");
+    t.get("static-creds/ms3").differs(JITTER, 200, "\"ttl\":36");
     t.delete("static-roles/ms3");
     roots(t);
 }
@@ -75,7 +76,7 @@ fn roots(t: &mut Table) {
     t.mint("byroot", "before");
     t.post("rotate-root/myroot", json!({}));
     t.post("reset/myroot", json!({}));
-    t.get("config/myroot");
+    t.get("config/myroot").differs("root-state", 200, "\"last_vault_rotation\":{\"seconds_from_now\":-");
     t.mint("byroot", "after");
     t.revoke("before");
     t.revoke("after");

@@ -1,0 +1,316 @@
+//! What a target has against what the mount knows: users of ours whose time is over and that nobody has ended.
+//!
+//! The host ends leases; this is for when it does not: it lost the lease, gave up, or died between the user and the lease.
+//! Users that carry a marker are found at the target; of the others there is a note in storage, which has its own place in
+//! the queue. `reconcile/:name` shows both, and does at once what the tick would do.
+//!
+//! A user is ours if its marker names this mount, this connection and this very user, and carries this mount's seal.
+//! Anything else is somebody's, whatever it is called and whatever its comment says, and is not touched.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, SystemTime};
+
+use serde_json::{Value, json};
+
+use super::clocks;
+use super::database::connection::{self, Config, Connection};
+use super::end::{self, Doomed};
+use super::error::Error;
+use super::intent::{self, Intent, unix_seconds};
+use super::remnant::{self, instant};
+use super::request::{Reply, Response};
+use super::{Mount, marker};
+use crate::target::Marked;
+
+/// In the queue: a connection that is to be looked at.
+pub const PREFIX: &str = "sweep/";
+
+/// How often each is.
+const PERIOD: Duration = Duration::from_secs(60);
+/// How soon again, if a user's time is over before.
+const SOONEST: Duration = Duration::from_secs(15);
+/// How soon by a process that has just begun.
+const FIRST: Duration = Duration::from_secs(2);
+/// Looking takes at most this part of the time.
+const SHARE: u32 = 100;
+/// So many at once, and most of all there are, is more than a host leaves behind: it may be the clock.
+const MANY: usize = 20;
+
+/// The key of a connection in the queue.
+pub fn key(name: &str) -> String {
+    format!("{PREFIX}{name}")
+}
+
+/// What is to be done with a user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Action {
+    /// End it.
+    End,
+    /// Nothing: somebody else sees to it, or it is not certain.
+    Wait,
+    /// Nothing: it is as it should be, or nobody's business here.
+    Leave,
+}
+
+impl Action {
+    fn name(self) -> &'static str {
+        match self {
+            Self::End => "end",
+            Self::Wait => "wait",
+            Self::Leave => "leave",
+        }
+    }
+}
+
+/// A user about which there is something to say.
+#[derive(Debug)]
+struct Finding {
+    user: Doomed,
+    expires: u64,
+    why: String,
+    action: Action,
+}
+
+/// What was seen at a connection.
+#[derive(Debug)]
+struct Look {
+    findings: Vec<Finding>,
+    /// Users of ours, those of the findings among them.
+    users: usize,
+    /// When the next one's time is over.
+    next: Option<SystemTime>,
+}
+
+/// Every connection, and when it is due.
+pub async fn scheduled(mount: &Mount) -> Result<Vec<(String, String, SystemTime)>, Error> {
+    let names = mount.ports.storage.list(connection::PREFIX, "", -1).await?;
+    let due = mount.ports.clock.now() + FIRST;
+    Ok(names.into_iter().map(|name| (key(&name), name, due)).collect())
+}
+
+/// Asked by the queue: looks at a connection and ends what is to end.
+pub async fn when_due(mount: &Mount, name: &str) {
+    let (queue, begun) = (&mount.rotation.queue, mount.ports.clock.steady());
+    if !matches!(Config::load(mount, name).await, Ok(Some(_)) | Err(_)) {
+        queue.forget(&key(name));
+        return;
+    }
+    let looked = match mount.connections.get(mount, name).await {
+        // What has notes has its own places in the queue.
+        Ok(connection) if !connection.driver.keeps_marker() => {
+            queue.forget(&key(name));
+            return;
+        }
+        Ok(connection) => look_at_markers(mount, name, &connection).await,
+        Err(e) => Err(e),
+    };
+    let took = mount.ports.clock.steady().saturating_sub(begun);
+    let now = mount.ports.clock.now();
+    let mut pause = PERIOD.mul_f64(0.8 + 0.4 * rand::random::<f64>());
+    match looked {
+        Ok(look) => {
+            if let Some(next) = look.next {
+                let until = next.duration_since(now).unwrap_or_default() + intent::GRACE + Duration::from_secs(1);
+                pause = pause.min(until.max(SOONEST));
+            }
+            for finding in look.findings.into_iter().filter(|finding| finding.action == Action::End) {
+                tracing::warn!(
+                    username = finding.user.username,
+                    role = finding.user.role,
+                    connection = name,
+                    "ending a user: {}",
+                    finding.why
+                );
+                // What fails is a remnant.
+                let _ = end::end(mount, finding.user).await;
+            }
+        }
+        Err(e) => tracing::debug!(connection = name, "cannot be looked at: {e}"),
+    }
+    queue.plan(&key(name), name, now + pause.max(took * SHARE));
+}
+
+async fn look(mount: &Mount, name: &str) -> Result<Look, Error> {
+    let connection = mount.connections.get(mount, name).await?;
+    if connection.driver.keeps_marker() {
+        look_at_markers(mount, name, &connection).await
+    } else {
+        look_at_notes(mount, name, &connection).await
+    }
+}
+
+/// The time by which users of the connection end.
+pub async fn certain_time(mount: &Mount, connection: &Connection) -> SystemTime {
+    let clock = mount.ports.clock.as_ref();
+    let database = connection.target.clock().await.unwrap_or_else(|e| {
+        tracing::debug!("a database does not say what time it is: {e}");
+        None
+    });
+    let certain = mount.clocks.certain(clock, database);
+    if clock.now().duration_since(certain).is_ok_and(|ahead| ahead > Duration::from_secs(1)) {
+        tracing::warn!(
+            certain = %instant(unix_seconds(certain)),
+            wall = %instant(unix_seconds(clock.now())),
+            "clocks do not agree: no user is ended before its time by the earliest of them"
+        );
+    }
+    certain
+}
+
+/// The time up to which a user may have ended to be ended now. The host has its turn first.
+fn overdue_since(certain: SystemTime) -> u64 {
+    unix_seconds(certain.checked_sub(intent::GRACE).unwrap_or(SystemTime::UNIX_EPOCH))
+}
+
+async fn look_at_markers(mount: &Mount, name: &str, connection: &Connection) -> Result<Look, Error> {
+    let marked = connection.target.marked(&mount.id).await.map_err(|e| Error::Failed(e.to_string()))?;
+    let limit = overdue_since(certain_time(mount, connection).await);
+    let mut look = Look { findings: Vec::new(), users: 0, next: None };
+    let mut elsewhere = Elsewhere::default();
+    for Marked { username, marker, barred } in marked {
+        let user = Doomed {
+            username,
+            role: marker.role.clone(),
+            db_name: name.to_owned(),
+            entity: marker.entity.clone(),
+            ..Doomed::default()
+        };
+        let expires = marker.expires;
+        let finding = |user, why: &str, action| Finding { user, expires, why: why.to_owned(), action };
+        if !marker::is_ours(mount, &user.username, &marker).await? {
+            look.findings.push(finding(user, "its comment was not written by this mount", Action::Leave));
+            continue;
+        }
+        if elsewhere.has(mount, name, &marker.connection).await? {
+            continue;
+        }
+        look.users += 1;
+        let is_remnant = mount.rotation.queue.state(&remnant::key_of(&user)).is_some();
+        if is_remnant {
+            look.findings.push(finding(user, "its end is not over: see remnants/", Action::Wait));
+        } else if expires <= limit {
+            if barred && remnant::is_accepted(mount, &user).await? {
+                look.findings.push(finding(user, "what is left of it was accepted", Action::Leave));
+            } else {
+                look.findings.push(finding(user, "it outlived its lease", Action::End));
+            }
+        } else {
+            let at = SystemTime::UNIX_EPOCH + Duration::from_secs(expires);
+            look.next = Some(look.next.map_or(at, |next| next.min(at)));
+        }
+    }
+    hold_back(mount, &mut look);
+    Ok(look)
+}
+
+/// A young process that finds most users overdue does not trust its clock, until the host has had the time to end what it
+/// thinks is over.
+fn hold_back(mount: &Mount, look: &mut Look) {
+    let overdue = look.findings.iter().filter(|finding| finding.action == Action::End).count();
+    let young = mount.clocks.age(mount.ports.clock.as_ref()) < clocks::BELIEVED;
+    if !young || overdue <= MANY || overdue * 2 <= look.users {
+        return;
+    }
+    tracing::warn!(
+        overdue,
+        users = look.users,
+        "most users have outlived their leases: it may be the clock, so the host is waited for"
+    );
+    for finding in look.findings.iter_mut().filter(|finding| finding.action == Action::End) {
+        finding.action = Action::Wait;
+        finding.why += ", as most here did: it may be the clock";
+    }
+}
+
+async fn look_at_notes(mount: &Mount, name: &str, connection: &Connection) -> Result<Look, Error> {
+    let storage = mount.ports.storage.as_ref();
+    let limit = overdue_since(certain_time(mount, connection).await);
+    let now = mount.ports.clock.now();
+    let mut notes = Vec::new();
+    for id in storage.list(intent::PREFIX, "", -1).await? {
+        let key = format!("{}{id}", intent::PREFIX);
+        match Intent::load(storage, &key).await {
+            Ok(Some(note)) if note.db_name == name => notes.push((key, note)),
+            Ok(_) => {}
+            Err(e) => tracing::error!("{e}"),
+        }
+    }
+    let names: Vec<String> = notes.iter().map(|(_, note)| note.username.clone()).collect();
+    let present = connection.target.present(&names).await.map_err(|e| Error::Failed(e.to_string()))?;
+    let present: BTreeSet<String> = present.into_iter().collect();
+    let mut look = Look { findings: Vec::new(), users: notes.len(), next: None };
+    for (key, note) in notes {
+        let (why, action) = match note.made {
+            true if note.expires <= limit => ("it outlived its lease", Action::End),
+            true if !present.contains(&note.username) => ("it is gone, but its lease lives", Action::Leave),
+            true => continue,
+            false if note.due() <= now => ("it was left by a mint that did not come to its end", Action::End),
+            false => ("it is being made", Action::Wait),
+        };
+        look.findings.push(Finding { user: note.doomed(&key), expires: note.expires, why: why.to_owned(), action });
+    }
+    hold_back(mount, &mut look);
+    Ok(look)
+}
+
+/// Which connections there are, asked once each.
+#[derive(Default)]
+struct Elsewhere {
+    others: BTreeSet<String>,
+    gone: BTreeSet<String>,
+}
+
+impl Elsewhere {
+    /// True if the users of `connection` are another's to look after. Those of one that is gone are everybody's.
+    async fn has(&mut self, mount: &Mount, own: &str, connection: &str) -> Result<bool, Error> {
+        if connection == own || self.gone.contains(connection) {
+            return Ok(false);
+        }
+        if !self.others.contains(connection) {
+            let there = Config::load(mount, connection).await?.is_some();
+            let known = if there { &mut self.others } else { &mut self.gone };
+            known.insert(connection.to_owned());
+            return Ok(there);
+        }
+        Ok(true)
+    }
+}
+
+/// GET `reconcile/:name`: what would be done.
+pub async fn read(mount: &Mount, name: &str) -> Reply {
+    answer(mount, name, false).await
+}
+
+/// POST `reconcile/:name`: does it.
+pub async fn write(mount: &Mount, name: &str) -> Reply {
+    answer(mount, name, true).await
+}
+
+async fn answer(mount: &Mount, name: &str, act: bool) -> Reply {
+    // The sessions that count, and what is under way, are those of the active node.
+    mount.refuse_on_standby().await?;
+    if Config::load(mount, name).await?.is_none() {
+        return Err(connection::missing(name));
+    }
+    let look = look(mount, name).await?;
+    let mut users = Vec::new();
+    for finding in look.findings {
+        let result = match (act, finding.action) {
+            (true, Action::End) => match end::end(mount, finding.user.clone()).await {
+                Ok(report) => json!(report.verdict()),
+                Err(trouble) => json!(format!("error: {trouble}")),
+            },
+            _ => Value::Null,
+        };
+        users.push(json!({
+            "username": finding.user.username,
+            "role": finding.user.role,
+            "entity": finding.user.entity,
+            "expires": instant(finding.expires),
+            "why": finding.why,
+            "action": finding.action.name(),
+            "result": result,
+        }));
+    }
+    Ok(Some(Response::data([("acted", json!(act)), ("count", json!(look.users)), ("users", json!(users))])))
+}
