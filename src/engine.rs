@@ -24,6 +24,7 @@ pub mod rotation;
 pub mod route;
 pub mod schedule;
 pub mod template;
+pub mod transit;
 
 #[cfg(test)]
 mod tests;
@@ -36,7 +37,7 @@ use database::connection::Connections;
 use database::credential::Ahead;
 use error::Error;
 use field::Input;
-use port::{Clock, Host, Storage};
+use port::{Clock, Host, Scratch, Storage};
 use request::{Existence, Fields, LeaseGrant, Operation, Reply, Request, Response};
 
 use crate::secret::Secret;
@@ -80,6 +81,8 @@ pub struct Ports {
     pub clock: Arc<dyn Clock>,
     /// The drivers.
     pub targets: Arc<dyn Connector>,
+    /// Notes for the next process.
+    pub scratch: Arc<dyn Scratch>,
 }
 
 /// One mount of the engine. Clones are the same mount.
@@ -116,6 +119,7 @@ pub struct Inner {
     rotation: Rotation,
     ending: end::Ending,
     clocks: clocks::Clocks,
+    transit: transit::Transit,
     /// Which of all the processes that ever serve the mount this is.
     incarnation: String,
     /// The key of the seals of markers, once it was asked for.
@@ -139,6 +143,7 @@ impl Mount {
         let Orders { kind, revocation_mode } = orders.into();
         let (connections, ahead, rotation) = (Connections::default(), Ahead::default(), Rotation::default());
         let (ending, clocks) = (end::Ending::default(), clocks::Clocks::new(ports.clock.as_ref()));
+        let transit = transit::Transit::default();
         let (incarnation, seals) = (format!("{:016x}", rand::random::<u64>()), tokio::sync::OnceCell::new());
         Self(Arc::new(Inner {
             kind,
@@ -151,6 +156,7 @@ impl Mount {
             rotation,
             ending,
             clocks,
+            transit,
             incarnation,
             seals,
         }))
@@ -264,17 +270,23 @@ impl Mount {
         }
     }
 
+    /// The host has the answer that this came with.
+    pub fn delivered(&self, underway: &transit::Underway) {
+        transit::arrived(self, underway);
+    }
+
     /// A credential was made, but the answer never reached the host: there is no lease that will ever end it, so it
     /// ends now.
-    pub async fn undelivered(&self, _path: String, lease: LeaseGrant) {
+    pub async fn undelivered(&self, _path: String, lease: LeaseGrant, underway: Option<&transit::Underway>) {
         let ended = match self.kind {
             Kind::Database => database::creds::unwanted(self, &lease.internal).await,
             Kind::Aws => aws::lease::unwanted(self, &lease.internal).await,
         };
         if let Err(e) = ended {
-            tracing::error!(
-                "a credential that reached nobody could not be ended; the target ends its login, or the next tick: {e}"
-            );
+            tracing::error!("a credential that reached nobody could not be ended yet, and is tried again: {e}");
+        }
+        if let Some(underway) = underway {
+            transit::arrived(self, underway);
         }
     }
 

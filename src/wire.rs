@@ -15,6 +15,7 @@ mod process;
 #[doc(hidden)]
 pub mod proto;
 mod returned;
+mod scratch;
 mod service;
 #[cfg(test)]
 mod tests;

@@ -171,7 +171,7 @@ pub fn lease(user: &Doomed) -> Fields {
 }
 
 /// A key for a new note of this request.
-pub fn key(request: &str) -> Result<String, Error> {
+pub fn key_of(request: &str) -> Result<String, Error> {
     let id = password::base62(16).map_err(|e| Error::Failed(e.to_string()))?;
     Ok(format!("{PREFIX}{}{id}", of(request).unwrap_or_default()))
 }

@@ -9,6 +9,7 @@ use super::end::wishes::Wishes;
 use super::error::Error;
 use super::intent::{self, Intent};
 use super::request::{Fields, Request};
+use super::transit::{self, Underway};
 use super::{Mount, end};
 use crate::target::{Driver, Login, MintPlan, Outcome, Target, TargetError};
 
@@ -76,34 +77,74 @@ pub struct Site<'a> {
 }
 
 /// Mints, and gives back what the host is to keep with the lease. At a target that keeps no marker the [`intent`] is
-/// written first. An outcome that the target could not settle is an error; what is left of it ends by its marker or its
-/// intent.
+/// written first. An outcome that the target could not settle is an error; what is left of it is looked for afterwards.
 pub async fn mint(
     mount: &Mount,
     _permit: &Permit,
     site: &Site<'_>,
     plan: &mut MintPlan,
     login: Login<'_>,
-) -> Result<Fields, Error> {
-    if site.driver.keeps_marker() {
-        let mut outcome = site.target.mint(plan, login).await;
-        if let Outcome::Failed(TargetError::Repeated) = outcome {
-            repeat::end_marked(mount, site, plan).await?;
-            plan.repeats = false;
-            outcome = site.target.mint(plan, login).await;
+) -> Result<(Fields, Underway), Error> {
+    let underway = transit::begin(mount, site.db_name, &plan.marker.request);
+    let made = if site.driver.keeps_marker() {
+        marked(mount, site, plan, login).await
+    } else {
+        noted(mount, site, plan, login).await
+    };
+    match made {
+        Ok(internal) => Ok((internal, underway)),
+        Err(Unmade::Certain(e)) => {
+            transit::arrived(mount, &underway);
+            Err(e)
         }
-        return match outcome {
-            Outcome::Done(()) => Ok(intent::lease(&site.doomed(plan, None))),
-            Outcome::Failed(e) => Err(Error::Failed(e.to_string())),
-            Outcome::Unknown(e) => Err(unsettled(plan, "its marker ends the login at the target", &e)),
-        };
+        Err(Unmade::Unknown(e)) => {
+            tracing::error!(
+                username = plan.username,
+                role = plan.marker.role,
+                request = plan.marker.request,
+                "a mint could not be settled; what there is of it is looked for: {e}"
+            );
+            transit::lost(mount, &underway);
+            Err(Error::Failed(e.to_string()))
+        }
     }
+}
+
+/// Why there is no credential.
+enum Unmade {
+    /// There is no user, or its end is seen to.
+    Certain(Error),
+    /// There may be one.
+    Unknown(TargetError),
+}
+
+impl From<Error> for Unmade {
+    fn from(e: Error) -> Self {
+        Self::Certain(e)
+    }
+}
+
+async fn marked(mount: &Mount, site: &Site<'_>, plan: &mut MintPlan, login: Login<'_>) -> Result<Fields, Unmade> {
+    let mut outcome = site.target.mint(plan, login).await;
+    if let Outcome::Failed(TargetError::Repeated) = outcome {
+        repeat::end_marked(mount, site, plan).await?;
+        plan.repeats = false;
+        outcome = site.target.mint(plan, login).await;
+    }
+    match outcome {
+        Outcome::Done(()) => Ok(intent::lease(&site.doomed(plan, None))),
+        Outcome::Failed(e) => Err(Unmade::Certain(Error::Failed(e.to_string()))),
+        Outcome::Unknown(e) => Err(Unmade::Unknown(e)),
+    }
+}
+
+async fn noted(mount: &Mount, site: &Site<'_>, plan: &MintPlan, login: Login<'_>) -> Result<Fields, Unmade> {
     if plan.repeats {
         repeat::end_noted(mount, &plan.marker.request).await?;
     }
     let storage = mount.ports.storage.as_ref();
     let mut note = Intent::new(mount, plan, site);
-    let key = intent::key(&plan.marker.request)?;
+    let key = intent::key_of(&plan.marker.request)?;
     // Who finds the note leaves it alone for as long as we are at it, however long that is.
     let _lock = mount.rotation.locks.hold(&key).await;
     note.store(storage, &key).await?;
@@ -111,11 +152,11 @@ pub async fn mint(
         Outcome::Done(()) => {}
         Outcome::Failed(e) => {
             intent::forget(mount, &key).await;
-            return Err(Error::Failed(e.to_string()));
+            return Err(Unmade::Certain(Error::Failed(e.to_string())));
         }
         Outcome::Unknown(e) => {
             mount.rotation.queue.plan(&key, site.db_name, note.due());
-            return Err(unsettled(plan, "its note lets the next tick end the user", &e));
+            return Err(Unmade::Unknown(e));
         }
     }
     note.is_made(mount.ports.clock.now());
@@ -124,7 +165,7 @@ pub async fn mint(
         if let Err(why) = end::end(mount, note.doomed(&key)).await {
             tracing::error!(username = plan.username, "a user without a note could not be ended: {why}");
         }
-        return Err(e);
+        return Err(e.into());
     }
     mount.rotation.queue.plan(&key, site.db_name, note.due());
     Ok(intent::lease(&note.doomed(&key)))
@@ -143,14 +184,4 @@ impl Site<'_> {
             note,
         }
     }
-}
-
-fn unsettled(plan: &MintPlan, hope: &str, error: &TargetError) -> Error {
-    tracing::error!(
-        username = plan.username,
-        role = plan.marker.role,
-        request = plan.marker.request,
-        "a mint could not be settled; {hope}: {error}"
-    );
-    Error::Failed(error.to_string())
 }

@@ -98,6 +98,27 @@ pub trait Clock: Send + Sync {
     fn steady(&self) -> Duration;
 }
 
+/// Notes that outlive this process, though not the machine, and that cost next to nothing to write.
+pub trait Scratch: Send + Sync {
+    /// Writes a note; `None` if it cannot be kept.
+    fn write(&self, text: &str) -> Option<u64>;
+    /// Removes a note that [`Scratch::write`] gave.
+    fn clear(&self, note: u64);
+    /// The notes of processes that have died.
+    fn left(&self) -> Vec<LeftNote>;
+    /// Removes one of those.
+    fn clear_left(&self, place: &str);
+}
+
+/// A note of a process that has died.
+#[derive(Debug)]
+pub struct LeftNote {
+    /// Where it is.
+    pub place: String,
+    /// What it says.
+    pub text: String,
+}
+
 /// The wall clock of the machine.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemClock;

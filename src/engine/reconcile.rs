@@ -19,7 +19,7 @@ use super::error::Error;
 use super::intent::{self, Intent, unix_seconds};
 use super::remnant::{self, instant};
 use super::request::{Reply, Response};
-use super::{Mount, marker};
+use super::{Mount, marker, transit};
 use crate::target::Marked;
 
 /// In the queue: a connection that is to be looked at.
@@ -29,6 +29,8 @@ pub const PREFIX: &str = "sweep/";
 const PERIOD: Duration = Duration::from_secs(60);
 /// How soon again, if a user's time is over before.
 const SOONEST: Duration = Duration::from_secs(15);
+/// How soon again, if an answer did not arrive and its user may still be in the making.
+const LOST: Duration = Duration::from_secs(5);
 /// How soon by a process that has just begun.
 const FIRST: Duration = Duration::from_secs(2);
 /// Looking takes at most this part of the time.
@@ -36,9 +38,18 @@ const SHARE: u32 = 100;
 /// So many at once, and most of all there are, is more than a host leaves behind: it may be the clock.
 const MANY: usize = 20;
 
+/// Why a user is to end.
+const OVERDUE: &str = "it outlived its lease";
+const ANSWER_LOST: &str = "the process that made it died before the host had the answer";
+
 /// The key of a connection in the queue.
 pub fn key(name: &str) -> String {
     format!("{PREFIX}{name}")
+}
+
+/// A connection is looked at as soon as may be.
+pub fn soon(mount: &Mount, name: &str) {
+    mount.rotation.queue.plan(&key(name), name, mount.ports.clock.now());
 }
 
 /// What is to be done with a user.
@@ -96,11 +107,8 @@ pub async fn when_due(mount: &Mount, name: &str) {
         return;
     }
     let looked = match mount.connections.get(mount, name).await {
-        // What has notes has its own places in the queue.
-        Ok(connection) if !connection.driver.keeps_marker() => {
-            queue.forget(&key(name));
-            return;
-        }
+        // What has notes has its own places in the queue, but for what they cannot know.
+        Ok(connection) if !connection.driver.keeps_marker() => of_lost_requests(mount, name).await,
         Ok(connection) => look_at_markers(mount, name, &connection).await,
         Err(e) => Err(e),
     };
@@ -123,6 +131,9 @@ pub async fn when_due(mount: &Mount, name: &str) {
                 );
                 // What fails is a remnant.
                 let _ = end::end(mount, finding.user).await;
+            }
+            if transit::looked(mount, name) {
+                pause = LOST;
             }
         }
         Err(e) => tracing::debug!(connection = name, "cannot be looked at: {e}"),
@@ -165,6 +176,8 @@ fn overdue_since(certain: SystemTime) -> u64 {
 async fn look_at_markers(mount: &Mount, name: &str, connection: &Connection) -> Result<Look, Error> {
     let marked = connection.target.marked(&mount.id).await.map_err(|e| Error::Failed(e.to_string()))?;
     let limit = overdue_since(certain_time(mount, connection).await);
+    // After the users: a request that comes again is taken off before it makes one.
+    let lost = transit::requests(mount, name);
     let mut look = Look { findings: Vec::new(), users: 0, next: None };
     let mut elsewhere = Elsewhere::default();
     for Marked { username, marker, barred } in marked {
@@ -188,11 +201,13 @@ async fn look_at_markers(mount: &Mount, name: &str, connection: &Connection) -> 
         let is_remnant = mount.rotation.queue.state(&remnant::key_of(&user)).is_some();
         if is_remnant {
             look.findings.push(finding(user, "its end is not over: see remnants/", Action::Wait));
+        } else if lost.contains(&marker.request) {
+            look.findings.push(finding(user, ANSWER_LOST, Action::End));
         } else if expires <= limit {
             if barred && remnant::is_accepted(mount, &user).await? {
                 look.findings.push(finding(user, "what is left of it was accepted", Action::Leave));
             } else {
-                look.findings.push(finding(user, "it outlived its lease", Action::End));
+                look.findings.push(finding(user, OVERDUE, Action::End));
             }
         } else {
             let at = SystemTime::UNIX_EPOCH + Duration::from_secs(expires);
@@ -206,7 +221,7 @@ async fn look_at_markers(mount: &Mount, name: &str, connection: &Connection) -> 
 /// A young process that finds most users overdue does not trust its clock, until the host has had the time to end what it
 /// thinks is over.
 fn hold_back(mount: &Mount, look: &mut Look) {
-    let overdue = look.findings.iter().filter(|finding| finding.action == Action::End).count();
+    let overdue = look.findings.iter().filter(|finding| finding.why == OVERDUE).count();
     let young = mount.clocks.age(mount.ports.clock.as_ref()) < clocks::BELIEVED;
     if !young || overdue <= MANY || overdue * 2 <= look.users {
         return;
@@ -216,10 +231,28 @@ fn hold_back(mount: &Mount, look: &mut Look) {
         users = look.users,
         "most users have outlived their leases: it may be the clock, so the host is waited for"
     );
-    for finding in look.findings.iter_mut().filter(|finding| finding.action == Action::End) {
+    let overdue = |finding: &&mut Finding| finding.action == Action::End && finding.why == OVERDUE;
+    for finding in look.findings.iter_mut().filter(overdue) {
         finding.action = Action::Wait;
         finding.why += ", as most here did: it may be the clock";
     }
+}
+
+/// Users of requests whose answers did not arrive, by their notes.
+async fn of_lost_requests(mount: &Mount, name: &str) -> Result<Look, Error> {
+    let mut look = Look { findings: Vec::new(), users: 0, next: None };
+    for request in transit::requests(mount, name) {
+        for key in intent::of_request(mount, &request).await? {
+            // A request that has come again since is not lost, and what there is now is somebody's.
+            if let Some(note) = Intent::load(mount.ports.storage.as_ref(), &key).await?
+                && transit::is_lost(mount, name, &request)
+            {
+                let (user, why, action) = (note.doomed_now(&key), ANSWER_LOST.to_owned(), Action::End);
+                look.findings.push(Finding { user, expires: note.expires, why, action });
+            }
+        }
+    }
+    Ok(look)
 }
 
 async fn look_at_notes(mount: &Mount, name: &str, connection: &Connection) -> Result<Look, Error> {
@@ -238,10 +271,13 @@ async fn look_at_notes(mount: &Mount, name: &str, connection: &Connection) -> Re
     let names: Vec<String> = notes.iter().map(|(_, note)| note.username.clone()).collect();
     let present = connection.target.present(&names).await.map_err(|e| Error::Failed(e.to_string()))?;
     let present: BTreeSet<String> = present.into_iter().collect();
-    let mut look = Look { findings: Vec::new(), users: notes.len(), next: None };
+    let lost = of_lost_requests(mount, name).await?;
+    let mut look = Look { users: notes.len(), ..lost };
+    let lost: BTreeSet<String> = look.findings.iter().map(|finding| finding.user.username.clone()).collect();
     for (key, note) in notes {
         let (why, action) = match note.made {
-            true if note.expires <= limit => ("it outlived its lease", Action::End),
+            _ if lost.contains(&note.username) => continue,
+            true if note.expires <= limit => (OVERDUE, Action::End),
             true if !present.contains(&note.username) => ("it is gone, but its lease lives", Action::Leave),
             true => continue,
             false if note.due() <= now => ("it was left by a mint that did not come to its end", Action::End),

@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Map, Value};
 
+use crate::engine::transit::Underway;
 use crate::secret::Secret;
 
 /// The JSON object of a request or of stored data. Numbers keep their literal text.
@@ -102,6 +103,8 @@ pub struct Response {
     pub lease: Option<LeaseGrant>,
     /// Warnings for the caller.
     pub warnings: Vec<String>,
+    /// The answer must not get lost: whoever sends it says what became of it.
+    pub underway: Option<Underway>,
 }
 
 impl Response {

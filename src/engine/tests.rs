@@ -18,7 +18,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::error::Error;
-use super::port::{Clock, Host, HostError, Storage, StorageError};
+use super::port::{Clock, Host, HostError, LeftNote, Scratch, Storage, StorageError};
 use super::request::{Caller, Datum, Existence, Fields, LeaseGrant, LeaseRef, Operation, Reply, Request, Response};
 use super::{Kind, Mount, Ports};
 use crate::secret::Secret;
@@ -77,6 +77,10 @@ struct World {
     ends: Mutex<Vec<crate::target::EndOptions>>,
     /// Markers of users.
     markers: Mutex<BTreeMap<String, Marker>>,
+    /// Scratch notes; those up to `dead` are dead processes'.
+    scratch: Mutex<BTreeMap<u64, String>>,
+    touches: AtomicU64,
+    dead: AtomicU64,
     /// By how much somebody has set the wall clock forward.
     set: AtomicU64,
     /// By how much the target's clock is ahead of the true time, if it can be asked.
@@ -141,6 +145,26 @@ impl Host for At {
     async fn generate_password(&self, policy: &str) -> Result<Option<Secret>, HostError> {
         let passwords = [("known", "by-policy"), ("awkward", "a%41b")];
         Ok(passwords.iter().find(|(name, _)| *name == policy).map(|(_, password)| Secret::new((*password).into())))
+    }
+}
+
+impl Scratch for At {
+    fn write(&self, text: &str) -> Option<u64> {
+        let note = self.0.touches.fetch_add(1, Ordering::SeqCst);
+        self.0.scratch.lock().unwrap().insert(note, text.to_owned());
+        Some(note)
+    }
+    fn clear(&self, note: u64) {
+        self.0.scratch.lock().unwrap().remove(&note);
+    }
+    fn left(&self) -> Vec<LeftNote> {
+        let dead = self.0.dead.load(Ordering::SeqCst);
+        let notes = self.0.scratch.lock().unwrap();
+        let left = notes.range(..dead);
+        left.map(|(note, text)| LeftNote { place: note.to_string(), text: text.clone() }).collect()
+    }
+    fn clear_left(&self, place: &str) {
+        self.0.scratch.lock().unwrap().remove(&place.parse().unwrap());
     }
 }
 
@@ -387,8 +411,11 @@ impl Target for Database {
 
 fn mount(world: &Arc<World>) -> Mount {
     let at = || Arc::new(At(world.clone()));
-    let mount =
-        Mount::new(Kind::Database, "id".into(), Ports { storage: at(), host: at(), clock: at(), targets: at() });
+    let mount = Mount::new(
+        Kind::Database,
+        "id".into(),
+        Ports { storage: at(), host: at(), clock: at(), targets: at(), scratch: at() },
+    );
     mount.rotation.queue.by_hand();
     mount
 }
@@ -525,7 +552,8 @@ async fn an_answer_that_nobody_took_leaves_no_user() {
     let mount = prepared(&world).await;
     let response = ask(&mount, Operation::Read, "creds/app", json!({})).await.unwrap().unwrap();
     assert_eq!(world.users.lock().unwrap().len(), 1);
-    mount.undelivered("creds/app".into(), response.lease.unwrap()).await;
+    mount.undelivered("creds/app".into(), response.lease.unwrap(), response.underway.as_ref()).await;
+    assert!(world.scratch.lock().unwrap().is_empty());
     assert!(world.users.lock().unwrap().is_empty());
 }
 

@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
+use tokio::sync::Semaphore;
 
 use super::dsn::PgEndpoint;
 use super::pool::{Checkout, Lane, Limits, NotOpened, Pool, Trust, jitter};
@@ -26,6 +27,10 @@ use session::{PgSession, Problem};
 
 /// Length of the longest role name, in bytes (`NAMEDATALEN` − 1).
 pub const LONGEST_NAME: usize = 63;
+
+/// How many such mints are at work at once. They wait for each other in the server anyway, all but their hashing; more of
+/// them only take the cores away from the one whose turn it is.
+const TURNS: usize = 3;
 
 /// How `{{password}}` is filled in statements.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -60,13 +65,15 @@ pub struct Postgres {
     pool: Arc<Pool<PgSession>>,
     /// The server has reported a conflict: from now on statements that only may write shared rows are kept apart too.
     cautious: AtomicBool,
+    /// Who makes users whose statements write shared rows.
+    turns: Semaphore,
 }
 
 impl Postgres {
     /// Opens no session yet.
     pub fn new(settings: Settings) -> Self {
         let pool = Pool::new(settings.limits);
-        Self { settings, pool, cautious: AtomicBool::new(false) }
+        Self { settings, pool, cautious: AtomicBool::new(false), turns: Semaphore::new(TURNS) }
     }
 
     async fn session(&self, lane: Lane) -> Result<Checkout<PgSession>, TargetError> {

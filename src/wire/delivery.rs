@@ -28,6 +28,8 @@ pub(super) struct Delivery(Arc<Pending>);
 
 struct Pending {
     undo: Mutex<Option<Undo>>,
+    /// Done when the answer is delivered.
+    made: Mutex<Option<Undo>>,
     /// Kept until the answer is delivered or undone.
     held: Mutex<Option<Box<dyn Send>>>,
     /// Where it is kept after that, and the host's id of the request.
@@ -35,15 +37,17 @@ struct Pending {
 }
 
 impl Delivery {
-    /// Does `undo` when the last clone is dropped and nobody confirmed, and if the answer comes back `after` that. Drops
-    /// `held` when the answer is delivered or undone.
+    /// Does `made` when the answer is delivered. Does `undo` when the last clone is dropped and nobody confirmed, and if the
+    /// answer comes back `after` that. Drops `held` when the answer is delivered or undone.
     pub(super) fn unless_made(
         after: Option<(Returns, Uuid)>,
         held: impl Send + 'static,
+        made: impl FnOnce() + Send + 'static,
         undo: impl FnOnce() + Send + 'static,
     ) -> Self {
         Self(Arc::new(Pending {
             undo: Mutex::new(Some(Box::new(undo))),
+            made: Mutex::new(Some(Box::new(made))),
             held: Mutex::new(Some(Box::new(held))),
             after,
         }))
@@ -51,6 +55,9 @@ impl Delivery {
 
     fn confirm(&self) {
         let Some(undo) = self.0.undo.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        if let Some(made) = self.0.made.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            made();
+        }
         if let Some((returns, request)) = &self.0.after {
             returns.answered(*request, undo);
         }
@@ -171,9 +178,14 @@ mod tests {
         let count = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&count);
         let mut answer = Answer::new(Body::new(unary(status)));
-        answer.extensions_mut().insert(Delivery::unless_made(None, (), move || {
-            counter.fetch_add(1, Ordering::Relaxed);
-        }));
+        answer.extensions_mut().insert(Delivery::unless_made(
+            None,
+            (),
+            || (),
+            move || {
+                counter.fetch_add(1, Ordering::Relaxed);
+            },
+        ));
         let mut body = follow(answer).into_body();
         for _ in 0..frames {
             poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
@@ -196,9 +208,14 @@ mod tests {
     fn acts_once_and_only_with_the_last_clone() {
         let count = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&count);
-        let one = Delivery::unless_made(None, (), move || {
-            counter.fetch_add(1, Ordering::Relaxed);
-        });
+        let one = Delivery::unless_made(
+            None,
+            (),
+            || (),
+            move || {
+                counter.fetch_add(1, Ordering::Relaxed);
+            },
+        );
         let two = one.clone();
         drop(one);
         assert_eq!(count.load(Ordering::Relaxed), 0);

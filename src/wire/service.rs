@@ -18,9 +18,11 @@ use super::host::Link;
 use super::proto::pb;
 use super::proto::pb::backend_server::Backend;
 use super::returned::Returns;
+use super::scratch::Files;
 use crate::engine::error::Error;
 use crate::engine::port::SystemClock;
 use crate::engine::request::{self, Existence, LeaseGrant, Operation, Reply};
+use crate::engine::transit::Underway;
 use crate::engine::{self, Mount, Ports};
 use crate::target::Drivers;
 
@@ -42,8 +44,10 @@ pub(super) trait Engine: Send + Sync + 'static {
     async fn exists(&self, path: &str, data: &request::Fields) -> Result<Existence, Error>;
     /// See [`Mount::invalidate`].
     fn invalidate(&self, key: &str);
+    /// See [`Mount::delivered`].
+    fn delivered(&self, _underway: &Underway) {}
     /// See [`Mount::undelivered`].
-    async fn undelivered(&self, path: String, lease: LeaseGrant);
+    async fn undelivered(&self, path: String, lease: LeaseGrant, underway: Option<&Underway>);
     /// See [`Mount::close`].
     async fn close(&self);
 }
@@ -62,8 +66,11 @@ impl Engine for Mount {
     fn invalidate(&self, key: &str) {
         Mount::invalidate(self, key);
     }
-    async fn undelivered(&self, path: String, lease: LeaseGrant) {
-        Mount::undelivered(self, path, lease).await;
+    fn delivered(&self, underway: &Underway) {
+        Mount::delivered(self, underway);
+    }
+    async fn undelivered(&self, path: String, lease: LeaseGrant, underway: Option<&Underway>) {
+        Mount::undelivered(self, path, lease, underway).await;
     }
     async fn close(&self) {
         Mount::close(self).await;
@@ -83,6 +90,7 @@ struct Shared {
     /// For the connections to the host's listeners.
     tls: Arc<ClientConfig>,
     returns: Returns,
+    scratch: Arc<Files>,
     running: Mutex<HashMap<String, Arc<Instance>>>,
 }
 
@@ -116,7 +124,8 @@ impl From<Panicked> for Error {
 impl Instances {
     /// No instance yet.
     pub(super) fn new(make: Make, broker: Broker, tls: Arc<ClientConfig>) -> Self {
-        Self(Arc::new(Shared { make, broker, tls, returns: Returns::default(), running: Mutex::default() }))
+        let scratch = Arc::new(Files::new(&std::env::temp_dir()));
+        Self(Arc::new(Shared { make, broker, tls, returns: Returns::default(), scratch, running: Mutex::default() }))
     }
 
     /// Answers that the host may not have taken.
@@ -146,6 +155,7 @@ impl Instances {
             host: link.clone(),
             clock: Arc::new(SystemClock),
             targets: Arc::new(Drivers),
+            scratch: self.0.scratch.clone(),
         };
         let engine = (self.0.make)(args.backend_uuid, ports);
         let instance = Arc::new(Instance { engine, link, tasks: TaskTracker::new(), returns: self.returns() });
@@ -181,15 +191,20 @@ impl Instance {
         }
         let sent = convert::reply(operation, &reply);
         let minted = matches!(operation, Operation::Read | Operation::Create | Operation::Update);
-        let lease = reply.ok().flatten().and_then(|response| response.lease).filter(|_| minted);
+        let response = reply.ok().flatten().filter(|_| minted);
+        let (lease, underway) = response.map_or((None, None), |response| (response.lease, response.underway));
         let runtime = tokio::runtime::Handle::current();
         let delivery = lease.map(|lease| {
             // Whoever closes the mount waits for the answer to be on its way or to be undone.
             let token = self.tasks.token();
-            Delivery::unless_made(after, token, move || {
+            let underway = underway.map(Arc::new);
+            let (engine, arrived) = (Arc::clone(&self.engine), underway.clone());
+            let made = move || arrived.iter().for_each(|underway| engine.delivered(underway));
+            Delivery::unless_made(after, token, made, move || {
                 tracing::warn!("the caller left before the credential reached it; ending it");
                 let engine = Arc::clone(&self.engine);
-                self.tasks.spawn_on(async move { engine.undelivered(path, lease).await }, &runtime);
+                let ending = async move { engine.undelivered(path, lease, underway.as_deref()).await };
+                self.tasks.spawn_on(ending, &runtime);
             })
         });
         (sent, delivery)

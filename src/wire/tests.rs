@@ -22,6 +22,7 @@ use super::tls::Identity;
 use crate::engine::Ports;
 use crate::engine::error::Error;
 use crate::engine::request::{Datum, Existence, Fields, LeaseGrant, Reply, Request, Response};
+use crate::engine::transit::Underway;
 use crate::secret::Secret;
 
 /// What all mounts of one plugin did.
@@ -82,6 +83,7 @@ fn credential(path: &str, password: String) -> Reply {
         data: Some(vec![("password".into(), Datum::Secret(Secret::new(password)))]),
         lease: Some(LeaseGrant { ttl: Duration::from_secs(60), max_ttl: Duration::ZERO, renewable: true, internal }),
         warnings: vec!["careful".into()],
+        ..Response::default()
     }))
 }
 
@@ -152,7 +154,7 @@ impl Engine for Probe {
         self.seen.invalidated.lock().unwrap().push(key.to_owned());
     }
 
-    async fn undelivered(&self, path: String, lease: LeaseGrant) {
+    async fn undelivered(&self, path: String, lease: LeaseGrant, _underway: Option<&Underway>) {
         assert_eq!(lease.internal["path"], path);
         self.seen.undelivered.lock().unwrap().push(path);
         self.seen.ended.add_permits(1);

@@ -22,7 +22,7 @@ fn mounted() -> (Bao, Client) {
 }
 
 /// With a connection `my` and a role `app`.
-fn with_mariadb(more: Value) -> (MariaDb, Bao, Client) {
+pub fn with_mariadb(more: Value) -> (MariaDb, Bao, Client) {
     let server = MariaDb::start();
     server.sql("CREATE DATABASE shop; CREATE TABLE shop.orders (id INT)");
     let (bao, client) = mounted();

@@ -17,6 +17,7 @@ mod faults;
 mod manifest;
 mod parity;
 mod protocol;
+mod reconcile;
 mod rotation;
 mod smoke;
 mod support;

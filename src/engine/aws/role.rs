@@ -264,7 +264,7 @@ pub async fn write(mount: &Mount, name: &str, input: &Input) -> Reply {
     let new = role.credential_types.is_empty();
     match legacy::given(input)? {
         Some(text) => {
-            role = legacy::role(text);
+            role = Role { revocation: role.revocation, ..legacy::role(text) };
             if !role.invalid_data.is_empty() {
                 return Err(Error::Refused(format!("unable to parse supplied data: {:?}", role.invalid_data)));
             }

@@ -55,6 +55,7 @@ pub async fn mint(mount: &Mount, wanted: Wanted<'_>, request: &Request) -> Reply
         ]),
         lease: Some(LeaseGrant { ttl: lease, max_ttl: lease_max, renewable: true, internal }),
         warnings,
+        ..Response::default()
     }))
 }
 

@@ -58,7 +58,7 @@ pub async fn read(mount: &Mount, name: &str, request: &Request) -> Reply {
         revocation: &role.statements.revocation,
         wishes: role.wishes().or(&connection.wishes),
     };
-    let mut internal = issue::mint(mount, &permit, &site, &mut plan, made.login()).await?;
+    let (mut internal, underway) = issue::mint(mount, &permit, &site, &mut plan, made.login()).await?;
 
     let ends_for_good = made.ends_for_good();
     if let Some(end) = ends_for_good {
@@ -74,7 +74,8 @@ pub async fn read(mount: &Mount, name: &str, request: &Request) -> Reply {
             renewable: ends_for_good.is_none(),
             internal,
         }),
-        warnings: Vec::new(),
+        underway: Some(underway),
+        ..Response::default()
     }))
 }
 

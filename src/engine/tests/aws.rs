@@ -191,8 +191,11 @@ impl Cloud for Fake {
 
 fn mount(world: &Arc<World>) -> Mount {
     let at = || Arc::new(At(world.clone()));
-    let mount =
-        Mount::new(Kind::Aws, "0a1b2c3d-id".into(), Ports { storage: at(), host: at(), clock: at(), targets: at() });
+    let mount = Mount::new(
+        Kind::Aws,
+        "0a1b2c3d-id".into(),
+        Ports { storage: at(), host: at(), clock: at(), targets: at(), scratch: at() },
+    );
     mount.rotation.queue.by_hand();
     mount
 }

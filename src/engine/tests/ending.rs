@@ -175,7 +175,8 @@ async fn two_revokes_at_once_are_one() {
                 max_ttl: Duration::ZERO,
                 renewable: false,
                 internal: lease.0.clone(),
-            }
+            },
+            None,
         )
     );
     assert!(one.unwrap().is_none() && two.unwrap().is_none());

@@ -150,7 +150,7 @@ async fn an_answer_that_nobody_took_is_tried_again() {
     let (world, mount) = prepared().await;
     let lease = creds(&mount).await.unwrap().lease.unwrap();
     world.down.store(true, Ordering::SeqCst);
-    mount.undelivered("creds/app".into(), lease).await;
+    mount.undelivered("creds/app".into(), lease, None).await;
     assert_eq!((users(&world), notes(&world).len()), (1, 0), "a remnant stands for it");
     world.down.store(false, Ordering::SeqCst);
     later(&world, 2);

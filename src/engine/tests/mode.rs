@@ -26,7 +26,8 @@ async fn set(mount: &Mount, mode: &str) -> Reply {
 fn process(world: &Arc<World>, revocation_mode: RevocationMode) -> Mount {
     let at = || Arc::new(At(world.clone()));
     let orders = crate::engine::Orders { kind: Kind::Database, revocation_mode };
-    let mount = Mount::new(orders, "id".into(), Ports { storage: at(), host: at(), clock: at(), targets: at() });
+    let mount =
+        Mount::new(orders, "id".into(), Ports { storage: at(), host: at(), clock: at(), targets: at(), scratch: at() });
     mount.rotation.queue.by_hand();
     mount
 }
@@ -77,7 +78,7 @@ async fn a_paused_process_ends_nobody() {
     set(&mount, "report_only").await.unwrap();
     let text = withheld(revoke(&mount, &lease).await);
     assert!(text.contains("process is paused"), "the stricter counts: {text}");
-    mount.undelivered(String::new(), LeaseGrant { internal: unwanted, ..grant() }).await;
+    mount.undelivered(String::new(), LeaseGrant { internal: unwanted, ..grant() }, None).await;
     assert_eq!((users(&world), remnants(&world).len()), (2, 0));
     set(&mount, "normal").await.unwrap();
     withheld(revoke(&mount, &lease).await);

@@ -209,6 +209,57 @@ async fn a_request_that_comes_again_ends_the_user_that_it_made() {
     assert_eq!((users(&world).len(), remnants(&world).len()), (2, 0));
 }
 
+/// The process dies with the answer; the host does not ask again.
+#[tokio::test]
+async fn a_user_whose_answer_did_not_arrive_is_ended_by_the_next_process() {
+    for plugin in ["postgresql-database-plugin", "mysql-database-plugin"] {
+        let world: Arc<World> = Arc::default();
+        let mount = prepared(&world).await;
+        let url = if plugin.starts_with('m') {
+            "{{username}}:{{password}}@tcp(localhost)/"
+        } else {
+            "postgresql://{{username}}:{{password}}@localhost/db"
+        };
+        let connection = json!({ "plugin_name": plugin, "connection_url": url });
+        ask(&mount, Operation::Update, "config/pg", connection).await.unwrap();
+        let mut answers = Vec::new();
+        for _ in 0..3 {
+            answers.push(ask(&mount, Operation::Read, "creds/app", json!({})).await.unwrap().unwrap());
+        }
+        // One arrives, one is sent again by the host, the third one nobody hears of.
+        mount.delivered(answers[0].underway.as_ref().unwrap());
+        let kept = plain(&answers[0], "username");
+        let again: Vec<String> = world.scratch.lock().unwrap().values().cloned().collect();
+        assert_eq!(again.len(), 2);
+        let again = serde_json::from_str::<Value>(&again[0]).unwrap()["request"].as_str().unwrap().to_owned();
+        world.dead.store(u64::MAX >> 1, Ordering::SeqCst);
+        world.touches.store(u64::MAX >> 1, Ordering::SeqCst);
+
+        let mount = super::mount(&world);
+        let same = Request { id: again, ..request(Operation::Read, "creds/app", json!({})) };
+        let answer = mount.handle(same).await.unwrap().unwrap();
+        mount.delivered(answer.underway.as_ref().unwrap());
+        assert_eq!(users(&world).len(), 3, "{plugin}");
+        tick(&mount).await;
+        pass(&world, &mount, 40).await;
+        let left = users(&world);
+        assert_eq!(left.len(), 2, "{plugin}");
+        for name in [kept, plain(&answer, "username")] {
+            assert!(left.contains(&name.as_str().unwrap().to_owned()), "{plugin}: {name} is somebody's");
+        }
+        for name in &left {
+            let lease = json!({ "username": name, "role": "app", "db_name": "pg" }).as_object().unwrap().clone();
+            let lease = LeaseRef { internal: lease, increment: Duration::from_secs(900), ..LeaseRef::default() };
+            mount
+                .handle(Request { lease: Some(lease), ..request(Operation::Renew, "creds/app", json!({})) })
+                .await
+                .unwrap();
+        }
+        pass(&world, &mount, 130).await;
+        assert!(world.scratch.lock().unwrap().is_empty(), "{plugin}: what is old enough is done with");
+    }
+}
+
 fn again_of(request: &Request) -> Request {
     Request { id: request.id.clone(), ..super::request(Operation::Read, "creds/app", json!({})) }
 }

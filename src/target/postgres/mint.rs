@@ -11,7 +11,7 @@ use super::session::{PgSession, Problem};
 use super::{PasswordForm, Postgres, check_name, quoted_name, quoted_text, timestamp};
 use crate::secret::{Secret, verifier};
 use crate::target::pool::{Checkout, Lane};
-use crate::target::statement::{Script, Vars};
+use crate::target::statement::{Script, Statement, Vars};
 use crate::target::{Login, Marker, MintPlan, Outcome, RenewPlan, TargetError};
 
 /// Serialises what writes catalogue rows that other users' statements write too, across nodes and mounts of this engine
@@ -52,6 +52,10 @@ pub async fn mint(target: &Postgres, plan: &MintPlan, login: Login<'_>) -> Outco
 /// One attempt at a mint.
 async fn create(target: &Postgres, plan: &MintPlan, login: Login<'_>) -> Result<(), Problem> {
     check_name(&plan.username).map_err(Problem::Unsent)?;
+    let shares = plan.creation.statements().iter().any(Statement::touches_shared_rows);
+    // Who waits too long goes on without: then it is the pool that says what is the matter.
+    let turn = tokio::time::timeout(target.settings.limits.connect_timeout, target.turns.acquire());
+    let _turn = if shares { turn.await.ok() } else { None };
     let no_session = |e| TargetError::Begin(Box::new(e));
     let message = |scram| messages(target, plan, login, scram);
     let made = in_transaction(target, login.password(), Some(plan), no_session, message).await;

@@ -1,5 +1,7 @@
 //! Who a session is, as AWS sees it: names, tags and source identities made of the caller's identity.
 
+use std::io::Write as _;
+
 use serde_json::{Value, json};
 
 use super::{Stage, error};
@@ -107,6 +109,21 @@ fn a_user_carries_who_asked() {
     assert!(tags.contains("<Value>red</Value>"), "{tags}");
 }
 
+/// The decisions of MiniStack's evaluator about sessions with these keys.
+fn judge(document: &Value, cases: &[Value]) -> Vec<String> {
+    let root = crate::support::repository();
+    let mut python = std::process::Command::new(root.join(".cache/ministack/bin/python"))
+        .arg(root.join("tests/it/aws/evaluate.py"))
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    python.stdin.take().unwrap().write_all(json!([document, cases]).to_string().as_bytes()).unwrap();
+    let output = python.wait_with_output().unwrap();
+    assert!(output.status.success());
+    String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
+}
+
 /// The source identity is sent, and one call denies all sessions that it has by now, at each role that it was at.
 #[test]
 fn every_session_of_one_identity_ends_at_once() {
@@ -138,6 +155,20 @@ fn every_session_of_one_identity_ends_at_once() {
         assert!(condition["DateLessThanEquals"]["aws:TokenIssueTime"].is_string(), "{document}");
         assert_eq!(document["Statement"].as_array().map(Vec::len), Some(1));
     }
+    // Which sessions it denies, by somebody else's judgement.
+    let case = |identity: &str, issued: &str| json!({ "aws:SourceIdentity": identity, "aws:TokenIssueTime": issued });
+    let decisions = judge(
+        &stage.aws.role_policy("one", &name).unwrap(),
+        &[
+            case("alice-entity", "2026-01-01T00:00:00Z"),
+            case("alice-entity", "2199-01-01T00:00:00Z"),
+            case("bob-entity", "2026-01-01T00:00:00Z"),
+            case("ALICE-ENTITY", "2026-01-01T00:00:00Z"),
+            json!({ "aws:TokenIssueTime": "2026-01-01T00:00:00Z" }),
+            json!({}),
+        ],
+    );
+    assert_eq!(decisions, ["Deny", "Allow", "Allow", "Allow", "Allow", "Allow"]);
     // And it is what a lease of that kind comes to.
     let minted = bob.get("aws/creds/two").expect(200);
     stage.client.revoke(minted["lease_id"].as_str().unwrap()).expect(204);
