@@ -284,6 +284,6 @@ mod tests {
         assert_eq!(fits(&role(), ROLE_POLICY_LIMIT, &short), 594);
         assert_eq!(fits(&role(), ROLE_POLICY_LIMIT, &tag), 672);
         assert_eq!(fits(&role(), ROLE_POLICY_LIMIT, &full), 113);
-        assert_eq!(fits(&user(), USER_POLICY_LIMIT, &short), 109);
+        assert_eq!(fits(&user(), USER_POLICY_LIMIT, &short), 110);
     }
 }
