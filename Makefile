@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 export PATH := $(CURDIR)/.cache/bin:$(PATH)
 
-.PHONY: docs help setup build release demo demo-jit test unit parity chaos bench fuzz fmt lint advisories clean
+.PHONY: docs help setup build release demo demo-jit demo-aws test unit parity chaos bench fuzz fmt lint advisories clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
@@ -25,6 +25,9 @@ demo: setup build ## see a user come and go: about ten seconds, everything clean
 
 demo-jit: setup build ## see access asked for, agreed to, used, over and proven (KEEP=1 leaves it running)
 	@scripts/demo-jit
+
+demo-aws: setup build ## see one of two sessions of an AWS role end: some ten seconds, everything cleaned up
+	@scripts/demo-aws
 
 test: setup lint ## all that must hold: format, lints, licences, every test
 	@cargo nextest run --locked

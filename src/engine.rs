@@ -4,6 +4,7 @@
 //! [`issue`], [`lease`] or [`end`] carry the plan to a target.
 
 pub mod access;
+pub mod aws;
 pub mod clocks;
 pub mod database;
 pub mod end;
@@ -32,14 +33,14 @@ mod tests;
 
 use std::ops::Deref;
 use std::sync::{Arc, Weak};
+use std::time::SystemTime;
 
 use database::connection::Connections;
 use database::credential::Ahead;
-use database::paths;
 use error::Error;
 use field::Input;
 use port::{Clock, Host, Scratch, Storage};
-use request::{Existence, Fields, LeaseGrant, Operation, Reply, Request, Response};
+use request::{Existence, Fields, LeaseGrant, LeaseRef, Operation, Reply, Request, Response};
 
 use crate::secret::Secret;
 use crate::target::{Connector, Usage};
@@ -52,6 +53,8 @@ pub use end::mode::RevocationMode;
 pub enum Kind {
     /// The paths of the built-in `database` engine.
     Database,
+    /// The paths of the AWS engine.
+    Aws,
 }
 
 /// What every mount of a process is told when it is made.
@@ -113,6 +116,7 @@ pub struct Inner {
     ports: Ports,
     revocation_mode: RevocationMode,
     connections: Connections,
+    aws: aws::State,
     ahead: Ahead,
     rotation: Rotation,
     ending: end::Ending,
@@ -138,7 +142,8 @@ struct Rotation {
 const USAGE: std::time::Duration = std::time::Duration::from_millis(500);
 
 /// Storage prefixes the host should wrap with its seal.
-pub const SEAL_WRAPPED: &[&str] = &["config/*", "static-role/*", "rotation/*", "key/*", evidence::checkpoint::KEY];
+pub const SEAL_WRAPPED: &[&str] =
+    &["config/*", "static-role/*", "static-creds/*", "rotation/*", "key/*", evidence::checkpoint::KEY];
 
 impl Mount {
     /// A mount with the host's stable id for it. Touches nothing yet: storage may not be writable.
@@ -154,6 +159,7 @@ impl Mount {
             ports,
             revocation_mode,
             connections,
+            aws: aws::State::default(),
             ahead,
             rotation,
             ending,
@@ -185,20 +191,28 @@ impl Mount {
         match request.operation {
             Operation::Help => Ok(Some(self.help(&request)?)),
             Operation::Rollback => Ok(None),
-            Operation::Renew => match &request.lease {
-                Some(lease) => database::creds::renew(self, lease).await,
-                None => Err(Error::Failed("the host sent no lease to renew".into())),
+            Operation::Renew => match (&request.lease, self.kind) {
+                (Some(lease), Kind::Database) => database::creds::renew(self, lease).await,
+                (Some(lease), Kind::Aws) => aws::lease::renew(self, lease).await,
+                (None, _) => Err(Error::Failed("the host sent no lease to renew".into())),
             },
             Operation::Revoke => match &request.lease {
-                Some(lease) => self.revoke(&lease.internal).await,
+                Some(lease) => self.revoke(lease).await,
                 None => Err(Error::Failed("the host sent no lease to revoke".into())),
             },
-            _ => self.route(request).await,
+            _ => match self.kind {
+                Kind::Database => self.route::<database::Paths>(request).await,
+                Kind::Aws => self.route::<aws::Paths>(request).await,
+            },
         }
     }
 
     /// The host ends a lease.
-    async fn revoke(&self, internal: &Fields) -> Reply {
+    async fn revoke(&self, lease: &LeaseRef) -> Reply {
+        let internal = &lease.internal;
+        if self.kind == Kind::Aws {
+            return aws::lease::revoke(self, lease).await;
+        }
         let gated = internal.contains_key(access::ending::REQUEST_FIELD);
         let usage = if gated { self.usage(internal).await } else { None };
         let ended = self.end_credential(internal).await?;
@@ -214,6 +228,7 @@ impl Mount {
         let asking = async {
             match self.kind {
                 Kind::Database => database::creds::usage(self, internal).await,
+                Kind::Aws => Ok(None),
             }
         };
         tokio::time::timeout(USAGE, asking).await.ok()?.ok()?
@@ -223,6 +238,7 @@ impl Mount {
     async fn end_credential(&self, internal: &Fields) -> Result<end::Report, Error> {
         match self.kind {
             Kind::Database => database::creds::revoke(self, internal).await,
+            Kind::Aws => Err(Error::Failed("what an AWS mount issues is ended by its lease".into())),
         }
     }
 
@@ -230,6 +246,8 @@ impl Mount {
     async fn roles(&self) -> Result<Vec<String>, Error> {
         match self.kind {
             Kind::Database => Ok(self.ports.storage.list("role/", "", -1).await?),
+            // None of them can be gated.
+            Kind::Aws => Ok(Vec::new()),
         }
     }
 
@@ -237,6 +255,7 @@ impl Mount {
     async fn is_accepted(&self, internal: &Fields) -> Result<bool, Error> {
         match self.kind {
             Kind::Database => database::creds::is_accepted(self, internal).await,
+            Kind::Aws => Ok(false),
         }
     }
 
@@ -244,11 +263,15 @@ impl Mount {
     async fn gate(&self, role: &str) -> Result<Option<access::Gate>, Error> {
         match self.kind {
             Kind::Database => Ok(database::role::Role::load(self, role).await?.map(|role| role.gate)),
+            Kind::Aws => Ok(None),
         }
     }
 
-    async fn route(&self, request: Request) -> Reply {
-        if let Some((route, _)) = route::find(access::paths::ROUTES, &request.path) {
+    async fn route<E: Engine>(&self, mut request: Request) -> Reply {
+        if E::NULL_IS_ABSENT {
+            request.data.retain(|_, value| !value.is_null());
+        }
+        if let Some((route, _)) = route::find(E::ACCESS, &request.path) {
             if !route.takes(request.operation) {
                 return Err(Error::UnsupportedOperation);
             }
@@ -260,35 +283,41 @@ impl Mount {
             }
             return Ok(reply);
         }
-        let (route, name) = route::find(self.routes(), &request.path).ok_or(Error::UnsupportedPath)?;
+        let (route, name) = route::find(E::ROUTES, &request.path).ok_or(Error::UnsupportedPath)?;
         if !route.takes(request.operation) {
             return Err(Error::UnsupportedOperation);
         }
+        if E::NULL_IS_ABSENT {
+            request.data.retain(|_, value| !value.is_null());
+        }
         let input = match request.operation {
-            Operation::Create | Operation::Update | Operation::List => {
-                Input::decode(route.fields, &request.data, route.captured(&request.path))
-                    .map_err(|e| Error::Refused(e.in_handler()))?
-            }
-            _ => Input::default(),
+            Operation::Create | Operation::Update | Operation::List => Some(&request.data),
+            _ => Some(&request.data).filter(|_| route.takes_query()),
         };
-        let mut reply = database::handle(self, route.id, name, &input, &request).await?;
+        let input = match input {
+            Some(data) => Input::decode(route.fields, data, route.captured(&request.path))
+                .map_err(|e| Error::Refused(e.in_handler()))?,
+            None => Input::default(),
+        };
+        let mut reply = E::handle(self, route.id, name, &input, &request).await?;
         if let Some(response) = &mut reply {
             response.warnings.extend(route.ignored(&request.data));
         }
         Ok(reply)
     }
 
-    fn routes(&self) -> &'static [route::Route<paths::Path>] {
-        match self.kind {
-            Kind::Database => paths::ROUTES,
-        }
-    }
-
     /// `path-help` and the OpenAPI document, of one path or of the whole mount.
     fn help(&self, request: &Request) -> Result<Response, Error> {
-        let own = self.routes().iter().map(route::Route::plain);
-        let routes: Vec<_> = access::paths::ROUTES.iter().map(route::Route::plain).chain(own).collect();
-        help::answer(&routes, paths::HELP, &request.path).ok_or(Error::UnsupportedPath)
+        fn answer<E: Engine>(path: &str) -> Option<Response> {
+            let own = E::ROUTES.iter().map(route::Route::plain);
+            let routes: Vec<_> = E::ACCESS.iter().map(route::Route::plain).chain(own).collect();
+            help::answer(&routes, E::NAME, E::HELP, path)
+        }
+        let answer = match self.kind {
+            Kind::Database => answer::<database::Paths>(&request.path),
+            Kind::Aws => answer::<aws::Paths>(&request.path),
+        };
+        answer.ok_or(Error::UnsupportedPath)
     }
 
     /// Whether the path of a write has an entry already. A pure read: the host asks before it checks the ACL.
@@ -296,11 +325,18 @@ impl Mount {
     /// # Errors
     /// [`Error::Refused`] if a field of the request is wrong; [`Error::UnsupportedPath`].
     pub async fn exists(&self, path: &str, data: &Fields) -> Result<Existence, Error> {
-        if let Some((route, name)) = route::find(access::paths::ROUTES, path) {
+        match self.kind {
+            Kind::Database => self.entry::<database::Paths>(path, data).await,
+            Kind::Aws => self.entry::<aws::Paths>(path, data).await,
+        }
+    }
+
+    async fn entry<E: Engine>(&self, path: &str, data: &Fields) -> Result<Existence, Error> {
+        if let Some((route, name)) = route::find(E::ACCESS, path) {
             return access::exists(self, route.id, name).await;
         }
-        let (route, name) = route::find(self.routes(), path).ok_or(Error::UnsupportedPath)?;
-        let found = database::exists(self, route.id, name).await?;
+        let (route, name) = route::find(E::ROUTES, path).ok_or(Error::UnsupportedPath)?;
+        let found = E::exists(self, route.id, name).await?;
         if found != Existence::Unchecked {
             Input::decode(route.fields, data, route.captured(path)).map_err(|e| Error::Refused(e.to_string()))?;
         }
@@ -311,6 +347,7 @@ impl Mount {
     pub fn invalidate(&self, key: &str) {
         if let Some(name) = key.strip_prefix("config/") {
             self.connections.forget(name);
+            self.aws.forget();
             self.rotation.queue.outdated();
         }
         if key.starts_with(evidence::PREFIX) {
@@ -319,7 +356,9 @@ impl Mount {
         if key.starts_with("access/") {
             self.access.outdated(key);
         }
-        if key.starts_with("static-role/")
+        if ["static-role/", "static-roles/", aws::denial::PREFIX, aws::user::PREFIX]
+            .iter()
+            .any(|prefix| key.starts_with(prefix))
             || [journal::PREFIX, intent::PREFIX, remnant::PREFIX].iter().any(|prefix| key.starts_with(prefix))
         {
             self.rotation.queue.outdated();
@@ -334,18 +373,37 @@ impl Mount {
     /// A credential was made, but the answer never reached the host: there is no lease that will ever end it, so it
     /// ends now.
     pub async fn undelivered(&self, _path: String, lease: LeaseGrant, underway: Option<&transit::Underway>) {
-        let told = match database::creds::unwanted(self, &lease.internal).await {
-            Ok(ended) => {
-                let (role, cause) = (role_of(&lease.internal), access::ending::NOBODY);
-                access::ending::lease_ended(self, role, &lease.internal, (cause, None), &ended).await
-            }
-            Err(e) => Err(e),
+        let told = match self.kind {
+            Kind::Aws => aws::lease::unwanted(self, &lease.internal).await,
+            Kind::Database => match database::creds::unwanted(self, &lease.internal).await {
+                Ok(ended) => {
+                    let (role, cause) = (role_of(&lease.internal), access::ending::NOBODY);
+                    access::ending::lease_ended(self, role, &lease.internal, (cause, None), &ended).await
+                }
+                Err(e) => Err(e),
+            },
         };
         if let Err(e) = told {
             tracing::error!("a credential that reached nobody could not be ended yet, and is tried again: {e}");
         }
         if let Some(underway) = underway {
             transit::arrived(self, underway);
+        }
+    }
+
+    /// Everything that is due at some time: the key of its record, what it is done one after the other with, and when.
+    async fn scheduled(&self) -> Result<Vec<(String, String, SystemTime)>, Error> {
+        match self.kind {
+            Kind::Database => database::scheduled(self).await,
+            Kind::Aws => aws::scheduled(self).await,
+        }
+    }
+
+    /// Does what the record at `key` is due for. Failures are in the queue when this returns.
+    async fn when_due(&self, key: &str) -> Result<(), Error> {
+        match self.kind {
+            Kind::Database => database::when_due(self, key).await,
+            Kind::Aws => aws::when_due(self, key).await,
         }
     }
 
@@ -365,6 +423,32 @@ impl Mount {
 /// The role of a lease.
 fn role_of(internal: &Fields) -> &str {
     internal.get("role").and_then(serde_json::Value::as_str).unwrap_or_default()
+}
+
+/// What makes one kind of mount different from another.
+trait Engine {
+    /// Its own name for a path.
+    type Path: Copy + Send + Sync + 'static;
+    /// Its paths.
+    const ROUTES: &'static [route::Route<Self::Path>];
+    /// The paths of just-in-time access, if its roles can be gated.
+    const ACCESS: &'static [route::Route<access::paths::Path>];
+    /// What operations are called after in the OpenAPI document.
+    const NAME: &'static str;
+    /// What `path-help` says of the mount as a whole.
+    const HELP: &'static str;
+    /// True if a field that is `null` counts as not given.
+    const NULL_IS_ABSENT: bool;
+    /// Answers a request on one of its paths; `name` is what the path captured.
+    fn handle(
+        mount: &Mount,
+        path: Self::Path,
+        name: &str,
+        input: &Input,
+        request: &Request,
+    ) -> impl Future<Output = Reply> + Send;
+    /// Whether a write to the path would create something.
+    fn exists(mount: &Mount, path: Self::Path, name: &str) -> impl Future<Output = Result<Existence, Error>> + Send;
 }
 
 /// The kind of lease, as the host keeps it with its internal data.

@@ -28,10 +28,13 @@ struct Arguments {
 enum Engine {
     /// Database credentials: the paths of the built-in `database` engine.
     Database {
-        /// Whether users are ended: normal, report_only (the log tells who would be) or paused. The variable
-        /// LEASEHOLD_REVOCATION_MODE of the server's own environment says the same; the stricter of the two counts.
-        #[arg(long, default_value = "normal", value_name = "MODE", value_parser = RevocationMode::named)]
-        revocation_mode: RevocationMode,
+        #[command(flatten)]
+        ending: Ending,
+    },
+    /// AWS credentials: the paths of the AWS engine.
+    Aws {
+        #[command(flatten)]
+        ending: Ending,
     },
     /// Judge a record of evidence, on any machine: the answer of `evidence/export`, or events one a line.
     ///
@@ -46,6 +49,14 @@ enum Engine {
         #[arg(long, value_name = "FILE")]
         checkpoint: Vec<PathBuf>,
     },
+}
+
+#[derive(clap::Args)]
+struct Ending {
+    /// Whether users are ended: normal, report_only (the log tells who would be) or paused. The variable
+    /// LEASEHOLD_REVOCATION_MODE of the server's own environment says the same; the stricter of the two counts.
+    #[arg(long, default_value = "normal", value_name = "MODE", value_parser = RevocationMode::named)]
+    revocation_mode: RevocationMode,
 }
 
 /// What a host restores with everything else cannot hold back what it would do next; its environment can.
@@ -75,16 +86,18 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let orders = match arguments.engine {
-        Some(Engine::Database { revocation_mode }) => match ordered(revocation_mode) {
-            Ok(revocation_mode) => Orders { kind: Kind::Database, revocation_mode },
-            Err(error) => {
-                eprintln!("leasehold: {error}");
-                return ExitCode::FAILURE;
-            }
-        },
+    let (kind, ending) = match arguments.engine {
+        Some(Engine::Database { ending }) => (Kind::Database, ending),
+        Some(Engine::Aws { ending }) => (Kind::Aws, ending),
         Some(Engine::VerifyEvidence { .. }) | None => {
-            eprintln!("leasehold: no engine is named; register the plugin with -args=database");
+            eprintln!("leasehold: no engine is named; register the plugin with -args=database or -args=aws");
+            return ExitCode::FAILURE;
+        }
+    };
+    let orders = match ordered(ending.revocation_mode) {
+        Ok(revocation_mode) => Orders { kind, revocation_mode },
+        Err(error) => {
+            eprintln!("leasehold: {error}");
             return ExitCode::FAILURE;
         }
     };

@@ -1,6 +1,7 @@
-//! What we act on: database servers. A target knows nothing of roles, leases or approvals; it is handed a filled plan
+//! What we act on: database servers, and AWS. A target knows nothing of roles, leases or approvals; it is handed a filled plan
 //! and gives back an outcome.
 
+pub mod aws;
 mod capability;
 mod dial;
 pub mod dsn;
@@ -234,6 +235,10 @@ impl Settings {
 pub trait Connector: Send + Sync {
     /// A target; no session is opened yet.
     fn open(&self, settings: Settings) -> Arc<dyn Target>;
+    /// An AWS account; nobody is asked yet.
+    fn aws(&self, settings: aws::Settings) -> Arc<dyn aws::Cloud> {
+        aws::open(settings)
+    }
 }
 
 /// The real drivers.

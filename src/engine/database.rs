@@ -23,6 +23,25 @@ use super::rotation::queue::Lane;
 use super::{intent, reconcile, remnant};
 use paths::Path;
 
+/// The `database` kind of mount.
+pub(super) struct Paths;
+
+impl super::Engine for Paths {
+    type Path = Path;
+    const ROUTES: &'static [super::route::Route<Path>] = paths::ROUTES;
+    const ACCESS: &'static [super::route::Route<super::access::paths::Path>] = super::access::paths::ROUTES;
+    const NAME: &'static str = "database";
+    const HELP: &'static str = paths::HELP;
+    const NULL_IS_ABSENT: bool = false;
+
+    async fn handle(mount: &Mount, path: Path, name: &str, input: &Input, request: &Request) -> Reply {
+        handle(mount, path, name, input, request).await
+    }
+    async fn exists(mount: &Mount, path: Path, name: &str) -> Result<Existence, Error> {
+        exists(mount, path, name).await
+    }
+}
+
 /// Answers a request on a path of this engine. `name` is what the path captured.
 pub async fn handle(mount: &Mount, path: Path, name: &str, input: &Input, request: &Request) -> Reply {
     use Operation::{Create, Delete, List, Read, Update};

@@ -7,12 +7,14 @@ use super::request::{Operation, Response};
 use super::route::{self, Route};
 
 /// The answer to a help request for `path`; empty means the whole mount. `None` if there is no such path.
-pub fn answer<P>(routes: &[Route<P>], mount: &str, path: &str) -> Option<Response> {
+///
+/// `engine` begins the names of the document's operations.
+pub fn answer<P>(routes: &[Route<P>], engine: &str, mount: &str, path: &str) -> Option<Response> {
     let (text, openapi) = match path {
-        "" => (mount_text(routes, mount), document(&routes.iter().collect::<Vec<_>>())),
+        "" => (mount_text(routes, mount), document(&routes.iter().collect::<Vec<_>>(), engine)),
         path => {
             let (route, _) = route::find(routes, path)?;
-            (path_text(route, path), document(&[route]))
+            (path_text(route, path), document(&[route], engine))
         }
     };
     Some(Response::data([("help", json!(text)), ("openapi", openapi), ("see_also", Value::Null)]))
@@ -69,9 +71,10 @@ pub fn in_full(field: &Field) -> String {
 
 /// The pattern as the regular expression that the host's own engines print.
 fn regex<P>(route: &Route<P>) -> String {
-    let mut pattern = route.pattern.to_owned();
+    let inside = if route.allows_at() { r"\w-.@" } else { r"\w-." };
+    let mut pattern = route.shown();
     for name in route.captures() {
-        pattern = pattern.replace(&format!("{{{name}}}"), &format!(r"(?P<{name}>\w(([\w-.]+)?\w)?)"));
+        pattern = pattern.replace(&format!("{{{name}}}"), &format!(r"(?P<{name}>\w(([{inside}]+)?\w)?)"));
     }
     format!("^{pattern}$")
 }
@@ -104,11 +107,12 @@ const METHODS: &[(Operation, &str, &str)] = &[
 ];
 
 /// The OpenAPI 3 document, with paths relative to the mount: the host merges it into that of the whole server.
-fn document<P>(routes: &[&Route<P>]) -> Value {
+fn document<P>(routes: &[&Route<P>], engine: &str) -> Value {
     let mut paths = Map::new();
     let mut schemas = Map::new();
     for route in routes {
-        let path = route.pattern.trim_end_matches("/?");
+        let shown = route.shown();
+        let path = shown.trim_end_matches("/?");
         let place: Vec<&str> = path.split('/').filter(|piece| !piece.starts_with('{')).collect();
         let place = place.join("-");
         let mut item = Map::new();
@@ -126,7 +130,7 @@ fn document<P>(routes: &[&Route<P>]) -> Value {
         }
         for (operation, method, verb) in METHODS {
             if route.takes(*operation) {
-                let id = format!("database-{verb}-{place}");
+                let id = format!("{engine}-{verb}-{place}");
                 item.insert((*method).into(), described(route, *operation, &id, &mut schemas));
             }
         }
@@ -267,13 +271,13 @@ fn pascal(id: &str) -> String {
 }
 
 /// The field reference of the documentation, in Markdown.
-pub fn reference<P>(routes: &[Route<P>]) -> String {
-    let mut text = String::from(
-        "# Paths and fields\n\nMade from the route table by `make docs`; a test fails when it is out of date. Durations are \
+pub fn reference<P>(title: &str, routes: &[Route<P>]) -> String {
+    let mut text = format!(
+        "# {title}\n\nMade from the route table by `make docs`; a test fails when it is out of date. Durations are \
          seconds, or\ntexts such as `90s`, `1h30m`, `2d`; reads answer with seconds.\n",
     );
     for route in routes {
-        let path = route.pattern.replace('{', ":").replace(['}', '?'], "");
+        let path = route.shown().replace('{', ":").replace(['}', '?'], "");
         let methods: Vec<&str> = METHODS
             .iter()
             .filter(|(operation, ..)| route.takes(*operation))
@@ -299,17 +303,20 @@ mod tests {
 
     #[test]
     fn the_field_reference_is_up_to_date() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/fields.md");
-        let wanted = reference(&both());
-        if std::env::var_os("LEASEHOLD_WRITE_DOCS").is_some() {
-            std::fs::write(path, &wanted).unwrap();
+        for (file, wanted) in [
+            ("fields.md", reference("Paths and fields", &both())),
+            ("aws-fields.md", reference("Paths and fields of the AWS engine", AWS)),
+        ] {
+            let path = format!("{}/docs/{file}", env!("CARGO_MANIFEST_DIR"));
+            if std::env::var_os("LEASEHOLD_WRITE_DOCS").is_some() {
+                std::fs::write(&path, &wanted).unwrap();
+            }
+            let found = std::fs::read_to_string(&path).unwrap_or_default();
+            assert!(found == wanted, "docs/{file} is out of date: make docs");
         }
-        assert!(
-            std::fs::read_to_string(path).unwrap_or_default() == wanted,
-            "docs/fields.md is out of date: make docs"
-        );
     }
     use crate::engine::access::paths::ROUTES as ACCESS;
+    use crate::engine::aws::paths::ROUTES as AWS;
     use crate::engine::database::paths::ROUTES;
     use crate::engine::request::Datum;
 
@@ -318,7 +325,7 @@ mod tests {
     }
 
     fn help(path: &str) -> (String, Value) {
-        let mut data = answer(&both(), "A mount.", path).unwrap().data.unwrap().into_iter();
+        let mut data = answer(&both(), "database", "A mount.", path).unwrap().data.unwrap().into_iter();
         match (data.next(), data.next()) {
             (Some((_, Datum::Plain(Value::String(text)))), Some((_, Datum::Plain(openapi)))) => (text, openapi),
             other => panic!("{other:?}"),
@@ -357,7 +364,7 @@ Close the sessions of a connection and open new ones.
         assert!(text.starts_with("## DESCRIPTION\n\nA mount.\n\n## PATHS\n"), "{text}");
         assert!(text.contains("\n    ^creds/(?P<name>\\w(([\\w-.]+)?\\w)?)$\n        Request "), "{text}");
         assert_eq!(openapi["paths"].as_object().unwrap().len(), both().len());
-        assert!(answer(ROUTES, "", "nope").is_none());
+        assert!(answer(ROUTES, "database", "", "nope").is_none());
     }
 
     #[test]

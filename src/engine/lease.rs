@@ -16,6 +16,11 @@ pub struct MountTerms {
 }
 
 impl MountTerms {
+    /// The longest lease.
+    pub fn max(self) -> Duration {
+        self.max
+    }
+
     /// Asks the host.
     pub async fn ask(mount: &Mount) -> Result<Self, Error> {
         let (default, max) = tokio::try_join!(mount.ports.host.default_lease_ttl(), mount.ports.host.max_lease_ttl())?;
@@ -36,6 +41,11 @@ impl Terms {
     /// The terms of a role on a mount.
     pub fn of(role: &Role, mount: MountTerms) -> Self {
         Self::within(role.default_ttl, role.max_ttl, mount.default, mount.max)
+    }
+
+    /// The terms of a lease with these bounds on a mount; zero for the mount's own.
+    pub fn bounded(default: Duration, max: Duration, mount: MountTerms) -> Self {
+        Self::within(default, max, mount.default, mount.max)
     }
 
     /// Zero role values mean the mount's; the mount's maximum caps both.

@@ -47,8 +47,8 @@ pub trait Host: Send + Sync {
     async fn entity(&self, _id: &str) -> Result<Option<Entity>, HostError> {
         Ok(None)
     }
-    /// The names of the groups that the entity is in, inherited ones included: only those of the mount's namespace.
-    async fn groups(&self, _entity: &str) -> Result<Vec<String>, HostError> {
+    /// The groups that the entity is in, inherited ones included: only those of the mount's namespace.
+    async fn groups(&self, _entity: &str) -> Result<Vec<Group>, HostError> {
         Ok(Vec::new())
     }
 }
@@ -71,12 +71,29 @@ pub struct Entity {
 /// One way in which an entity logs in.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Alias {
+    /// Its id.
+    pub id: String,
     /// The kind of the auth mount: `userpass`, `kubernetes`, …
     pub mount_type: String,
     /// The auth mount itself.
     pub mount_accessor: String,
     /// The name there.
     pub name: String,
+    /// What the auth mount says of it.
+    pub metadata: BTreeMap<String, String>,
+    /// What identity administrators wrote of it.
+    pub custom_metadata: BTreeMap<String, String>,
+}
+
+/// A group of entities.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Group {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// What identity administrators wrote of it.
+    pub metadata: BTreeMap<String, String>,
 }
 
 /// The time.

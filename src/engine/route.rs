@@ -8,7 +8,8 @@ use super::request::{Fields, Operation};
 pub struct Route<P: 'static> {
     /// The engine's name for it.
     pub id: P,
-    /// `config/{name}`: names are captured; `config/?`: with or without a slash at the end, as lists have it.
+    /// `config/{name}`, `remnants/{id}/retry`: names are captured, `{name@}` if it may hold `@`; `config/?`: with or
+    /// without a slash at the end, as lists have it.
     pub pattern: &'static str,
     /// What it answers to. `Create` and `Update` always come together.
     pub operations: &'static [Operation],
@@ -66,12 +67,29 @@ impl<P> Route<P> {
         for wanted in pattern.split('/') {
             let given = given.next()?;
             match captured_field(wanted) {
-                Some(field) if is_name(given) => captured.push((field, given)),
+                Some(field) if is_name(given) || (wanted.ends_with("@}") && is_name_with_at(given)) => {
+                    captured.push((field, given));
+                }
                 None if wanted == given => {}
                 _ => return None,
             }
         }
         given.next().is_none().then_some(captured)
+    }
+
+    /// True if the captured name may hold `@`.
+    pub fn allows_at(&self) -> bool {
+        self.pattern.contains("@}")
+    }
+
+    /// The path as documents show it: `config/{name}`.
+    pub fn shown(&self) -> String {
+        self.pattern.replace("@}", "}")
+    }
+
+    /// True if a field is given in the query of a read or a list.
+    pub fn takes_query(&self) -> bool {
+        self.fields.iter().any(|field| field.query)
     }
 
     /// The warnings of the host's framework about what a request gave for nothing. They accompany an answer that has a
@@ -102,7 +120,12 @@ pub type Captures<'a> = Vec<(&'static str, &'a str)>;
 
 /// The field of a piece of a pattern, if it is one.
 fn captured_field(piece: &'static str) -> Option<&'static str> {
-    piece.strip_prefix('{')?.strip_suffix('}')
+    piece.strip_prefix('{')?.strip_suffix('}').map(|name| name.trim_end_matches('@'))
+}
+
+/// A name that may hold `@`, though not at an end.
+fn is_name_with_at(text: &str) -> bool {
+    !text.starts_with('@') && !text.ends_with('@') && is_name(&text.replace('@', "-"))
 }
 
 /// The route of a path, and the first name that the path captures (empty if it captures none).

@@ -147,6 +147,18 @@ impl Template {
         entropy: &mut dyn Entropy,
         now: SystemTime,
     ) -> Result<String, TemplateError> {
+        let fields = [("DisplayName", names.display_name), ("RoleName", names.role_name)];
+        let fields: Vec<_> = fields.into_iter().chain(names.username.map(|name| ("Username", name))).collect();
+        self.render_fields(&fields, entropy, now)
+    }
+
+    /// The same with other fields than [`Names`] has.
+    pub fn render_fields(
+        &self,
+        fields: &[(&str, &str)],
+        entropy: &mut dyn Entropy,
+        now: SystemTime,
+    ) -> Result<String, TemplateError> {
         let mut random = Vec::new();
         let (mut wanted, most) = RANDOM_BYTES;
         // A run that used up its bytes begins again with the same ones and more of them.
@@ -155,7 +167,7 @@ impl Template {
             random.resize(wanted, 0);
             entropy.fill(&mut random[start..])?;
             let run = Arc::new(Mutex::new(Run { random, drawn: 0, steps: 0, now, failure: None }));
-            let result = self.execute(names, &run);
+            let result = self.execute(fields, &run);
             let mut run = run.lock().unwrap_or_else(PoisonError::into_inner);
             match run.failure.take() {
                 Some(Failure::Hungry) if wanted < most => {
@@ -170,7 +182,7 @@ impl Template {
     }
 
     /// Runs the template once. What our own functions complained about is in `run`, what the engine did is the error.
-    fn execute(&self, names: &Names<'_>, run: &Arc<Mutex<Run>>) -> Result<String, String> {
+    fn execute(&self, fields: &[(&str, &str)], run: &Arc<Mutex<Run>>) -> Result<String, String> {
         let mut template = gotmpl::Template::new(NAME)
             .missing_key(MissingKey::Error)
             .max_range_iters(u64::from(MAX_STEPS))
@@ -181,12 +193,8 @@ impl Template {
         if !self.prepared.main.is_empty_tree() || template.lookup(NAME).is_none() {
             template = template.add_parse_tree(NAME, self.prepared.main.clone());
         }
-        let fields = [("DisplayName", names.display_name), ("RoleName", names.role_name)];
-        let data: BTreeMap<Arc<str>, Value> = fields
-            .into_iter()
-            .chain(names.username.map(|name| ("Username", name)))
-            .map(|(key, text)| (key.into(), Value::String(text.into())))
-            .collect();
+        let data: BTreeMap<Arc<str>, Value> =
+            fields.iter().map(|(key, text)| ((*key).into(), Value::String((*text).into()))).collect();
         let mut out = Limited(String::new());
         let done = catch_unwind(AssertUnwindSafe(|| {
             template.execute_template_fmt(&mut out, NAME, &Value::Map(Arc::new(data)))

@@ -1,6 +1,7 @@
 //! The engine on simulated ports: storage, host and target in memory.
 
 mod access;
+mod aws;
 mod ending;
 mod mint;
 mod mode;
@@ -18,7 +19,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::error::Error;
-use super::port::{Clock, Entity, Host, HostError, LeftNote, Scratch, Storage, StorageError};
+use super::port::{Clock, Entity, Group, Host, HostError, LeftNote, Scratch, Storage, StorageError};
 use super::request::{Caller, Datum, Existence, Fields, LeaseGrant, LeaseRef, Operation, Reply, Request, Response};
 use super::{Kind, Mount, Ports};
 use crate::secret::Secret;
@@ -90,6 +91,8 @@ struct World {
     entities: Mutex<BTreeMap<String, (Entity, Vec<String>)>>,
     /// Writes to storage.
     writes: AtomicU64,
+    /// The AWS account.
+    account: aws::Account,
 }
 
 struct At(Arc<World>);
@@ -151,8 +154,9 @@ impl Host for At {
     async fn entity(&self, id: &str) -> Result<Option<Entity>, HostError> {
         Ok(self.0.entities.lock().unwrap().get(id).map(|(entity, _)| entity.clone()))
     }
-    async fn groups(&self, id: &str) -> Result<Vec<String>, HostError> {
-        Ok(self.0.entities.lock().unwrap().get(id).map(|(_, groups)| groups.clone()).unwrap_or_default())
+    async fn groups(&self, id: &str) -> Result<Vec<Group>, HostError> {
+        let names = self.0.entities.lock().unwrap().get(id).map(|(_, groups)| groups.clone()).unwrap_or_default();
+        Ok(names.into_iter().map(|name| Group { name, ..Group::default() }).collect())
     }
     async fn generate_password(&self, policy: &str) -> Result<Option<Secret>, HostError> {
         let passwords = [("known", "by-policy"), ("awkward", "a%41b")];
@@ -205,6 +209,9 @@ impl Connector for At {
             Settings::Redis(settings) => settings.username,
         };
         Arc::new(Database { world: self.0.clone(), user, passwords })
+    }
+    fn aws(&self, settings: crate::target::aws::Settings) -> Arc<dyn crate::target::aws::Cloud> {
+        aws::open(&self.0, settings)
     }
 }
 

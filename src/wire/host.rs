@@ -12,7 +12,7 @@ use super::padded;
 use super::proto::pb::storage_client::StorageClient;
 use super::proto::pb::system_view_client::SystemViewClient;
 use super::proto::{logical, pb};
-use crate::engine::port::{Alias, Entity, Host, HostError, Storage, StorageError};
+use crate::engine::port::{Alias, Entity, Group, Host, HostError, Storage, StorageError};
 use crate::secret::Secret;
 
 /// The largest message we take. The host's raft storage holds at most 1 MiB an entry by default, so what is large is a
@@ -167,11 +167,11 @@ impl Host for Link {
         Ok(reply.entity.map(entity).filter(|entity| !entity.id.is_empty()))
     }
 
-    async fn groups(&self, entity: &str) -> Result<Vec<String>, HostError> {
+    async fn groups(&self, entity: &str) -> Result<Vec<Group>, HostError> {
         let args = pb::EntityInfoArgs { entity_id: entity.to_owned() };
         let reply = self.view()?.groups_for_entity(args).await.map_err(host_failed)?.into_inner();
         told(reply.err)?;
-        Ok(reply.groups.into_iter().map(|group| group.name).collect())
+        Ok(reply.groups.into_iter().map(group).collect())
     }
 }
 
@@ -181,11 +181,6 @@ fn told(err: String) -> Result<(), HostError> {
 }
 
 fn entity(entity: logical::Entity) -> Entity {
-    let alias = |alias: logical::Alias| Alias {
-        mount_type: alias.mount_type,
-        mount_accessor: alias.mount_accessor,
-        name: alias.name,
-    };
     Entity {
         id: entity.id,
         name: entity.name,
@@ -193,6 +188,21 @@ fn entity(entity: logical::Entity) -> Entity {
         disabled: entity.disabled,
         aliases: entity.aliases.into_iter().map(alias).collect(),
     }
+}
+
+fn alias(alias: logical::Alias) -> Alias {
+    Alias {
+        id: alias.id,
+        mount_type: alias.mount_type,
+        mount_accessor: alias.mount_accessor,
+        name: alias.name,
+        metadata: alias.metadata.into_iter().collect(),
+        custom_metadata: alias.custom_metadata.into_iter().collect(),
+    }
+}
+
+fn group(group: logical::Group) -> Group {
+    Group { id: group.id, name: group.name, metadata: group.metadata.into_iter().collect() }
 }
 
 /// The host's durations are nanoseconds; what is negative means none.

@@ -31,6 +31,11 @@ const CRATES: &[(&str, &[&str])] = &[
     ("x509_parser", &["secret"]),
     ("yasna", &["secret"]),
     ("sqlx", &["target"]),
+    ("aws_config", &["target"]),
+    ("aws_credential_types", &["target"]),
+    ("aws_sdk_iam", &["target"]),
+    ("aws_sdk_sts", &["target"]),
+    ("aws_smithy_http_client", &["target"]),
     ("clap", &["main"]),
     ("tracing_subscriber", &["observe"]),
 ];

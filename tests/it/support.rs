@@ -3,6 +3,10 @@
 #![allow(dead_code, reason = "a kit: not every test needs every tool")]
 
 // With their paths: the load program takes this file in from another folder.
+#[path = "support/aws.rs"]
+pub mod aws;
+#[path = "support/aws_proxy.rs"]
+pub mod aws_proxy;
 #[path = "support/bao.rs"]
 pub mod bao;
 #[path = "support/client.rs"]

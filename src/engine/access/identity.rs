@@ -204,7 +204,7 @@ async fn of_entity(mount: &Mount, settings: &Settings, entity_id: &str) -> Resul
         class,
         person: entity.metadata.get(&settings.person_key).cloned().unwrap_or_default(),
         aliases: entity.aliases.iter().map(|alias| alias.name.clone()).collect(),
-        groups: groups.into_iter().collect(),
+        groups: groups.into_iter().map(|group| group.name).collect(),
         about: about.map(|(key, value)| (key.clone(), value.clone())).collect(),
         entity_id: entity.id,
         name,
@@ -225,6 +225,7 @@ mod tests {
             mount_type: (*kind).into(),
             mount_accessor: format!("auth_{kind}_1"),
             name: (*name).into(),
+            ..Alias::default()
         };
         Entity {
             aliases: aliases.iter().map(alias).collect(),

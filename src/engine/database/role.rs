@@ -65,7 +65,7 @@ pub struct Role {
 }
 
 /// Go's `time.Duration`: an integer of nanoseconds.
-pub(super) mod nanoseconds {
+pub(in crate::engine) mod nanoseconds {
     use std::time::Duration;
 
     use serde::{Deserialize, Deserializer, Serializer};

@@ -319,7 +319,7 @@ pub async fn due(mount: &Mount) -> Result<Vec<Group>, Error> {
     if !loaded {
         // What changes while it is read is read again.
         queue.lock().loaded = true;
-        let read = database::scheduled(mount).await.inspect_err(|_| queue.outdated())?;
+        let read = mount.scheduled().await.inspect_err(|_| queue.outdated())?;
         let mut items = queue.lock();
         for (key, connection, due) in read {
             let item = Item::new(&connection, due, false);
@@ -370,7 +370,7 @@ pub async fn run(mount: &Mount, group: Group, stop: &CancellationToken) {
         if stop.is_cancelled() {
             return;
         }
-        if let Err(e) = database::when_due(mount, key).await {
+        if let Err(e) = mount.when_due(key).await {
             tracing::warn!(account = key, "what is due could not be done: {e}");
             return;
         }

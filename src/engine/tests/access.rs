@@ -15,7 +15,12 @@ fn known(world: &World, id: &str, mount_type: &str, groups: &[&str]) {
     let entity = Entity {
         id: id.into(),
         name: format!("{id}-name"),
-        aliases: vec![Alias { mount_type: mount_type.into(), mount_accessor: "a".into(), name: id.into() }],
+        aliases: vec![Alias {
+            mount_type: mount_type.into(),
+            mount_accessor: "a".into(),
+            name: id.into(),
+            ..Alias::default()
+        }],
         ..Entity::default()
     };
     let groups = groups.iter().map(|group| (*group).to_owned()).collect();
@@ -722,7 +727,12 @@ async fn the_glass_is_broken_once_and_then_looked_at() {
 async fn reports_say_what_is_out_of_order() {
     let (world, mount) = gated(json!({})).await;
     change(&world, "ann", |entity, _| {
-        let alias = Alias { mount_type: "kubernetes".into(), mount_accessor: "k".into(), name: "pod".into() };
+        let alias = Alias {
+            mount_type: "kubernetes".into(),
+            mount_accessor: "k".into(),
+            name: "pod".into(),
+            ..Alias::default()
+        };
         entity.aliases.push(alias);
     });
     refused(file(&mount, "ann").await, 403, "jit_identity");
