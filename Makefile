@@ -42,7 +42,7 @@ parity: setup ## the table of requests against both engines, with the list of di
 chaos: export LEASEHOLD_CHAOS_KILLS ?= 200
 chaos: export LEASEHOLD_CHAOS_HOST_KILLS ?= 50
 chaos: export LEASEHOLD_CHAOS_DATABASE_KILLS ?= 20
-chaos: setup ## the kill campaign, long: about fifteen minutes (LEASEHOLD_CHAOS_SEED=… for another one like it)
+chaos: setup ## the kill campaign, long: about eight minutes (LEASEHOLD_CHAOS_SEED=… for another one like it)
 	@cargo nextest run --locked --profile chaos --test it --no-capture -- chaos::
 
 docs: ## write docs/fields.md from the route table
