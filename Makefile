@@ -45,8 +45,9 @@ chaos: export LEASEHOLD_CHAOS_DATABASE_KILLS ?= 20
 chaos: setup ## the kill campaign, long: about eight minutes (LEASEHOLD_CHAOS_SEED=… for another one like it)
 	@cargo nextest run --locked --profile chaos --test it --no-capture -- chaos::
 
-docs: ## write docs/fields.md from the route table
-	@LEASEHOLD_WRITE_DOCS=1 cargo nextest run --locked --lib -- the_field_reference_is_up_to_date
+docs: ## write the references in docs/ from the tables in the source
+	@LEASEHOLD_WRITE_DOCS=1 cargo nextest run --locked --lib -- the_field_reference_is_up_to_date \
+	    the_documented_metrics_are_those_that_there_are
 
 bench: setup ## mints and revocations a second, beside the built-in engine: about five minutes (ARGS=--help: less, or raft)
 	@cargo bench --locked --bench creds -- $(ARGS)

@@ -191,6 +191,10 @@ pub async fn write(mount: &Mount, name: &str, input: &Input) -> Reply {
     wishes.write(input)?;
     wishes.store(&mut role.other);
 
+    if input.flag("validate").unwrap_or(false) {
+        let tried = super::rehearsal::rehearse(mount, name, &role).await;
+        tried.map_err(|e| Error::Refused(format!("nothing is stored, the role does not work: {e}")))?;
+    }
     role.store(mount, name).await?;
     if !role.max_ttl.is_zero() && role.default_ttl > role.max_ttl {
         return Ok(Some(Response {
