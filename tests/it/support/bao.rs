@@ -160,13 +160,23 @@ pub fn register(client: &Client, plugins: &Path, arguments: &[&str]) {
 
 /// The checksum of the plugin in this directory, as the catalogue wants it.
 pub fn sha256(plugins: &Path) -> String {
-    let binary = std::fs::read(plugins.join("leasehold")).unwrap();
+    sha256_of(&plugins.join("leasehold"))
+}
+
+/// The checksum of a file.
+pub fn sha256_of(file: &Path) -> String {
+    let binary = std::fs::read(file).unwrap();
     Sha256::digest(&binary).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The children of a server that run the plugin of this directory.
 pub fn plugin_processes(server: Pid, plugins: &Path) -> Vec<Pid> {
     let binary = plugins.join("leasehold");
+    children(server).into_iter().filter(|(_, exe)| *exe == binary).map(|(child, _)| child).collect()
+}
+
+/// The children of a server, each with the program that it runs.
+pub fn children(server: Pid) -> Vec<(Pid, PathBuf)> {
     let children = std::fs::read_dir(format!("/proc/{}/task", server.as_raw_nonzero()))
         .into_iter()
         .flatten()
@@ -176,8 +186,10 @@ pub fn plugin_processes(server: Pid, plugins: &Path) -> Vec<Pid> {
         .join(" ");
     children
         .split_whitespace()
-        .filter(|child| std::fs::read_link(format!("/proc/{child}/exe")).is_ok_and(|exe| exe == binary))
-        .filter_map(|child| Pid::from_raw(child.parse().ok()?))
+        .filter_map(|child| {
+            let exe = std::fs::read_link(format!("/proc/{child}/exe")).ok()?;
+            Some((Pid::from_raw(child.parse().ok()?)?, exe))
+        })
         .collect()
 }
 
