@@ -120,6 +120,31 @@ impl World {
         left.len()
     }
 
+    /// Makes the active node give up, again if it takes over itself.
+    fn hand_over(&self) -> usize {
+        let before = self.cluster.active();
+        let begun = Instant::now();
+        let mut asked = None;
+        loop {
+            match self.cluster.active_now() {
+                Some(now) if now != before => return now,
+                Some(_) if asked.is_none_or(|asked: Instant| asked.elapsed() > Duration::from_secs(12)) => {
+                    asked = Some(Instant::now());
+                    self.cluster.client(before).post("sys/step-down", json!({})).expect(204);
+                }
+                _ => std::thread::sleep(Duration::from_millis(50)),
+            }
+            if begun.elapsed() > LIMIT {
+                for node in &self.cluster.nodes {
+                    let log = node.log();
+                    let lines: Vec<&str> = log.lines().filter(|line| !line.contains("[DEBUG]")).collect();
+                    eprintln!("{}\n", lines[lines.len().saturating_sub(60)..].join("\n"));
+                }
+                panic!("nobody takes over from node {before}");
+            }
+        }
+    }
+
     /// The file that a node's plugin runs.
     fn runs(&self, node: usize) -> Vec<String> {
         self.cluster.nodes[node].plugins_run()
@@ -214,7 +239,7 @@ fn a_newer_plugin_comes_to_every_node_under_load() {
     let reload = load.so_far();
     let mut seen = vec![active];
     for _ in 0..4 {
-        let now = world.cluster.step_down();
+        let now = world.hand_over();
         wait_for("the newer plugin", LIMIT, || (world.runs(now) == [file.clone()]).then_some(()));
         if !seen.contains(&now) {
             seen.push(now);

@@ -14,6 +14,7 @@ mod cluster;
 mod connections;
 mod drivers;
 mod ending;
+mod examples;
 mod faults;
 mod hostile;
 mod jit;
