@@ -19,6 +19,7 @@ mod faults;
 mod hostile;
 mod jit;
 mod manifest;
+mod migrate;
 mod notrace;
 mod operations;
 mod parity;
