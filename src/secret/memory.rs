@@ -16,6 +16,11 @@ use rustix::process::{Resource, Rlimit};
 /// would leave its old content behind.
 pub struct Wiping<A>(A);
 
+/// False in a build that shows what it is for (`scripts/build-unwiped`): freed memory is cleared.
+pub const WIPE_FREED: bool = cfg!(not(wiping = "types"));
+/// False in two builds that show what it is for: buffers that stay in use keep nothing of what passed through.
+pub const WIPE_KEPT: bool = cfg!(not(any(wiping = "types", wiping = "freed")));
+
 #[global_allocator]
 static ALLOCATOR: Wiping<System> = Wiping(System);
 
@@ -36,9 +41,11 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for Wiping<A> {
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         unsafe {
-            block.write_bytes(0, layout.size());
-            // Without it the compiler drops a store that nothing reads any more.
-            zeroize::optimization_barrier(&*block);
+            if WIPE_FREED {
+                block.write_bytes(0, layout.size());
+                // Without it the compiler drops a store that nothing reads any more.
+                zeroize::optimization_barrier(&*block);
+            }
             self.0.dealloc(block, layout);
         }
     }
