@@ -19,7 +19,9 @@ fn session(plan: &SessionPlan) -> Session {
     Session {
         key: key(),
         token: Secret::new("the-session-token-of-a-fuzz-target".into()),
-        expires: SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_313_477) + plan.duration.min(Duration::from_secs(43_200)),
+        expires: SystemTime::UNIX_EPOCH
+            + Duration::from_secs(1_795_313_477)
+            + plan.duration.min(Duration::from_secs(43_200)),
         arn: format!("arn:aws:sts::1:assumed-role/app/{}", plan.name),
         user_id: format!("AROA1:{}", plan.name),
     }

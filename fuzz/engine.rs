@@ -5,9 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use leasehold::engine::port::{
-    Alias, Clock, Entity, Group, Host, HostError, LeftNote, Scratch, Storage, StorageError,
-};
+use leasehold::engine::port::{Alias, Clock, Entity, Group, Host, HostError, LeftNote, Scratch, Storage, StorageError};
 use leasehold::engine::request::{Caller, LeaseRef, Operation, Request};
 use leasehold::engine::{Kind, Mount, Ports};
 use leasehold::secret::Secret;

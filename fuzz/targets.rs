@@ -10,9 +10,9 @@ use leasehold::engine::template::{Names, NoEntropy, Template};
 use leasehold::secret::authority::{Authority, Leaf};
 use leasehold::secret::key::{Hash, PrivateKey};
 use leasehold::secret::{Secret, verifier};
+use leasehold::target::aws::arn::{self, Arn};
 use leasehold::target::dsn::{self, PgEndpoint};
 use leasehold::target::statement::Vars;
-use leasehold::target::aws::arn::{self, Arn};
 use leasehold::target::{Dialect, Script, mysql, redis};
 use leasehold::wire;
 

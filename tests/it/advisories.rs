@@ -25,9 +25,13 @@ fn read(facts: &str) -> Vec<Advisory<'_>> {
     let lines = facts.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
     let advisory = |line| {
         let fields: Vec<&str> = str::split(line, '\t').collect();
-        let [package, id, kind, patched, unaffected, systems] = fields[..] else { panic!("not a line of facts: {line}") };
-        let ranges = [patched, unaffected].into_iter().flat_map(|list| list.split("; ")).filter(|text| !text.is_empty());
-        let sound = ranges.map(|text| VersionReq::parse(text).unwrap_or_else(|e| panic!("{id}: {text}: {e}"))).collect();
+        let [package, id, kind, patched, unaffected, systems] = fields[..] else {
+            panic!("not a line of facts: {line}")
+        };
+        let ranges =
+            [patched, unaffected].into_iter().flat_map(|list| list.split("; ")).filter(|text| !text.is_empty());
+        let sound =
+            ranges.map(|text| VersionReq::parse(text).unwrap_or_else(|e| panic!("{id}: {text}: {e}"))).collect();
         Advisory { package, id, kind, sound, systems }
     };
     lines.map(advisory).collect()
@@ -82,7 +86,9 @@ fn no_dependency_has_a_known_flaw() {
 #[test]
 fn a_flaw_would_be_seen() {
     let lock = |version: &str| {
-        format!("version = 4\n\n[[package]]\nname = \"a\"\nversion = \"0.1.0\"\n\n[[package]]\nname = \"rsa\"\nversion = \"{version}\"\n")
+        format!(
+            "version = 4\n\n[[package]]\nname = \"a\"\nversion = \"0.1.0\"\n\n[[package]]\nname = \"rsa\"\nversion = \"{version}\"\n"
+        )
     };
     let facts = "# x\nrsa\tR-1\tvulnerability\t>=0.9.5, <0.10.0; >= 1.2\t< 0.3.0\t\nrsa\tR-2\tunsound\t\t\twindows\n";
     for (version, wanted) in [("0.2.9", 0), ("0.3.0", 1), ("0.9.4", 1), ("0.9.5", 0), ("1.1.0", 1), ("1.2.0", 0)] {

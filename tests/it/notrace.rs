@@ -121,6 +121,10 @@ fn used_account(build: Option<&Path>) -> Site {
         site.mint(kind, MINTS);
     }
     site.rotate();
+    // With the key that is in force now.
+    for kind in aws::KINDS {
+        site.mint(kind, CLIENTS);
+    }
     site
 }
 
@@ -180,7 +184,11 @@ fn closed_to_others(process: Pid, search: &Search, may_lock: bool) {
     });
     assert_eq!(locked.is_some_and(|size| size > 1024), may_lock, "{locked:?} KiB of memory are locked");
     let files = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
-    assert_eq!(files.split_whitespace().collect::<Vec<_>>()[4..6], ["0", "0"], "no core files, and none to be had back");
+    assert_eq!(
+        files.split_whitespace().collect::<Vec<_>>()[4..6],
+        ["0", "0"],
+        "no core files, and none to be had back"
+    );
 }
 
 /// With everything logged that can be: the plugin's records at `trace`, the host's too, every statement at the servers,
@@ -297,7 +305,7 @@ fn no_aws_secret_is_in_a_log_or_an_error() {
     clean(&[
         ("the plugin and the host", "leasehold", site.bao.log()),
         ("the audit device", "hmac-sha256:", std::fs::read_to_string(audit).unwrap()),
-        ("the account", "CreateUser", site.aws.log()),
+        ("the account", "ministack", site.aws.log()),
     ]);
 }
 
@@ -313,7 +321,11 @@ fn clean(wrote: &[(&str, &str, String)]) {
         let text = format!("{text}{planted}");
         assert_eq!(words::found(&search, text.as_bytes()).len(), 1, "a planted one was not found");
     }
-    println!("{} secrets, {} bytes of words: 0 found", seen.len(), wrote.iter().map(|(.., text)| text.len()).sum::<usize>());
+    println!(
+        "{} secrets, {} bytes of words: 0 found",
+        seen.len(),
+        wrote.iter().map(|(.., text)| text.len()).sum::<usize>()
+    );
 }
 
 #[test]

@@ -55,7 +55,8 @@ fn traceable(process: Pid) -> bool {
         .args(["-batch", "-nx", "-p", &process.as_raw_nonzero().to_string(), "-ex", "info registers"])
         .output()
         .unwrap();
-    String::from_utf8_lossy(&debugger.stdout).contains("rip") || String::from_utf8_lossy(&debugger.stdout).contains("sp ")
+    String::from_utf8_lossy(&debugger.stdout).contains("rip")
+        || String::from_utf8_lossy(&debugger.stdout).contains("sp ")
 }
 
 fn started(directory: &Path) -> (Running, String) {
