@@ -2,6 +2,7 @@
 //! leases or of callers.
 
 pub mod arn;
+mod attached;
 mod client;
 mod failure;
 mod key;
@@ -279,6 +280,12 @@ pub trait Cloud: Send + Sync {
     async fn policy(&self, holder: &Holder, name: &str) -> Result<Option<String>, Failure>;
     /// Removes an inline policy. One that is gone is a success.
     async fn delete_policy(&self, holder: &Holder, name: &str) -> Result<(), Failure>;
+    /// Makes a managed policy of that name what the document says, and attaches it.
+    async fn attach_policy(&self, holder: &Holder, name: &str, document: &str) -> Result<(), Failure>;
+    /// The document of a managed policy of that name, if it is attached.
+    async fn attached_policy(&self, holder: &Holder, name: &str) -> Result<Option<String>, Failure>;
+    /// Detaches a managed policy and removes it. One that is gone is a success.
+    async fn detach_policy(&self, holder: &Holder, name: &str) -> Result<(), Failure>;
     /// How long a session of the role may be.
     async fn longest_session(&self, role_arn: &str) -> Result<Duration, Failure>;
 }

@@ -27,7 +27,7 @@ use crate::engine::intent::unix_seconds;
 use crate::engine::request::{Reply, Response};
 use crate::secret::Secret;
 use crate::target::aws::{Cloud, Holder, LONGEST_ROLE_SESSION, Session, SessionPlan, arn};
-use document::{By, Entry};
+use document::{By, Entry, Identity};
 use place::Place;
 
 /// Where the lists are.
@@ -80,6 +80,14 @@ pub struct Where {
     via: Option<String>,
     #[serde(default)]
     overflow: Overflow,
+    /// How many managed policies may be attached for what the inline one has no room for.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    attached: u32,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde asks for it")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// What a lease knows of how its session is denied.
@@ -88,6 +96,9 @@ pub struct Denial {
     #[serde(flatten)]
     place: Where,
     by: By,
+    /// Whose it is, where the role says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    identity: Option<Identity>,
     /// When the session was issued, by AWS's clock, unix seconds.
     issued: u64,
     /// When it ends by itself, unix seconds.
@@ -107,7 +118,12 @@ impl Denial {
             _ if session::chosen(kind, wanted).is_some() => By::UserIdUntil(session.user_id.clone(), issued + 1),
             _ => By::UserId(pattern(&session.user_id, &plan.name)),
         };
-        Self { place, by, issued, expires: unix_seconds(session.expires) }
+        let identity = match (&plan.source_identity, &wanted.role.principal_name) {
+            (source, _) if !source.is_empty() => Some(Identity::Source(source.clone())),
+            (_, principal) if !principal.is_empty() => all_of(&session.user_id, &plan.name).map(Identity::Names),
+            _ => None,
+        };
+        Self { place, by, identity, issued, expires: unix_seconds(session.expires) }
     }
 
     /// As a lease keeps it.
@@ -126,9 +142,12 @@ impl Denial {
         let (by, expires) = match &self.by {
             By::SourceIdentity(identity, _) => (By::SourceIdentity(identity.clone(), until), until + longest()),
             By::Older(_) => (By::Older(until), until + longest()),
-            other => (other.clone(), self.expires),
+            other => {
+                let entry = Entry::new(other.clone(), self.expires);
+                return Entry { issued: self.issued, identity: self.identity.clone(), ..entry };
+            }
         };
-        Entry { by, expires }
+        Entry::new(by, expires)
     }
 }
 
@@ -143,6 +162,12 @@ fn pattern(user_id: &str, name: &str) -> String {
         Some((_, random)) if random.len() == UNIQUE && user_id.ends_with(name) => format!("*-{random}"),
         _ => user_id.to_owned(),
     }
+}
+
+/// The pattern that the `aws:userid` of every session of the same principal matches, and no other's: it has their length.
+fn all_of(user_id: &str, name: &str) -> Option<String> {
+    let (principal, random) = user_id.rsplit_once('-')?;
+    (random.len() == UNIQUE && user_id.ends_with(name)).then(|| format!("{principal}-{}", "?".repeat(UNIQUE)))
 }
 
 /// The name of our policy: of this mount, since others may write to the same role.
@@ -160,7 +185,8 @@ pub async fn place(mount: &Mount, role: &Role, role_arn: &str) -> Result<Where, 
         Holder::Role(role_arn.to_owned())
     };
     let via = arn::account(holder.arn()).and_then(|account| role.revocation_role_arn(account)).map(str::to_owned);
-    Ok(Where { holder, via, overflow: role.revocation_overflow })
+    let (overflow, attached) = (role.revocation_overflow, role.revocation_attached_policies);
+    Ok(Where { holder, via, overflow, attached })
 }
 
 /// Whether the engine can write the denials of this role, by writing one that can match nobody and removing it. Gives who
@@ -349,7 +375,7 @@ pub async fn revoke_identity(mount: &Mount, input: &Input) -> Reply {
         let arn = place.holder.arn().to_owned();
         // AWS's clock may be a little ahead of ours.
         let by = By::SourceIdentity(identity.to_owned(), now + 1);
-        let entry = Entry { by, expires: now + longest() };
+        let entry = Entry::new(by, now + longest());
         async move { (arn, submit(mount, place, entry).await) }
     });
     let (mut done, mut failed) = (Vec::new(), Vec::new());
@@ -383,5 +409,7 @@ mod tests {
         assert_eq!(pattern("AROA1:vault-x-abcdefABCDEF", "vault-x-abcdefABCDEF"), "*-abcdefABCDEF");
         assert_eq!(pattern("AROA1:deploy", "deploy"), "AROA1:deploy");
         assert_eq!(pattern("AROA1:a-b", "a-b"), "AROA1:a-b");
+        assert_eq!(all_of("AROA1:ann-abcdefABCDEF", "ann-abcdefABCDEF").as_deref(), Some("AROA1:ann-????????????"));
+        assert_eq!(all_of("AROA1:ann-x", "ann-x"), None);
     }
 }

@@ -185,8 +185,16 @@ const ROLE_FIELDS: &[Field] = &[
     Field::new(
         "revocation_overflow",
         FieldType::String,
-        "When no more denials fit: fail (the revocation is tried again until they do) or collective (every session of the \
-         AWS role that was issued until then ends).",
+        "When no more denials fit: fail (the revocation is tried again until they do), identity (where source_identity or \
+         principal_name says whose the sessions are, every session ends that an identity has by then, the one with the most \
+         denials first), or collective (the same, and if that is not enough every session of the AWS role that was issued \
+         until then ends).",
+    ),
+    Field::new(
+        "revocation_attached_policies",
+        FieldType::Int,
+        "Before that: how many managed policies may be made and attached for what the inline one has no room for; 0 by \
+         default. Each has room for 6,144 characters, and counts among those that AWS lets a role have.",
     ),
     Field::new(
         "wait_until_usable",

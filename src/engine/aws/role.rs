@@ -20,6 +20,9 @@ use crate::secret::Secret;
 /// Where roles are.
 pub const PREFIX: &str = "role/";
 
+/// AWS lets a role or user have ten managed policies at first, the operator's own among them, and twenty at most.
+const MOST_ATTACHED: u32 = 20;
+
 /// What a role gives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -91,8 +94,23 @@ pub enum Overflow {
     /// The revocation fails and is tried again: room comes with every session that ends.
     #[default]
     Fail,
-    /// All sessions issued before the last revocation end.
+    /// All sessions end that the identities have whose sessions were revoked the most, as far as roles name them.
+    Identity,
+    /// And if that is not enough, all sessions issued before the last revocation end.
     Collective,
+}
+
+impl Overflow {
+    const ALL: [Self; 3] = [Self::Fail, Self::Identity, Self::Collective];
+
+    /// As operators write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fail => "fail",
+            Self::Identity => "identity",
+            Self::Collective => "collective",
+        }
+    }
 }
 
 /// One role. The stored form is the built-in engines', durations in nanoseconds; ours are further keys.
@@ -142,6 +160,9 @@ pub struct Role {
     pub revocation_role_arns: Vec<String>,
     /// What happens when denials do not fit.
     pub revocation_overflow: Overflow,
+    /// How many managed policies may carry what the inline one has no room for.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub revocation_attached_policies: u32,
     /// Template of the name of a user or session; empty for the mount's.
     pub principal_name: String,
     /// Template of the source identity; empty for none.
@@ -154,6 +175,11 @@ pub struct Role {
     /// What other engines of this stored form keep here; carried along untouched.
     #[serde(flatten)]
     pub other: Fields,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde asks for it")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// A list that Go may have written as `null`.
@@ -241,6 +267,7 @@ pub async fn read(mount: &Mount, name: &str) -> Reply {
         ("revocation", json!(role.revocation.name())),
         ("revocation_role_arns", json!(role.revocation_role_arns)),
         ("revocation_overflow", json!(role.revocation_overflow)),
+        ("revocation_attached_policies", json!(role.revocation_attached_policies)),
         ("principal_name", json!(role.principal_name)),
         ("source_identity", json!(role.source_identity)),
         ("transitive_tag_keys", json!(role.transitive_tag_keys)),
@@ -368,13 +395,15 @@ fn lay_over(role: &mut Role, input: &Input) -> Result<(), Error> {
         })?;
     }
     if let Some(overflow) = input.text("revocation_overflow") {
-        role.revocation_overflow = match overflow {
-            "fail" => Overflow::Fail,
-            "collective" => Overflow::Collective,
-            other => {
-                return Err(Error::Refused(format!("revocation_overflow must be fail or collective, not {other:?}")));
-            }
-        };
+        role.revocation_overflow = Overflow::ALL.into_iter().find(|one| one.name() == overflow).ok_or_else(|| {
+            Error::Refused(format!("revocation_overflow must be one of fail, identity, collective, not {overflow:?}"))
+        })?;
+    }
+    if let Some(number) = input.int("revocation_attached_policies") {
+        role.revocation_attached_policies = u32::try_from(number)
+            .ok()
+            .filter(|number| *number <= MOST_ATTACHED)
+            .ok_or_else(|| Error::Refused(format!("revocation_attached_policies must be 0 to {MOST_ATTACHED}")))?;
     }
     Ok(())
 }

@@ -184,6 +184,23 @@ impl Cloud for Fake {
         })
         .await
     }
+    async fn attach_policy(&self, holder: &Holder, name: &str, document: &str) -> Result<(), Failure> {
+        self.change(|account| {
+            account.policies.lock().unwrap().insert(format!("{} {name}", holder.arn()), document.to_owned());
+            Ok(())
+        })
+        .await
+    }
+    async fn attached_policy(&self, holder: &Holder, name: &str) -> Result<Option<String>, Failure> {
+        Ok(self.world.account.policies.lock().unwrap().get(&format!("{} {name}", holder.arn())).cloned())
+    }
+    async fn detach_policy(&self, holder: &Holder, name: &str) -> Result<(), Failure> {
+        self.change(|account| {
+            account.policies.lock().unwrap().remove(&format!("{} {name}", holder.arn()));
+            Ok(())
+        })
+        .await
+    }
     async fn longest_session(&self, _: &str) -> Result<Duration, Failure> {
         Ok(Duration::from_secs(3600))
     }
