@@ -74,6 +74,26 @@ pub enum Source {
     },
 }
 
+/// A role that we assume ourselves.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct AssumedAs {
+    /// The role.
+    pub role_arn: String,
+    /// The name of the session; empty for ours.
+    #[serde(default)]
+    pub session_name: String,
+    /// What the role's trust may ask for; empty for none.
+    #[serde(default)]
+    pub external_id: String,
+}
+
+impl AssumedAs {
+    /// A role that asks for nothing more.
+    pub fn role(arn: &str) -> Self {
+        Self { role_arn: arn.to_owned(), ..Self::default() }
+    }
+}
+
 /// A long-term key of a user.
 #[derive(Debug)]
 pub struct AccessKey {
@@ -246,7 +266,7 @@ pub trait Cloud: Send + Sync {
     /// The same place, reached with another key.
     fn with_key(&self, key: &AccessKey) -> Arc<dyn Cloud>;
     /// The same place, reached as a role that we assume.
-    fn assuming(&self, role_arn: &str) -> Arc<dyn Cloud>;
+    fn assuming(&self, role: &AssumedAs) -> Arc<dyn Cloud>;
 
     /// AssumeRole.
     async fn assume_role(&self, plan: &SessionPlan) -> Result<Session, Failure>;

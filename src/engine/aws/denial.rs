@@ -26,7 +26,7 @@ use crate::engine::field::Input;
 use crate::engine::intent::unix_seconds;
 use crate::engine::request::{Reply, Response};
 use crate::secret::Secret;
-use crate::target::aws::{Cloud, Holder, LONGEST_ROLE_SESSION, Session, SessionPlan, arn};
+use crate::target::aws::{AssumedAs, Cloud, Holder, LONGEST_ROLE_SESSION, Session, SessionPlan, arn};
 use document::{By, Entry, Identity};
 use place::Place;
 
@@ -395,7 +395,7 @@ pub async fn revoke_identity(mount: &Mount, input: &Input) -> Reply {
 async fn writer(mount: &Mount, place: &Where) -> Result<Arc<dyn Cloud>, Error> {
     let cloud = cloud(mount).await?;
     Ok(match &place.via {
-        Some(role) => cloud.assuming(role),
+        Some(role) => cloud.assuming(&AssumedAs::role(role)),
         None => cloud,
     })
 }

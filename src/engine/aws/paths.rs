@@ -3,6 +3,8 @@
 use crate::engine::field::{Field, FieldType, Preset};
 use crate::engine::request::Operation::{self, Delete, List, Read, Update};
 use crate::engine::route::Route;
+use crate::engine::schedule::rule::{TIMEZONE_FIELD, WINDOW_FIELD};
+use crate::engine::schedule::timing::DISABLE_FIELD;
 
 /// A path of this engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,6 +94,25 @@ const ROOT_FIELDS: &[Field] = &[
         "identity_token_file",
         FieldType::String,
         "File with a web identity token that something else keeps fresh, on each server; read at each exchange.",
+    ),
+    Field::new(
+        "rotation_period",
+        FieldType::DurationSecond,
+        "The key changes within this many seconds, or this duration, of its last change; at least 10 seconds; 0 for never. \
+         Either this or rotation_schedule. The user must have no second key.",
+    ),
+    Field::new(
+        "rotation_schedule",
+        FieldType::String,
+        "The key changes after these times: a cron expression of five fields (\"0 3 * * SUN\"). Empty for never.",
+    ),
+    WINDOW_FIELD,
+    TIMEZONE_FIELD,
+    DISABLE_FIELD,
+    Field::new(
+        "identity_token_ttl",
+        FieldType::DurationSecond,
+        "How long a token of identity_token_audience would be good for. Means nothing: see there.",
     ),
     Field::new(
         "identity_token_audience",
@@ -231,6 +252,13 @@ const STATIC_ROLE_FIELDS: &[Field] = &[
         "grace_period",
         FieldType::DurationSecond,
         "Seconds that the key before goes on working after a change; 0 for until the next change.",
+    ),
+    Field::new("assume_role_arn", FieldType::String, "ARN of a role to assume first, for a user of another account."),
+    Field::new("assume_role_session_name", FieldType::String, "With assume_role_arn: the name of that session."),
+    Field::new(
+        "external_id",
+        FieldType::String,
+        "With assume_role_arn: the external id that the role's trust asks for.",
     ),
 ];
 

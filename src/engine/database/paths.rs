@@ -5,6 +5,8 @@ use crate::engine::access::ROLE_FIELDS;
 use crate::engine::field::{Field, FieldType, Preset};
 use crate::engine::request::Operation::{self, Create, Delete, List, Read, Update};
 use crate::engine::route::Route;
+use crate::engine::schedule::rule::{TIMEZONE_FIELD, WINDOW_FIELD};
+use crate::engine::schedule::timing::DISABLE_FIELD;
 
 /// A path of this engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,18 +61,6 @@ const ALL: &[Operation] = &[Create, Update, Read, Delete];
 
 const AFTER: Field = Field::new("after", FieldType::String, "List entries after this one, exclusive.").query();
 const LIMIT: Field = Field::new("limit", FieldType::Int, "List this many entries at most; without it, all.").query();
-
-const ROTATION_WINDOW: Field = Field::new(
-    "rotation_window",
-    FieldType::DurationSecond,
-    "With rotation_schedule: for how many seconds a missed time is made up for, at least 3600; then the next time is waited \
-     for. Without it there is no limit.",
-);
-const ROTATION_TIMEZONE: Field = Field::new(
-    "rotation_timezone",
-    FieldType::String,
-    "With rotation_schedule: whose clock it means, such as Europe/Berlin. Empty means UTC.",
-);
 
 const OWNED_OBJECTS: &str = "What becomes of objects that a minted user owns when it ends. fail: they stay, and with them \
                              the user, which can do nothing any more; see remnants/. drop: they go with it. \
@@ -292,13 +282,9 @@ pub const ROUTES: &[Route<Path>] = &[
                 "The password of the account used here changes after these times: a cron expression of five fields (\"0 3 \
                  * * SUN\"). Empty for never.",
             ),
-            ROTATION_WINDOW,
-            ROTATION_TIMEZONE,
-            Field::new(
-                "disable_automated_rotation",
-                FieldType::Bool,
-                "Keep rotation_period or rotation_schedule, and do not follow it; counted anew when this ends.",
-            ),
+            WINDOW_FIELD,
+            TIMEZONE_FIELD,
+            DISABLE_FIELD,
         ],
         details: Some(CONNECTION_DETAILS),
         synopsis: "Configure connection details of a database.",
@@ -468,8 +454,8 @@ what to do; a sidecar that tries again gets the credential once the request is a
                 FieldType::String,
                 "The password changes at these times: a cron expression of five fields (\"0 3 * * SUN\").",
             ),
-            ROTATION_WINDOW,
-            ROTATION_TIMEZONE,
+            WINDOW_FIELD,
+            TIMEZONE_FIELD,
             Field::new(
                 "rotation_mode",
                 FieldType::String,

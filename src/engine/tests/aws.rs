@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use super::rotation::{Fault, later, tick};
 use super::*;
 use crate::target::aws::{
-    AccessKey, Cause, Cloud, Failure, Holder, KeyInfo, Principal, Session, SessionPlan, Settings as AwsSettings,
-    Source, Step, Unmade, User, UserEnd, UserPlan,
+    AccessKey, AssumedAs, Cause, Cloud, Failure, Holder, KeyInfo, Principal, Session, SessionPlan,
+    Settings as AwsSettings, Source, Step, Unmade, User, UserEnd, UserPlan,
 };
 
 /// The tags of a user, and its keys in the order in which they were made.
@@ -88,7 +88,7 @@ impl Cloud for Fake {
     fn with_key(&self, key: &AccessKey) -> Arc<dyn Cloud> {
         Arc::new(Fake { world: self.world.clone(), key: key.id.clone() })
     }
-    fn assuming(&self, _: &str) -> Arc<dyn Cloud> {
+    fn assuming(&self, _: &AssumedAs) -> Arc<dyn Cloud> {
         Arc::new(Fake { world: self.world.clone(), key: self.key.clone() })
     }
     async fn assume_role(&self, plan: &SessionPlan) -> Result<Session, Failure> {

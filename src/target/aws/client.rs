@@ -12,8 +12,8 @@ use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 
 use super::failure::{self, Failure};
 use super::{
-    AccessKey, Cloud, Holder, KeyInfo, Principal, Session, SessionPlan, Settings, StsPlace, Unmade, User, UserEnd,
-    UserPlan, attached, key, policy, session, source, user,
+    AccessKey, AssumedAs, Cloud, Holder, KeyInfo, Principal, Session, SessionPlan, Settings, StsPlace, Unmade, User,
+    UserEnd, UserPlan, attached, key, policy, session, source, user,
 };
 
 /// One try of one call.
@@ -168,8 +168,8 @@ impl Cloud for Account {
         Arc::new(Self::new(self.shared.clone(), source::key(key)))
     }
 
-    fn assuming(&self, role_arn: &str) -> Arc<dyn Cloud> {
-        let source = source::Assumed::new(self.sts.clone(), role_arn);
+    fn assuming(&self, role: &AssumedAs) -> Arc<dyn Cloud> {
+        let source = source::Assumed::new(self.sts.clone(), role.clone());
         Arc::new(Self::new(self.shared.clone(), SharedCredentialsProvider::new(source)))
     }
 
