@@ -43,6 +43,8 @@ const NOT_WORTH: Duration = Duration::from_secs(2);
 const TOGETHER: Duration = Duration::from_millis(25);
 /// The least time between two writes to one role: AWS takes few of them.
 const BETWEEN_WRITES: Duration = Duration::from_millis(750);
+/// How much later AWS may begin a session than we think.
+const CLOCKS: Duration = Duration::from_secs(60);
 /// How long a role's write may take that only asks whether it is allowed.
 const PROBE: Duration = Duration::from_secs(15);
 
@@ -105,10 +107,34 @@ pub struct Denial {
     expires: u64,
 }
 
-impl Denial {
-    /// Of a session that was just issued.
-    pub fn of(place: Where, kind: Kind, wanted: &Wanted<'_>, plan: &SessionPlan, session: &Session) -> Self {
+/// How AWS knows a session.
+pub struct Seen {
+    /// What `aws:userid` says.
+    pub user_id: String,
+    /// When it was issued, unix seconds.
+    pub issued: u64,
+    /// When it ends by itself, unix seconds.
+    pub expires: u64,
+}
+
+impl Seen {
+    /// A session as STS described it.
+    pub fn of(session: &Session, plan: &SessionPlan) -> Self {
         let issued = session::issued(session, plan);
+        Self { user_id: session.user_id.clone(), issued, expires: unix_seconds(session.expires) }
+    }
+
+    /// One that is about to be asked for: its name is what is known of it. AWS's clock may be ahead of ours.
+    pub fn before(plan: &SessionPlan, now: SystemTime) -> Self {
+        let expires = unix_seconds(now + plan.duration + CLOCKS);
+        Self { user_id: format!("*:{}", plan.name), issued: unix_seconds(now), expires }
+    }
+}
+
+impl Denial {
+    /// Of a session.
+    pub fn of(place: Where, kind: Kind, wanted: &Wanted<'_>, plan: &SessionPlan, session: Seen) -> Self {
+        let issued = session.issued;
         let by = match (wanted.role.revocation, kind) {
             (Revocation::Older, _) => By::Older(issued),
             (_, Kind::SessionToken) => By::Issued(issued),
@@ -123,7 +149,7 @@ impl Denial {
             (_, principal) if !principal.is_empty() => all_of(&session.user_id, &plan.name).map(Identity::Names),
             _ => None,
         };
-        Self { place, by, identity, issued, expires: unix_seconds(session.expires) }
+        Self { place, by, identity, issued, expires: session.expires }
     }
 
     /// As a lease keeps it.
@@ -219,18 +245,18 @@ pub async fn rights(mount: &Mount, role: &Role) -> Result<String, String> {
     answer.unwrap_or_else(|_| Err(format!("AWS did not answer within {} seconds", PROBE.as_secs())))
 }
 
-/// Ends a session. One that has ended by itself costs nothing.
+/// Ends a session; false if it has ended by itself, which costs nothing.
 ///
 /// # Errors
 /// [`Error::Failed`], a class that the host retries. If the denial is stored, the queue writes it too.
-pub async fn deny(mount: &Mount, denial: Denial) -> Result<(), Error> {
+pub async fn deny(mount: &Mount, denial: Denial) -> Result<bool, Error> {
     let now = mount.ports.clock.now();
     if denial.expires <= unix_seconds(now + NOT_WORTH) {
-        return Ok(());
+        return Ok(false);
     }
     super::may_end(mount, "session of", denial.place.holder.arn())?;
     let entry = denial.entry(unix_seconds(now));
-    submit(mount, denial.place, entry).await
+    submit(mount, denial.place, entry).await.map(|()| true)
 }
 
 /// Hands an entry in, and comes back when AWS has it.

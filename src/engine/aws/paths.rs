@@ -1,5 +1,6 @@
 //! The route table of the AWS engine: every path, field and help text there is.
 
+use crate::engine::access::{CREDS_FIELDS as ACCESS_FIELDS, ROLE_FIELDS as ROLE_ACCESS_FIELDS};
 use crate::engine::field::{Field, FieldType, Preset};
 use crate::engine::request::Operation::{self, Delete, List, Read, Update};
 use crate::engine::route::Route;
@@ -222,6 +223,8 @@ const ROLE_FIELDS: &[Field] = &[
         FieldType::DurationSecond,
         "iam_user: seconds to wait at most until the new key works, before it is answered; 0 for not at all.",
     ),
+    ROLE_ACCESS_FIELDS[0],
+    ROLE_ACCESS_FIELDS[1],
     Field::new("policy", FieldType::String, "Deprecated: use policy_document with credential_type."),
     Field::new("arn", FieldType::String, "Deprecated: use role_arns or policy_arns with credential_type."),
 ];
@@ -237,6 +240,10 @@ const CREDS_FIELDS: &[Field] = &[
     )
     .query(),
     Field::new("mfa_code", FieldType::String, "session_token: code of the role's MFA device."),
+    ACCESS_FIELDS[0],
+    ACCESS_FIELDS[1],
+    ACCESS_FIELDS[2],
+    ACCESS_FIELDS[3],
 ];
 
 const STATIC_ROLE_FIELDS: &[Field] = &[

@@ -11,9 +11,10 @@ use serde_json::{Value, json};
 
 use super::{denial, list};
 use crate::engine::Mount;
+use crate::engine::access::{self, Gate};
 use crate::engine::database::role::nanoseconds;
 use crate::engine::error::Error;
-use crate::engine::field::Input;
+use crate::engine::field::{Input, is_name};
 use crate::engine::request::{Fields, Reply, Response};
 use crate::secret::Secret;
 
@@ -169,6 +170,9 @@ pub struct Role {
     pub source_identity: String,
     /// Session tags that go along when the session assumes another role.
     pub transitive_tag_keys: Vec<String>,
+    /// Who may have a credential, beyond the host's own ACL.
+    #[serde(flatten)]
+    pub gate: Gate,
     /// How long to wait for a new key to be usable.
     #[serde(with = "nanoseconds")]
     pub wait_until_usable: Duration,
@@ -196,6 +200,20 @@ impl Role {
     /// True if it gives sessions.
     pub fn gives_sessions(&self) -> bool {
         self.gives(Kind::AssumedRole) || self.gives(Kind::FederationToken) || self.gives(Kind::SessionToken)
+    }
+
+    /// What parameters of a request for access may narrow.
+    fn places(&mut self) -> impl Iterator<Item = &mut String> {
+        let tags = [&mut self.session_tags, &mut self.iam_tags].into_iter().flatten().flat_map(BTreeMap::values_mut);
+        [&mut self.policy_document, &mut self.principal_name].into_iter().chain(tags)
+    }
+
+    /// The role with the values of parameters in their places.
+    pub fn narrowed(mut self, params: &BTreeMap<String, String>) -> Self {
+        for place in self.places() {
+            *place = access::narrowed(std::slice::from_ref(place), params).concat();
+        }
+        self
     }
 
     /// The roles that may be assumed.
@@ -273,6 +291,7 @@ pub async fn read(mount: &Mount, name: &str) -> Reply {
         ("transitive_tag_keys", json!(role.transitive_tag_keys)),
         ("wait_until_usable", json!(role.wait_until_usable.as_secs())),
     ];
+    data.extend(role.gate.shown());
     if !role.invalid_data.is_empty() {
         data.push(("invalid_data", json!(role.invalid_data)));
     }
@@ -291,7 +310,7 @@ pub async fn write(mount: &Mount, name: &str, input: &Input) -> Reply {
     let new = role.credential_types.is_empty();
     match legacy::given(input)? {
         Some(text) => {
-            role = Role { revocation: role.revocation, ..legacy::role(text) };
+            role = Role { revocation: role.revocation, gate: role.gate, ..legacy::role(text) };
             if !role.invalid_data.is_empty() {
                 return Err(Error::Refused(format!("unable to parse supplied data: {:?}", role.invalid_data)));
             }
@@ -327,11 +346,25 @@ pub async fn write(mount: &Mount, name: &str, input: &Input) -> Reply {
     {
         warnings.push(format!("sessions of this role cannot be revoked yet: {why}"));
     }
+    if !role.gate.jit_policy.is_empty() && !is_name(name) {
+        return Err(Error::Refused(format!(
+            "a role with a jit_policy cannot be named {name:?}: letters, digits, _ . -"
+        )));
+    }
+    gate(&role)?;
     role.store(mount, name).await?;
     if warnings.is_empty() {
         return Ok(None);
     }
     Ok(Some(Response { warnings, ..Response::default() }))
+}
+
+/// Whether a gated role still is one that can be.
+///
+/// # Errors
+/// [`Error::Refused`], and why not.
+pub fn gate(role: &Role) -> Result<(), Error> {
+    check::gate(role).map_err(Error::Refused)
 }
 
 fn lay_over(role: &mut Role, input: &Input) -> Result<(), Error> {
@@ -405,6 +438,10 @@ fn lay_over(role: &mut Role, input: &Input) -> Result<(), Error> {
             .filter(|number| *number <= MOST_ATTACHED)
             .ok_or_else(|| Error::Refused(format!("revocation_attached_policies must be 0 to {MOST_ATTACHED}")))?;
     }
+    let mut gate = std::mem::take(&mut role.gate);
+    let places: Vec<String> = role.places().map(|text| text.clone()).collect();
+    gate.lay_over(input, ("policy_document, session_tags, iam_tags or principal_name", &places))?;
+    role.gate = gate;
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! The route table of the `database` engine: every path, field and help text there is. Router, `path-help`, the OpenAPI
 //! document and the field reference in the documentation all come from here.
 
-use crate::engine::access::ROLE_FIELDS;
+use crate::engine::access::{CREDS_FIELDS, ROLE_FIELDS};
 use crate::engine::field::{Field, FieldType, Preset};
 use crate::engine::request::Operation::{self, Create, Delete, List, Read, Update};
 use crate::engine::route::Route;
@@ -403,20 +403,10 @@ A write lays the given fields over those that are stored. Leases that are out ke
         operations: &[Read],
         fields: &[
             Field::new("name", FieldType::String, "Name of the role."),
-            Field::new("request_id", FieldType::String, "Of a role with jit_policy: use this grant.").query(),
-            Field::new("params", FieldType::KvPairs, "Of a role with jit_policy: use the grant for these params.").query(),
-            Field::new(
-                "identity_proof",
-                FieldType::Secret,
-                "Of a role whose policy asks for it (require_proof): a JWT of the workload itself.",
-            )
-            .query(),
-            Field::new(
-                "wait",
-                FieldType::DurationSecond,
-                "Of a role with jit_policy: how long to wait for an approval, in seconds or as a duration; at most 60s.",
-            )
-            .query(),
+            CREDS_FIELDS[0],
+            CREDS_FIELDS[1],
+            CREDS_FIELDS[2],
+            CREDS_FIELDS[3],
         ],
         details: None,
         synopsis: "Request database credentials for a certain role.",
