@@ -6,9 +6,7 @@ pub mod creds;
 pub mod paths;
 pub mod role;
 pub mod root;
-mod rule;
 pub mod static_role;
-mod timing;
 
 use std::time::{Duration, SystemTime};
 

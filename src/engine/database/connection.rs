@@ -7,7 +7,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::root;
-use super::timing::{self, Timing};
 use crate::engine::Mount;
 use crate::engine::end::mode::{self, RevocationMode};
 use crate::engine::end::wishes::Wishes;
@@ -15,6 +14,7 @@ use crate::engine::error::Error;
 use crate::engine::field::Input;
 use crate::engine::go::instant;
 use crate::engine::request::{Fields, Reply, Response};
+use crate::engine::schedule::timing::{self, Timing};
 use crate::engine::template::{self, Names, OsEntropy, Template};
 use crate::secret::Secret;
 use crate::target::{self, Driver, Passwords, Target};

@@ -186,7 +186,7 @@ pub async fn write(mount: &Mount, name: &str, input: &Input) -> Reply {
         role.statements.renewal = list.to_vec();
     }
 
-    role.gate.lay_over(input, &role.statements.creation)?;
+    role.gate.lay_over(input, ("creation_statements", &role.statements.creation))?;
     let mut wishes = role.wishes();
     wishes.write(input)?;
     wishes.store(&mut role.other);
