@@ -11,6 +11,7 @@ mod architecture;
 mod aws;
 mod certificates;
 mod chaos;
+mod check;
 mod connections;
 mod drivers;
 mod ending;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::root;
+use super::{check, root};
 use crate::engine::Mount;
 use crate::engine::end::mode::{self, RevocationMode};
 use crate::engine::end::wishes::Wishes;
@@ -539,6 +539,9 @@ pub async fn write(mount: &Mount, name: &str, input: &Input, data: &Fields) -> R
     if let Err(e) = config.store(mount, name).await {
         opened.target.close().await;
         return Err(e);
+    }
+    if verifying {
+        warnings.extend(check::warnings(mount, name, &opened).await);
     }
     // If they cannot be read, who changes the password tells the connection again.
     opened.passwords.only_add(&root::candidates(mount, name, &config).await.unwrap_or_default());

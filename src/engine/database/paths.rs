@@ -15,6 +15,8 @@ pub enum Path {
     Configs,
     /// `config/:name`
     Config,
+    /// `check/:name`
+    Check,
     /// `reset/:name`
     Reset,
     /// `reload/:plugin_name`
@@ -293,6 +295,18 @@ Names a database and how to log in to it. Fields that are not listed are kept an
 
 A write lays the given fields over those that are stored. Unless verify_connection is false, nothing is stored before
 the database has answered.",
+    },
+    Route {
+        id: Path::Check,
+        pattern: "check/{name}",
+        operations: &[Read],
+        fields: &[Field::new("name", FieldType::String, "Name of the connection.")],
+        details: None,
+        synopsis: "See whether a database answers, and what the account of its connection may do.",
+        description: "\
+Tells whether the database can be reached, what it is, how long it takes to answer (latency_ms) and by how many seconds its
+clock is ahead of the host's; what the engine needs of the account, with what would grant it; and which roles ask for more
+than it may do. Changes nothing.",
     },
     Route {
         id: Path::Reset,

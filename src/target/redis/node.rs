@@ -72,6 +72,17 @@ impl Node {
         }
     }
 
+    /// What server it is. Everybody may ask.
+    pub async fn version(&mut self) -> Result<String, TargetError> {
+        let said: HashMap<String, ::redis::Value> = self.ask(&cmd("HELLO")).await?;
+        let text = |name: &str| said.get(name).and_then(|value| ::redis::from_redis_value_ref::<String>(value).ok());
+        let kind = match text("server").as_deref() {
+            Some("valkey") => "Valkey",
+            _ => "Redis",
+        };
+        Ok(format!("{kind} {}", text("version").unwrap_or_default()))
+    }
+
     /// True if there is such a user.
     pub async fn knows(&mut self, username: &str) -> Result<bool, TargetError> {
         let found: ::redis::Value = self.ask(cmd("ACL").arg("GETUSER").arg(username)).await?;
