@@ -27,7 +27,7 @@ use super::pool::{Checkout, Lane, NotOpened, Pool, Trust};
 use super::statement::Vars;
 use super::{
     Capability, EndOptions, EndPlan, Ended, Login, LoginError, Marked, MintPlan, Outcome, RenewPlan, Script, Target,
-    TargetError,
+    TargetError, Vitals,
 };
 use crate::secret::Secret;
 use end::Ending;
@@ -269,6 +269,10 @@ impl Target for MySql {
             Ok(ended) => ended,
             Err(_) => Err(TargetError::Lost("the task that ends the user died".into())),
         }
+    }
+
+    fn vitals(&self) -> Option<Vitals> {
+        Some(self.core.pool.vitals())
     }
 
     async fn close(&self) {
