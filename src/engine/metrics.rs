@@ -181,7 +181,7 @@ fn text_of(mount: &Mount, standby: bool, standings: &[Standing]) -> Result<Strin
     each("users_oldest_seconds", &|standing| {
         // Without a user there is no oldest one.
         let oldest = standing.sight?.oldest.unwrap_or_else(|| unix_seconds(now));
-        Some(unix_seconds(now).saturating_sub(oldest)).map(seconds)
+        Some(seconds(unix_seconds(now).saturating_sub(oldest)))
     });
     each("users_seen_seconds", &|standing| {
         standing.sight.map(|sight| now.duration_since(sight.at).unwrap_or_default().as_secs_f64())

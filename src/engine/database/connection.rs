@@ -6,8 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::root;
-use super::timing::{self, Timing};
+use super::{check, root};
 use crate::engine::Mount;
 use crate::engine::end::mode::{self, RevocationMode};
 use crate::engine::end::wishes::Wishes;
@@ -15,6 +14,7 @@ use crate::engine::error::Error;
 use crate::engine::field::Input;
 use crate::engine::go::instant;
 use crate::engine::request::{Fields, Reply, Response};
+use crate::engine::schedule::timing::{self, Timing};
 use crate::engine::template::{self, Names, OsEntropy, Template};
 use crate::secret::Secret;
 use crate::target::{self, Driver, Passwords, Target};
@@ -110,7 +110,7 @@ impl Config {
         let unreadable = || Error::Failed(format!("the stored connection {name:?} cannot be read"));
         let mut stored: Stored = serde_json::from_str(entry.expose()).map_err(|_| unreadable())?;
         let mut config = Self {
-            timing: Timing::take(&mut stored.other).map_err(|()| unreadable())?,
+            timing: Timing::take(&mut stored.other).map_err(|_| unreadable())?,
             plugin_name: stored.plugin_name,
             plugin_version: stored.plugin_version,
             allowed_roles: stored.allowed_roles.unwrap_or_default(),
@@ -545,6 +545,9 @@ pub async fn write(mount: &Mount, name: &str, input: &Input, data: &Fields) -> R
     if let Err(e) = config.store(mount, name).await {
         opened.target.close().await;
         return Err(e);
+    }
+    if verifying {
+        warnings.extend(check::warnings(mount, name, &opened).await);
     }
     // If they cannot be read, who changes the password tells the connection again.
     opened.passwords.only_add(&root::candidates(mount, name, &config).await.unwrap_or_default());

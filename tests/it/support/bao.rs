@@ -128,6 +128,15 @@ impl Bao {
         register(&self.client(), &self.plugins(), &[]);
     }
 
+    /// Puts another build of the plugin beside it, and into the catalogue, under this name.
+    pub fn add(&self, build: &Path, name: &str) {
+        let file = self.plugins().join(name);
+        std::fs::copy(build, &file).unwrap_or_else(|e| panic!("{}: {e}", build.display()));
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let plugin = json!({ "command": name, "args": ["database"], "sha256": sha256_of(&file) });
+        self.client().post(&format!("sys/plugins/catalog/secret/{name}"), plugin).expect(204);
+    }
+
     /// Mounts an engine: `database` for the built-in one, [`PLUGIN`] for ours.
     #[track_caller]
     pub fn mount(&self, path: &str, engine: &str) {
@@ -169,10 +178,10 @@ pub fn sha256_of(file: &Path) -> String {
     Sha256::digest(&binary).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The children of a server that run the plugin of this directory.
+/// The children of a server that run a plugin of this directory.
 pub fn plugin_processes(server: Pid, plugins: &Path) -> Vec<Pid> {
-    let binary = plugins.join("leasehold");
-    children(server).into_iter().filter(|(_, exe)| *exe == binary).map(|(child, _)| child).collect()
+    let ours = |(child, exe): (Pid, PathBuf)| (exe.parent() == Some(plugins)).then_some(child);
+    children(server).into_iter().filter_map(ours).collect()
 }
 
 /// The children of a server, each with the program that it runs.
