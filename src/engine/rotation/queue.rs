@@ -367,6 +367,8 @@ pub async fn due(mount: &Mount) -> Result<Vec<Group>, Error> {
             let sooner = |known: &mut Item| {
                 if known.failures == 0 || !waits {
                     known.due = known.due.min(due);
+                    // What was left behind counts as such, though its account has a time of its own.
+                    known.wanted = known.wanted.min(due);
                 }
             };
             items.by_key.entry(key).and_modify(sooner).or_insert(item);

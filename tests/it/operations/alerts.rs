@@ -111,7 +111,7 @@ fn every_alert_comes_and_goes_and_is_in_the_runbook() {
         }
         watch.comes("LeaseholdMintsFail");
         let status = site.status();
-        assert!(status["operations"]["mint"]["last_error"].to_string().contains("NONSENSE"), "{status}");
+        assert!(status["operations"]["mint"]["last_error"].to_string().contains("nonsense"), "{status}");
 
         // A user has left something.
         site.role(

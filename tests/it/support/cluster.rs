@@ -81,8 +81,17 @@ impl Cluster {
 
     /// Kills a server (SIGKILL, and nothing but the server) and leaves it down.
     pub fn crash(&mut self, node: usize) {
+        self.end(node, Signal::KILL);
+    }
+
+    /// Tells a server to end, waits until it has, and leaves it down.
+    pub fn stop(&mut self, node: usize) {
+        self.end(node, Signal::TERM);
+    }
+
+    fn end(&mut self, node: usize, signal: Signal) {
         let node = &mut self.nodes[node];
-        node.server.signal(Signal::KILL);
+        node.server.signal(signal);
         super::wait_for("its end", LIMIT, || node.server.ended().then_some(()));
     }
 
