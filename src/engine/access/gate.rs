@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Value, json};
 use tokio::sync::OwnedMutexGuard;
 
-use super::ending::{self, ISSUE_FIELD, REQUEST_FIELD};
+use super::ending::{self, ISSUE_FIELD, REQUEST_FIELD, TARGET_FIELD};
 use super::file::{self, Asked, Case, file};
 use super::policy::{Approval, Policy, Unapproved};
 use super::preapproval;
@@ -325,7 +325,7 @@ impl Use {
             .with("actor", self.actor.clone())
             .with("credential", json!({ "name": name, "expires": unix_seconds(expires) }))
             .with("proof", self.proven.as_ref().map_or(Value::Null, Proven::shown))
-            .with("target", internal.get("db_name").cloned().unwrap_or(Value::Null));
+            .with("target", internal.get("db_name").or(internal.get(TARGET_FIELD)).cloned().unwrap_or(Value::Null));
         next.last_event = evidence::append(mount, vec![draft]).await?;
         next.state = State::Active;
         next.used = next.used.saturating_add(1);
