@@ -17,8 +17,6 @@ use super::settings::{Persistence, Settings};
 use crate::secret::Secret;
 use crate::target::{dial, pool};
 
-/// As much as the library's send buffer has room for.
-const SEND_BUFFER: usize = 8 * 1024;
 /// How often a session that was told to go is looked for again.
 const POLL: Duration = Duration::from_millis(5);
 
@@ -222,14 +220,6 @@ pub async fn connect(
                 TargetError::Lost(text) => TargetError::Connect(text),
                 other => other,
             })?;
-            // The library's buffer keeps what it has sent until it needs the room: it needs all of it now.
-            let covering: Result<(), RedisError> =
-                cmd("PING").arg(" ".repeat(SEND_BUFFER)).query_async(&mut connection).await;
-            if let Err(e) = covering
-                && let TargetError::Lost(text) = problem(&e)
-            {
-                return Err(TargetError::Connect(text));
-            }
         }
         Ok(connection)
     };
