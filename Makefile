@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 export PATH := $(CURDIR)/.cache/bin:$(PATH)
 
-.PHONY: docs help setup build release demo demo-jit demo-aws test unit parity chaos cluster bench bench-wiping unwiped advisory-facts fuzz fmt lint advisories clean
+.PHONY: docs help setup build release dist demo demo-jit demo-aws test unit parity chaos cluster bench bench-wiping unwiped advisory-facts fuzz fmt lint advisories clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
@@ -19,6 +19,9 @@ build: ## build the plugin: target/debug/leasehold
 
 release: ## build the plugin as it is shipped: target/release/leasehold
 	@cargo build --locked --release
+
+dist: release ## pack the release: OCI image layout, Debian package, SBOM, checksums, all in dist/
+	@scripts/dist
 
 demo: setup build ## see a user come and go: about ten seconds, everything cleaned up (KEEP=1 leaves it running)
 	@scripts/demo
@@ -87,4 +90,4 @@ advisories: setup ## ask the RustSec database about the dependencies (needs a ne
 
 clean: ## remove what was built and fetched
 	@cargo clean
-	@rm -rf .cache
+	@rm -rf .cache dist

@@ -14,6 +14,7 @@ mod chaos;
 mod check;
 mod cluster;
 mod connections;
+mod dist;
 mod drivers;
 mod ending;
 mod examples;
