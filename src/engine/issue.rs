@@ -60,6 +60,28 @@ impl Permit {
         self.grant.as_ref().map(Use::params)
     }
 
+    /// Whether what the user does should be in the target's log.
+    pub fn wants_record(&self) -> bool {
+        self.grant.as_ref().is_some_and(Use::wants_record)
+    }
+
+    /// Whether it will be.
+    pub fn is_recorded(&self) -> bool {
+        self.grant.as_ref().is_some_and(Use::is_recorded)
+    }
+
+    /// Tells what the target says of that; may bring the end nearer.
+    ///
+    /// # Errors
+    /// 503 if there is no credential without it.
+    pub fn record(&mut self, able: Result<(), String>, now: SystemTime) -> Result<(), Error> {
+        if let Some(grant) = &mut self.grant {
+            grant.record(able, now)?;
+            self.until = self.until.min(grant.bound());
+        }
+        Ok(())
+    }
+
     /// What the answer says of the grant; nothing for a role that is not gated.
     pub async fn answer(&self, mount: &Mount) -> Vec<(String, Datum)> {
         match &self.grant {
@@ -254,6 +276,9 @@ async fn marked(mount: &Mount, site: &Site<'_>, plan: &mut MintPlan, login: Logi
     }
     match outcome {
         Outcome::Done(()) => Ok(intent::lease(&site.doomed(plan, None))),
+        Outcome::Failed(e) if e.is_unrecorded() => {
+            Err(Unmade::Certain(Error::Coded(503, format!("jit_recording_unavailable: {e}"))))
+        }
         Outcome::Failed(e) => Err(Unmade::Certain(Error::Failed(e.to_string()))),
         Outcome::Unknown(e) => Err(Unmade::Unknown(e)),
     }

@@ -6,8 +6,12 @@ mod end;
 mod marker;
 mod mint;
 mod password;
+mod record;
 mod session;
+mod standing;
 mod usage;
+
+pub use record::UNRECORDED;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,8 +24,8 @@ use tokio::sync::Semaphore;
 use super::dsn::PgEndpoint;
 use super::pool::{Checkout, Lane, Limits, NotOpened, Pool, Trust, jitter};
 use super::{
-    Capability, EndOptions, EndPlan, Ended, Login, LoginError, Marked, MintPlan, Outcome, RenewPlan, Script, Target,
-    TargetError, Usage,
+    Capability, EndOptions, EndPlan, Ended, Login, LoginError, Marked, MintPlan, Outcome, RenewPlan, Script, Standing,
+    Target, TargetError, Usage,
 };
 use crate::secret::Secret;
 use session::{PgSession, Problem};
@@ -163,6 +167,18 @@ impl Target for Postgres {
 
     async fn usage(&self, username: &str) -> Result<Option<Usage>, TargetError> {
         usage::usage(self, username).await
+    }
+
+    async fn silence(&self, username: &str) -> Result<Option<u64>, TargetError> {
+        usage::silence(self, username).await
+    }
+
+    async fn standing(&self, mount: &str) -> Result<Vec<Standing>, TargetError> {
+        standing::standing(self, mount).await
+    }
+
+    async fn records(&self) -> Result<(), TargetError> {
+        record::records(self).await
     }
 
     async fn present(&self, usernames: &[String]) -> Result<Vec<String>, TargetError> {

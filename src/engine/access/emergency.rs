@@ -6,12 +6,13 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::cedar::{self, Action};
 use super::file::{self, Asked, Case};
 use super::identity::{self, Class, Who};
 use super::policy::Policy;
 use super::request::{AccessRequest, Mode};
 use super::rules;
-use super::{Gate, actor, config};
+use super::{Gate, actor, config, hook};
 use crate::engine::Mount;
 use crate::engine::error::Error;
 use crate::engine::evidence;
@@ -22,6 +23,9 @@ use crate::secret::Secret;
 
 /// Where the reviews are that somebody owes.
 pub const REVIEWS: &str = "access/review/";
+
+/// How long the alert is waited for before access is given.
+const ALERT: Duration = Duration::from_secs(2);
 
 /// A review that is owed.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -83,6 +87,7 @@ pub async fn open(mount: &Mount, role: &str, gate: &Gate, input: &Input, source:
     let now = evidence::now(mount).await;
     let mut request = file::drafted(&case, &asked, Mode::BreakGlass, now)?;
     request.uses = 1;
+    cedar::judge(mount, &case.policy, (Action::BreakGlass, &case.who), &request, now).await?;
     request.approve(request.filed, case.policy.break_glass_ttl, case.policy.break_glass_ttl);
     let draft = request
         .event("breakglass.used")
@@ -101,6 +106,7 @@ pub async fn open(mount: &Mount, role: &str, gate: &Gate, input: &Input, source:
         incident = request.ticket,
         "break-glass: access without an approval"
     );
+    hook::alert(mount, ALERT).await;
     if input.flag("drill") == Some(true) {
         return Ok(Some(Response::data([("drill", json!(true)), ("request_id", json!(request.id))])));
     }
