@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 export PATH := $(CURDIR)/.cache/bin:$(PATH)
 
-.PHONY: docs help setup build release demo demo-jit demo-aws test unit parity chaos bench fuzz fmt lint advisories clean
+.PHONY: docs help setup build release demo demo-jit demo-aws test unit parity chaos bench bench-wiping unwiped advisory-facts fuzz fmt lint advisories clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
@@ -50,6 +50,17 @@ docs: ## write docs/fields.md from the route table
 
 bench: setup ## mints and revocations a second, beside the built-in engine: about five minutes (ARGS=--help: less, or raft)
 	@cargo bench --locked --bench creds -- $(ARGS)
+
+bench-wiping: setup ## what wiping costs: mints a second beside a build that wipes only its own types
+	@scripts/build-unwiped --release
+	@cargo bench --locked --bench creds -- --beside target/unwiped/types $(ARGS)
+
+unwiped: setup ## what wiping is for: copies of secrets in the memory of builds that wipe less
+	@scripts/build-unwiped
+	@LEASEHOLD_UNWIPED=target/unwiped cargo nextest run --locked --test it --no-capture -- notrace::what_wiping_is_for
+
+advisory-facts: ## write tests/advisories.tsv anew from a clone of the RustSec database (DB=…)
+	@scripts/advisory-facts $(DB)
 
 fuzz: ## the fuzz targets, a million inputs each (RUNS=…), after a build of its own
 	@scripts/fuzz

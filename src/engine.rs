@@ -220,12 +220,12 @@ impl Mount {
     /// The host ends a lease.
     async fn revoke(&self, lease: &LeaseRef) -> Reply {
         let internal = &lease.internal;
-        if self.kind == Kind::Aws {
-            return aws::lease::revoke(self, lease).await;
-        }
         let gated = internal.contains_key(access::ending::REQUEST_FIELD);
         let usage = if gated { self.usage(internal).await } else { None };
-        let ended = self.end_credential(internal).await?;
+        let ended = match self.kind {
+            Kind::Database => self.end_credential(internal).await?,
+            Kind::Aws => aws::lease::revoke(self, lease).await?,
+        };
         // Access is over; what is not in the record yet comes into it when the grant is over.
         if let Err(e) = access::ending::lease_ended(self, role_of(internal), internal, ("lease", usage), &ended).await {
             tracing::warn!("the end of a gated credential is not in the record yet: {e}");
@@ -260,7 +260,7 @@ impl Mount {
     async fn end_credential(&self, internal: &Fields) -> Result<end::Report, Error> {
         match self.kind {
             Kind::Database => database::creds::revoke(self, internal).await,
-            Kind::Aws => Err(Error::Failed("what an AWS mount issues is ended by its lease".into())),
+            Kind::Aws => aws::lease::end(self, internal).await,
         }
     }
 
@@ -274,11 +274,8 @@ impl Mount {
 
     /// The names of all roles.
     async fn roles(&self) -> Result<Vec<String>, Error> {
-        match self.kind {
-            Kind::Database => Ok(self.ports.storage.list("role/", "", -1).await?),
-            // None of them can be gated.
-            Kind::Aws => Ok(Vec::new()),
-        }
+        // Those of the oldest form of AWS roles are elsewhere, and cannot be gated.
+        Ok(self.ports.storage.list("role/", "", -1).await?)
     }
 
     /// Whether somebody has decided that what is left of it may stay.
@@ -293,7 +290,7 @@ impl Mount {
     async fn gate(&self, role: &str) -> Result<Option<access::Gate>, Error> {
         match self.kind {
             Kind::Database => Ok(database::role::Role::load(self, role).await?.map(|role| role.gate)),
-            Kind::Aws => Ok(None),
+            Kind::Aws => Ok(aws::role::Role::load(self, role).await?.map(|role| role.gate)),
         }
     }
 
@@ -403,15 +400,16 @@ impl Mount {
     /// A credential was made, but the answer never reached the host: there is no lease that will ever end it, so it
     /// ends now.
     pub async fn undelivered(&self, _path: String, lease: LeaseGrant, underway: Option<&transit::Underway>) {
-        let told = match self.kind {
+        let ended = match self.kind {
             Kind::Aws => aws::lease::unwanted(self, &lease.internal).await,
-            Kind::Database => match database::creds::unwanted(self, &lease.internal).await {
-                Ok(ended) => {
-                    let (role, cause) = (role_of(&lease.internal), access::ending::NOBODY);
-                    access::ending::lease_ended(self, role, &lease.internal, (cause, None), &ended).await
-                }
-                Err(e) => Err(e),
-            },
+            Kind::Database => database::creds::unwanted(self, &lease.internal).await,
+        };
+        let told = match ended {
+            Ok(ended) => {
+                let (role, cause) = (role_of(&lease.internal), access::ending::NOBODY);
+                access::ending::lease_ended(self, role, &lease.internal, (cause, None), &ended).await
+            }
+            Err(e) => Err(e),
         };
         if let Err(e) = told {
             tracing::error!("a credential that reached nobody could not be ended yet, and is tried again: {e}");

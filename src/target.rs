@@ -237,6 +237,19 @@ impl Settings {
             Self::Redis(settings) => settings.passwords.clone(),
         }
     }
+
+    /// Which servers it names, whoever logs in there and however: the same text for the same ones.
+    pub fn servers(&self) -> String {
+        let mut servers: Vec<String> = match self {
+            Self::PostgreSql(settings) => {
+                settings.endpoint.hosts.iter().map(|(host, port)| format!("{host}:{port}")).collect()
+            }
+            Self::MySql(settings) => settings.addresses.iter().map(ToString::to_string).collect(),
+            Self::Redis(settings) => vec![format!("{}:{}", settings.host, settings.port)],
+        };
+        servers.sort_unstable();
+        servers.join(", ")
+    }
 }
 
 /// Makes targets of settings. A port, so that the engine can be tried against targets that fail as no server can be
@@ -430,6 +443,8 @@ pub struct Usage {
 pub trait Target: Send + Sync {
     /// Connects and asks for a sign of life.
     async fn verify(&self) -> Result<(), TargetError>;
+    /// What server it is, in one round trip: `PostgreSQL 15.18`.
+    async fn version(&self) -> Result<String, TargetError>;
     /// Creates a user that logs in by `login`, which [`Driver::takes`]. Safe against a dropped future: the work is done or undone, not half done.
     async fn mint(&self, plan: &MintPlan, login: Login<'_>) -> Outcome<()>;
     /// Moves the end of a user.

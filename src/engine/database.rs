@@ -1,14 +1,13 @@
 //! The paths of the `database` engine.
 
+pub mod check;
 pub mod connection;
 pub mod credential;
 pub mod creds;
 pub mod paths;
 pub mod role;
 pub mod root;
-mod rule;
 pub mod static_role;
-mod timing;
 
 use std::time::{Duration, SystemTime};
 
@@ -51,6 +50,7 @@ pub async fn handle(mount: &Mount, path: Path, name: &str, input: &Input, reques
         (Path::Config, Read) => connection::read(mount, name).await,
         (Path::Config, Create | Update) => connection::write(mount, name, input, &request.data).await,
         (Path::Config, Delete) => connection::delete(mount, name).await,
+        (Path::Check, Read) => check::read(mount, name).await,
         (Path::Reset, Create | Update) => connection::reset(mount, name).await,
         (Path::Reload, Create | Update) => connection::reload(mount, name).await,
         (Path::Roles, List) => role::list(mount, input).await,

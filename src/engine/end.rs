@@ -61,6 +61,11 @@ pub struct Report {
 }
 
 impl Report {
+    /// Of a credential that is no database user: nothing of it is left.
+    pub fn whole(existed: bool, took: Duration, unseen: bool) -> Self {
+        Self { existed, sessions: 0, took, left: Vec::new(), again: None, unseen }
+    }
+
     /// In one word: `verified`, `contained` if something is left, `unverified` if nobody was to look.
     pub fn verdict(&self) -> &'static str {
         match (self.left.is_empty(), self.unseen) {

@@ -14,7 +14,7 @@ use super::error::Error;
 use super::intent::{self, Intent};
 use super::request::{Datum, Fields, LeaseRef, Request};
 use super::transit::{self, Underway};
-use super::{Mount, end};
+use super::{Kind, Mount, end};
 use crate::target::{Driver, Login, MintPlan, Outcome, Target, TargetError};
 
 /// Leave to mint one credential for one caller until a certain time. Only [`authorize`] makes one, and nothing is
@@ -117,7 +117,12 @@ pub async fn authorize(
     request: &Request,
     until: SystemTime,
 ) -> Result<Permit, Error> {
-    let grant = if gate.jit_policy.is_empty() { None } else { Some(gate::enter(mount, role, gate, request).await?) };
+    let mut grant =
+        if gate.jit_policy.is_empty() { None } else { Some(gate::enter(mount, role, gate, request).await?) };
+    if let Some(grant) = grant.as_mut().filter(|grant| mount.kind == Kind::Aws && grant.wants_record()) {
+        let why = "an AWS mount does not ask whether a trail records what its credentials do";
+        grant.record(Err(why.into()), mount.ports.clock.now())?;
+    }
     let until = grant.as_ref().map_or(until, |grant| until.min(grant.bound()));
     if until <= mount.ports.clock.now() {
         return Err(Error::Refused(format!("role {role:?} has no time left: its max_ttl or the mount's is too short")));
@@ -196,10 +201,30 @@ pub async fn mint(
     plan: &mut MintPlan,
     login: Login<'_>,
 ) -> Result<(Fields, Underway), Error> {
-    let Some(grant) = &permit.grant else { return made(mount, site, plan, login).await };
-    let named = intent::lease(&site.doomed(plan, None));
-    grant.begin(mount, &plan.username, named, permit.until).await?;
-    let (mut internal, underway) = match made(mount, site, plan, login).await {
+    let (name, named) = (plan.username.clone(), intent::lease(&site.doomed(plan, None)));
+    let ended = |underway: Underway, is_ended| {
+        if is_ended { transit::arrived(mount, &underway) } else { transit::lost(mount, &underway) }
+    };
+    recorded(mount, permit, &name, named, made(mount, site, plan, login), ended).await
+}
+
+/// Makes a credential that is called `name`. Of a gated role the use is in the record before, with `planned`, which is enough
+/// to end whatever may come of it; and that it was made is there before this returns. What is not in the record is ended,
+/// and `ended` is told with what was made whether that went well.
+///
+/// # Errors
+/// Those of `make`, and if the record cannot be written.
+pub async fn recorded<T>(
+    mount: &Mount,
+    permit: &Permit,
+    name: &str,
+    planned: Fields,
+    make: impl Future<Output = Result<(Fields, T), Error>>,
+    ended: impl FnOnce(T, bool),
+) -> Result<(Fields, T), Error> {
+    let Some(grant) = &permit.grant else { return make.await };
+    grant.begin(mount, name, planned, permit.until).await?;
+    let (mut internal, made) = match make.await {
         Ok(made) => made,
         Err(e) => {
             grant.failed(mount, &e.to_string()).await;
@@ -207,17 +232,15 @@ pub async fn mint(
         }
     };
     if let Err(e) = grant.done(mount, &mut internal).await {
-        match mount.end_credential(&internal).await {
-            Ok(_) => transit::arrived(mount, &underway),
-            Err(why) => {
-                tracing::error!(username = plan.username, "a user that is not in the record could not be ended: {why}");
-                transit::lost(mount, &underway);
-            }
+        let end = mount.end_credential(&internal).await;
+        if let Err(why) = &end {
+            tracing::error!(name, "a credential that is not in the record could not be ended: {why}");
         }
+        ended(made, end.is_ok());
         grant.failed(mount, "the record could not be written").await;
         return Err(e);
     }
-    Ok((internal, underway))
+    Ok((internal, made))
 }
 
 /// At a target that keeps no marker the [`intent`] is written first. An outcome that the target could not settle is an

@@ -122,6 +122,15 @@ impl Target for MySql {
         Ok(())
     }
 
+    async fn version(&self) -> Result<String, TargetError> {
+        let mut session = self.core.session(Lane::Issue).await?;
+        let rows = session.rows("SELECT VERSION()").await?;
+        let kind = if session.server.mariadb { "MariaDB" } else { "MySQL" };
+        session.give_back();
+        let version = rows.into_iter().flatten().flatten().next().unwrap_or_default();
+        Ok(format!("{kind} {version}"))
+    }
+
     async fn mint(&self, plan: &MintPlan, login: Login<'_>) -> Outcome<()> {
         let Some(password) = login.password() else {
             return Outcome::Failed(TargetError::Plan("a user of MySQL and MariaDB logs in by a password here".into()));

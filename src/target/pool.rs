@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use self::breaker::Breaker;
 use self::lanes::{Lanes, Permit};
 use super::TargetError;
+use crate::secret::memory::WIPE_KEPT;
 
 pub use self::lanes::Lane;
 
@@ -91,7 +92,9 @@ pub trait Session: Send + 'static {
 pub fn covering(sql: &str, length: usize) -> String {
     let mut text = String::with_capacity(sql.len().max(length));
     text.push_str(sql);
-    text.extend(std::iter::repeat_n(' ', length.saturating_sub(sql.len())));
+    if WIPE_KEPT {
+        text.extend(std::iter::repeat_n(' ', length.saturating_sub(sql.len())));
+    }
     text
 }
 

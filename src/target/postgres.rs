@@ -149,6 +149,14 @@ impl Target for Postgres {
         Ok(())
     }
 
+    async fn version(&self) -> Result<String, TargetError> {
+        let mut session = self.session(Lane::Issue).await?;
+        let version: String =
+            session.ask("SELECT to_json('PostgreSQL ' || current_setting('server_version'))::text").await?;
+        session.give_back();
+        Ok(version)
+    }
+
     async fn mint(&self, plan: &MintPlan, login: Login<'_>) -> Outcome<()> {
         mint::mint(self, plan, login).await
     }

@@ -195,6 +195,13 @@ impl Target for Redis {
         Ok(())
     }
 
+    async fn version(&self) -> Result<String, TargetError> {
+        let mut session = self.core.session(Lane::Issue).await?;
+        let version = session.version().await?;
+        session.give_back();
+        Ok(version)
+    }
+
     async fn mint(&self, plan: &MintPlan, login: Login<'_>) -> Outcome<()> {
         let Some(password) = login.password() else {
             return Outcome::Failed(TargetError::Plan("a user of Redis and Valkey logs in by a password here".into()));

@@ -6,10 +6,12 @@
 #![allow(clippy::disallowed_methods, reason = "tests live in real time")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod advisories;
 mod architecture;
 mod aws;
 mod certificates;
 mod chaos;
+mod check;
 mod connections;
 mod drivers;
 mod ending;

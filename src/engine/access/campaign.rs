@@ -150,6 +150,7 @@ pub async fn start(mount: &Mount, name: &str, input: &Input, source: &Request) -
         }
         lines.extend(people.iter().filter_map(|own| Line::of(&role, own, seconds)));
     }
+    lines.sort_by(|a, b| (&a.role, &a.who.name).cmp(&(&b.role, &b.who.name)));
     let campaign = Campaign { begun: seconds, due: seconds.saturating_add(span), lines };
     let draft = Draft::new("review.started").with("review", name).with("lines", json!(campaign.lines.len()));
     evidence::append(mount, vec![draft.with("due", json!(campaign.due)).with("actor", token(source))]).await?;

@@ -238,6 +238,11 @@ const POLICY: &[Field] = &[
         "Identity groups whose members (people only) may have access without anybody's agreement. Empty: nobody.",
     ),
     Field::new(
+        "break_glass_after",
+        FieldType::DurationSecond,
+        "Only for who has an ordinary request for the role that has waited so many seconds, or this duration. 0: at once.",
+    ),
+    Field::new(
         "break_glass_ttl",
         FieldType::DurationSecond,
         "How long that lasts, in seconds or as a duration; at most 1h.",

@@ -186,6 +186,8 @@ pub struct Policy {
     pub overlap: u64,
     /// Who may have access without anybody's agreement; empty: nobody.
     pub break_glass_groups: Vec<String>,
+    /// Only for who has waited so long for an ordinary approval; 0: at once.
+    pub break_glass_after: u64,
     /// How long that lasts.
     pub break_glass_ttl: u64,
     /// By when somebody looks at it.
@@ -241,6 +243,7 @@ impl Default for Policy {
             supersede: false,
             overlap: 120,
             break_glass_groups: Vec::new(),
+            break_glass_after: 0,
             break_glass_ttl: 900,
             break_glass_review_within: 86_400,
             break_glass_open_reviews: 0,

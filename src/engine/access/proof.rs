@@ -83,6 +83,12 @@ impl Used {
         used.insert(id.to_owned(), until).is_none()
     }
 
+    /// Whether it was used.
+    #[cfg(test)]
+    pub(in crate::engine) fn knows(&self, id: &str) -> bool {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).contains_key(id)
+    }
+
     /// Learns from the record which proofs were taken before this process began: nothing else would remember them.
     ///
     /// # Errors

@@ -263,6 +263,10 @@ async fn metrics(mount: &Mount) -> Result<Value, Error> {
     let hasty =
         requests.values().flatten().flat_map(|r| r.votes.iter().map(move |vote| vote.at.saturating_sub(r.filed)));
     let hasty = hasty.filter(|seconds| *seconds < 10).count();
+    let mut approvers = BTreeMap::<&str, u64>::new();
+    let votes = requests.values().flatten().flat_map(|request| &request.votes).filter(|vote| vote.approve);
+    votes.for_each(|vote| *approvers.entry(vote.who.name.as_str()).or_default() += 1);
+    let stuck = requests.values().flatten().filter(|request| request.state == State::Remnant).count();
     Ok(json!({
         "events": kinds,
         "issued": count("issue.done"),
@@ -274,6 +278,8 @@ async fn metrics(mount: &Mount) -> Result<Value, Error> {
         "approved_by_policy": count("decision.auto"),
         "approved_by_people": count("decision.approved"),
         "votes_within_10_seconds": hasty,
+        "approvals_by_approver": approvers,
+        "remnants_open": stuck,
         "break_glass": count("breakglass.used"),
     }))
 }

@@ -6,8 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::root;
-use super::timing::{self, Timing};
+use super::{check, root};
 use crate::engine::Mount;
 use crate::engine::end::mode::{self, RevocationMode};
 use crate::engine::end::wishes::Wishes;
@@ -15,6 +14,7 @@ use crate::engine::error::Error;
 use crate::engine::field::Input;
 use crate::engine::go::instant;
 use crate::engine::request::{Fields, Reply, Response};
+use crate::engine::schedule::timing::{self, Timing};
 use crate::engine::template::{self, Names, OsEntropy, Template};
 use crate::secret::Secret;
 use crate::target::{self, Driver, Passwords, Target};
@@ -539,6 +539,9 @@ pub async fn write(mount: &Mount, name: &str, input: &Input, data: &Fields) -> R
     if let Err(e) = config.store(mount, name).await {
         opened.target.close().await;
         return Err(e);
+    }
+    if verifying {
+        warnings.extend(check::warnings(mount, name, &opened).await);
     }
     // If they cannot be read, who changes the password tells the connection again.
     opened.passwords.only_add(&root::candidates(mount, name, &config).await.unwrap_or_default());

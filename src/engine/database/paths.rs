@@ -1,10 +1,12 @@
 //! The route table of the `database` engine: every path, field and help text there is. Router, `path-help`, the OpenAPI
 //! document and the field reference in the documentation all come from here.
 
-use crate::engine::access::ROLE_FIELDS;
+use crate::engine::access::{CREDS_FIELDS, ROLE_FIELDS};
 use crate::engine::field::{Field, FieldType, Preset};
 use crate::engine::request::Operation::{self, Create, Delete, List, Read, Update};
 use crate::engine::route::Route;
+use crate::engine::schedule::rule::{TIMEZONE_FIELD, WINDOW_FIELD};
+use crate::engine::schedule::timing::DISABLE_FIELD;
 
 /// A path of this engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,6 +15,8 @@ pub enum Path {
     Configs,
     /// `config/:name`
     Config,
+    /// `check/:name`
+    Check,
     /// `reset/:name`
     Reset,
     /// `reload/:plugin_name`
@@ -59,18 +63,6 @@ const ALL: &[Operation] = &[Create, Update, Read, Delete];
 
 const AFTER: Field = Field::new("after", FieldType::String, "List entries after this one, exclusive.").query();
 const LIMIT: Field = Field::new("limit", FieldType::Int, "List this many entries at most; without it, all.").query();
-
-const ROTATION_WINDOW: Field = Field::new(
-    "rotation_window",
-    FieldType::DurationSecond,
-    "With rotation_schedule: for how many seconds a missed time is made up for, at least 3600; then the next time is waited \
-     for. Without it there is no limit.",
-);
-const ROTATION_TIMEZONE: Field = Field::new(
-    "rotation_timezone",
-    FieldType::String,
-    "With rotation_schedule: whose clock it means, such as Europe/Berlin. Empty means UTC.",
-);
 
 const OWNED_OBJECTS: &str = "What becomes of objects that a minted user owns when it ends. fail: they stay, and with them \
                              the user, which can do nothing any more; see remnants/. drop: they go with it. \
@@ -292,13 +284,9 @@ pub const ROUTES: &[Route<Path>] = &[
                 "The password of the account used here changes after these times: a cron expression of five fields (\"0 3 \
                  * * SUN\"). Empty for never.",
             ),
-            ROTATION_WINDOW,
-            ROTATION_TIMEZONE,
-            Field::new(
-                "disable_automated_rotation",
-                FieldType::Bool,
-                "Keep rotation_period or rotation_schedule, and do not follow it; counted anew when this ends.",
-            ),
+            WINDOW_FIELD,
+            TIMEZONE_FIELD,
+            DISABLE_FIELD,
         ],
         details: Some(CONNECTION_DETAILS),
         synopsis: "Configure connection details of a database.",
@@ -307,6 +295,18 @@ Names a database and how to log in to it. Fields that are not listed are kept an
 
 A write lays the given fields over those that are stored. Unless verify_connection is false, nothing is stored before
 the database has answered.",
+    },
+    Route {
+        id: Path::Check,
+        pattern: "check/{name}",
+        operations: &[Read],
+        fields: &[Field::new("name", FieldType::String, "Name of the connection.")],
+        details: None,
+        synopsis: "See whether a database answers, and what the account of its connection may do.",
+        description: "\
+Tells whether the database can be reached, what it is, how long it takes to answer (latency_ms) and by how many seconds its
+clock is ahead of the host's; what the engine needs of the account, with what would grant it; and which roles ask for more
+than it may do. Changes nothing.",
     },
     Route {
         id: Path::Reset,
@@ -417,20 +417,10 @@ A write lays the given fields over those that are stored. Leases that are out ke
         operations: &[Read],
         fields: &[
             Field::new("name", FieldType::String, "Name of the role."),
-            Field::new("request_id", FieldType::String, "Of a role with jit_policy: use this grant.").query(),
-            Field::new("params", FieldType::KvPairs, "Of a role with jit_policy: use the grant for these params.").query(),
-            Field::new(
-                "identity_proof",
-                FieldType::Secret,
-                "Of a role whose policy asks for it (require_proof): a JWT of the workload itself.",
-            )
-            .query(),
-            Field::new(
-                "wait",
-                FieldType::DurationSecond,
-                "Of a role with jit_policy: how long to wait for an approval, in seconds or as a duration; at most 60s.",
-            )
-            .query(),
+            CREDS_FIELDS[0],
+            CREDS_FIELDS[1],
+            CREDS_FIELDS[2],
+            CREDS_FIELDS[3],
         ],
         details: None,
         synopsis: "Request database credentials for a certain role.",
@@ -468,8 +458,8 @@ what to do; a sidecar that tries again gets the credential once the request is a
                 FieldType::String,
                 "The password changes at these times: a cron expression of five fields (\"0 3 * * SUN\").",
             ),
-            ROTATION_WINDOW,
-            ROTATION_TIMEZONE,
+            WINDOW_FIELD,
+            TIMEZONE_FIELD,
             Field::new(
                 "rotation_mode",
                 FieldType::String,

@@ -187,20 +187,19 @@ pub async fn write(mount: &Mount, name: &str, input: &Input) -> Reply {
     }
 
     let gate = role.gate.clone();
-    role.gate.lay_over(input, &role.statements.creation)?;
+    role.gate.lay_over(input, ("creation_statements", &role.statements.creation))?;
     access::staged::may_change(mount, &gate, &role.gate).await?;
     let mut wishes = role.wishes();
     wishes.write(input)?;
     wishes.store(&mut role.other);
 
+    let mut warnings = super::check::judge(mount, name, &role).await?;
+
     role.store(mount, name).await?;
     if !role.max_ttl.is_zero() && role.default_ttl > role.max_ttl {
-        return Ok(Some(Response {
-            warnings: vec!["default_ttl is longer than max_ttl: every lease of this role is cut to max_ttl".into()],
-            ..Response::default()
-        }));
+        warnings.insert(0, "default_ttl is longer than max_ttl: every lease of this role is cut to max_ttl".into());
     }
-    Ok(None)
+    Ok((!warnings.is_empty()).then(|| Response { warnings, ..Response::default() }))
 }
 
 /// DELETE. Leases that are out carry what is needed to end them.

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use super::rotation::{Fault, later, tick};
 use super::*;
 use crate::target::aws::{
-    AccessKey, Cause, Cloud, Failure, Holder, KeyInfo, Principal, Session, SessionPlan, Settings as AwsSettings,
-    Source, Step, Unmade, User, UserEnd, UserPlan,
+    AccessKey, AssumedAs, Cause, Cloud, Failure, Holder, KeyInfo, Principal, Session, SessionPlan,
+    Settings as AwsSettings, Source, Step, Unmade, User, UserEnd, UserPlan,
 };
 
 /// The tags of a user, and its keys in the order in which they were made.
@@ -88,7 +88,7 @@ impl Cloud for Fake {
     fn with_key(&self, key: &AccessKey) -> Arc<dyn Cloud> {
         Arc::new(Fake { world: self.world.clone(), key: key.id.clone() })
     }
-    fn assuming(&self, _: &str) -> Arc<dyn Cloud> {
+    fn assuming(&self, _: &AssumedAs) -> Arc<dyn Cloud> {
         Arc::new(Fake { world: self.world.clone(), key: self.key.clone() })
     }
     async fn assume_role(&self, plan: &SessionPlan) -> Result<Session, Failure> {
@@ -180,6 +180,23 @@ impl Cloud for Fake {
     async fn delete_policy(&self, holder: &Holder, _: &str) -> Result<(), Failure> {
         self.change(|account| {
             account.policies.lock().unwrap().remove(holder.arn());
+            Ok(())
+        })
+        .await
+    }
+    async fn attach_policy(&self, holder: &Holder, name: &str, document: &str) -> Result<(), Failure> {
+        self.change(|account| {
+            account.policies.lock().unwrap().insert(format!("{} {name}", holder.arn()), document.to_owned());
+            Ok(())
+        })
+        .await
+    }
+    async fn attached_policy(&self, holder: &Holder, name: &str) -> Result<Option<String>, Failure> {
+        Ok(self.world.account.policies.lock().unwrap().get(&format!("{} {name}", holder.arn())).cloned())
+    }
+    async fn detach_policy(&self, holder: &Holder, name: &str) -> Result<(), Failure> {
+        self.change(|account| {
+            account.policies.lock().unwrap().remove(&format!("{} {name}", holder.arn()));
             Ok(())
         })
         .await

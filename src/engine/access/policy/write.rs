@@ -97,6 +97,7 @@ pub fn lay_over(policy: &mut Policy, input: &Input) -> Result<(), String> {
         ("overlap", &mut policy.overlap),
         ("end_idle", &mut policy.end_idle),
         ("max_ttl_unrecorded", &mut policy.max_ttl_unrecorded),
+        ("break_glass_after", &mut policy.break_glass_after),
         ("break_glass_ttl", &mut policy.break_glass_ttl),
         ("break_glass_review_within", &mut policy.break_glass_review_within),
     ];
@@ -243,6 +244,9 @@ pub fn judge(policy: &Policy) -> Result<Vec<String>, String> {
     }
     if (1..60).contains(&policy.end_idle) {
         return Err("end_idle: at least 60s, for it is looked at twice a minute".into());
+    }
+    if policy.break_glass_after >= policy.pending_ttl {
+        return Err("break_glass_after: no request waits for so long; see pending_ttl".into());
     }
     if policy.break_glass_ttl == 0 || policy.break_glass_ttl > emergency::LONGEST.as_secs() {
         return Err("break_glass_ttl: more than nothing and at most 1h".into());

@@ -292,7 +292,7 @@ async fn a_candidate_is_judged_by_what_was_asked() {
 async fn rules_are_changed_by_two() {
     let (_world, mount) = gated(json!({})).await;
     ask(&mount, Operation::Update, "config/jit", json!({ "policy_change": "two_person" })).await.unwrap();
-    let looser = json!({ "steps": [], "approval": "auto" });
+    let looser = json!({ "steps": [], "approval": "auto", "require_reason": 0 });
     refused(policy(&mount, looser.clone()).await, 403, "jit_identity");
     by(&mount, "bob", Operation::Update, "policies/p", looser).await.unwrap();
     refused(read(&mount, "ann").await, 403, "jit_approval_required");
@@ -331,4 +331,34 @@ async fn one_event_is_proven_alone() {
         assert_eq!((sound.first, sound.signed), (seq, true));
     }
     assert!(ask(&mount, Operation::Read, "evidence/proof/99", json!({})).await.unwrap().is_none());
+}
+
+/// R37: only once the ordinary way was tried, where the policy says so.
+#[tokio::test]
+async fn the_glass_is_not_broken_before_the_ordinary_way_was_tried() {
+    let (world, mount) = gated(json!({ "break_glass_groups": "devs", "break_glass_after": 600 })).await;
+    let glass = || {
+        let body = json!({ "reason": "the shop is down", "incident": "INC-1" });
+        by(&mount, "ann", Operation::Update, "break-glass/secret", body)
+    };
+    refused(glass().await, 403, "jit_policy");
+    file(&mount, "ann").await.unwrap();
+    later(&world, 599);
+    refused(glass().await, 403, "jit_policy");
+    later(&world, 1);
+    glass().await.unwrap();
+    read(&mount, "ann").await.unwrap();
+    assert_eq!(refusal(policy(&mount, json!({ "break_glass_after": "2h" })).await).0, 400);
+}
+
+/// A proof that an earlier process has taken is known to the next.
+#[tokio::test]
+async fn a_used_proof_outlives_the_process() {
+    let (world, mount) = gated(json!({})).await;
+    let used = json!({ "subject": "s", "issuer": "i", "age": 1, "id": "abc" });
+    let draft = evidence::event::Draft::new("issue.intent").with("proof", used);
+    evidence::append(&mount, vec![draft]).await.unwrap();
+    let next = super::super::mount(&world);
+    next.access.proofs.remember(&next).await.unwrap();
+    assert!(next.access.proofs.knows("abc") && !next.access.proofs.knows("abd"));
 }
