@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 export PATH := $(CURDIR)/.cache/bin:$(PATH)
 
-.PHONY: docs help setup build release demo demo-jit demo-aws test unit parity chaos bench bench-wiping unwiped advisory-facts fuzz fmt lint advisories clean
+.PHONY: docs help setup build release dist demo demo-jit demo-aws test unit parity chaos cluster bench bench-wiping unwiped advisory-facts fuzz fmt lint advisories clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
@@ -19,6 +19,9 @@ build: ## build the plugin: target/debug/leasehold
 
 release: ## build the plugin as it is shipped: target/release/leasehold
 	@cargo build --locked --release
+
+dist: release ## pack the release: OCI image layout, Debian package, SBOM, checksums, all in dist/
+	@scripts/dist
 
 demo: setup build ## see a user come and go: about ten seconds, everything cleaned up (KEEP=1 leaves it running)
 	@scripts/demo
@@ -45,8 +48,16 @@ chaos: export LEASEHOLD_CHAOS_DATABASE_KILLS ?= 20
 chaos: setup ## the kill campaign, long: about eight minutes (LEASEHOLD_CHAOS_SEED=… for another one like it)
 	@cargo nextest run --locked --profile chaos --test it --no-capture -- chaos::
 
-docs: ## write docs/fields.md from the route table
-	@LEASEHOLD_WRITE_DOCS=1 cargo nextest run --locked --lib -- the_field_reference_is_up_to_date
+# The short form is part of `make test`.
+cluster: export LEASEHOLD_CLUSTER_KILLS ?= 10
+cluster: export LEASEHOLD_CLUSTER_SECONDS ?= 8
+cluster: export LEASEHOLD_CLUSTER_TO_THE_END ?= 1
+cluster: setup ## three nodes under load: ten failovers and an upgrade, about eight minutes
+	@cargo nextest run --locked --profile cluster --test it --no-capture -- cluster::
+
+docs: ## write the references in docs/ from the tables in the source
+	@LEASEHOLD_WRITE_DOCS=1 cargo nextest run --locked --lib -- the_field_reference_is_up_to_date \
+	    the_documented_metrics_are_those_that_there_are
 
 bench: setup ## mints and revocations a second, beside the built-in engine: about five minutes (ARGS=--help: less, or raft)
 	@cargo bench --locked --bench creds -- $(ARGS)
@@ -79,4 +90,4 @@ advisories: setup ## ask the RustSec database about the dependencies (needs a ne
 
 clean: ## remove what was built and fetched
 	@cargo clean
-	@rm -rf .cache
+	@rm -rf .cache dist

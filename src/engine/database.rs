@@ -5,6 +5,7 @@ pub mod connection;
 pub mod credential;
 pub mod creds;
 pub mod paths;
+pub mod rehearsal;
 pub mod role;
 pub mod root;
 pub mod static_role;
@@ -19,7 +20,7 @@ use super::error::Error;
 use super::field::Input;
 use super::request::{Existence, Operation, Reply, Request, Response};
 use super::rotation::queue::Lane;
-use super::{intent, reconcile, remnant};
+use super::{intent, metrics, reconcile, remnant, status};
 use crate::target::Standing;
 use paths::Path;
 
@@ -65,6 +66,10 @@ pub async fn handle(mount: &Mount, path: Path, name: &str, input: &Input, reques
         (Path::StaticCreds, Read) => static_role::creds(mount, name).await,
         (Path::RotateRole, Create | Update) => static_role::rotate(mount, name).await,
         (Path::RotateRoot, Create | Update) => root::rotate(mount, name).await,
+        (Path::RoleTest, Create | Update) => rehearsal::test(mount, name).await,
+        (Path::Statuses, Read) => status::list(mount).await,
+        (Path::Status, Read) => status::read(mount, name).await,
+        (Path::Metrics, Read) => metrics::read(mount).await,
         (Path::Reconcile, Read) => reconcile::read(mount, name).await,
         (Path::Reconcile, Create | Update) => reconcile::write(mount, name).await,
         (Path::Remnants, List) => remnant::list(mount, input).await,

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::error::Error;
+use super::meter::{self, Work};
 use super::{Mount, database, intent, remnant};
 use crate::target::{EndPlan, Ended, Left, Sessions, Target, Verify};
 use wishes::Wishes;
@@ -178,9 +179,16 @@ async fn attempt(mount: &Mount, doomed: &Doomed) -> Landed {
     }
     let unseen = options.verify == Verify::Off;
     let plan = EndPlan { username: doomed.username.clone(), revocation, options };
-    let ended = at(connection.target.as_ref(), &plan).await?;
+    let why = |ended: &Result<Ended, Trouble>| ended.as_ref().err().map(Trouble::to_string);
+    let ending = at(connection.target.as_ref(), &plan);
+    let ended = meter::timed(mount, place(doomed), Work::End, ending, why).await?;
     let Ended { existed, sessions, took, left, again } = ended;
     Ok(Report { existed, sessions, took, left, again, unseen })
+}
+
+/// Where an end counts. Leases of other engines name no connection.
+fn place(doomed: &Doomed) -> &str {
+    if doomed.db_name.is_empty() { "unknown" } else { &doomed.db_name }
 }
 
 async fn at(target: &dyn Target, plan: &EndPlan) -> Result<Ended, Trouble> {

@@ -12,6 +12,7 @@ use super::end::Doomed;
 use super::end::wishes::Wishes;
 use super::error::Error;
 use super::intent::{self, Intent};
+use super::meter::{self, Work};
 use super::request::{Datum, Fields, LeaseRef, Request};
 use super::transit::{self, Underway};
 use super::{Kind, Mount, end};
@@ -291,11 +292,11 @@ impl From<Error> for Unmade {
 }
 
 async fn marked(mount: &Mount, site: &Site<'_>, plan: &mut MintPlan, login: Login<'_>) -> Result<Fields, Unmade> {
-    let mut outcome = site.target.mint(plan, login).await;
+    let mut outcome = at_target(mount, site, plan, login).await;
     if let Outcome::Failed(TargetError::Repeated) = outcome {
         repeat::end_marked(mount, site, plan).await?;
         plan.repeats = false;
-        outcome = site.target.mint(plan, login).await;
+        outcome = at_target(mount, site, plan, login).await;
     }
     match outcome {
         Outcome::Done(()) => Ok(intent::lease(&site.doomed(plan, None))),
@@ -305,6 +306,14 @@ async fn marked(mount: &Mount, site: &Site<'_>, plan: &mut MintPlan, login: Logi
         Outcome::Failed(e) => Err(Unmade::Certain(Error::Failed(e.to_string()))),
         Outcome::Unknown(e) => Err(Unmade::Unknown(e)),
     }
+}
+
+async fn at_target(mount: &Mount, site: &Site<'_>, plan: &MintPlan, login: Login<'_>) -> Outcome<()> {
+    let why = |outcome: &Outcome<()>| match outcome {
+        Outcome::Done(()) | Outcome::Failed(TargetError::Repeated) => None,
+        Outcome::Failed(e) | Outcome::Unknown(e) => Some(e.to_string()),
+    };
+    meter::timed(mount, site.db_name, Work::Mint, site.target.mint(plan, login), why).await
 }
 
 async fn noted(mount: &Mount, site: &Site<'_>, plan: &MintPlan, login: Login<'_>) -> Result<Fields, Unmade> {
@@ -317,7 +326,7 @@ async fn noted(mount: &Mount, site: &Site<'_>, plan: &MintPlan, login: Login<'_>
     // Who finds the note leaves it alone for as long as we are at it, however long that is.
     let _lock = mount.rotation.locks.hold(&key).await;
     note.store(storage, &key).await?;
-    match site.target.mint(plan, login).await {
+    match at_target(mount, site, plan, login).await {
         Outcome::Done(()) => {}
         Outcome::Failed(e) => {
             intent::forget(mount, &key).await;

@@ -45,7 +45,8 @@ pub enum State {
 }
 
 impl State {
-    fn name(self) -> &'static str {
+    /// In one word.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Contained => "contained",
             Self::Grace => "grace",

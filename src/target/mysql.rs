@@ -28,7 +28,7 @@ use super::pool::{Checkout, Lane, NotOpened, Pool, Trust};
 use super::statement::Vars;
 use super::{
     Capability, EndOptions, EndPlan, Ended, Login, LoginError, Marked, MintPlan, Outcome, RenewPlan, Script, Standing,
-    Target, TargetError, Usage,
+    Target, TargetError, Usage, Vitals,
 };
 use crate::secret::Secret;
 use end::Ending;
@@ -286,6 +286,10 @@ impl Target for MySql {
             Ok(ended) => ended,
             Err(_) => Err(TargetError::Lost("the task that ends the user died".into())),
         }
+    }
+
+    fn vitals(&self) -> Option<Vitals> {
+        Some(self.core.pool.vitals())
     }
 
     async fn close(&self) {

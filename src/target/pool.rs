@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use self::breaker::Breaker;
 use self::lanes::{Lanes, Permit};
-use super::TargetError;
+use super::{TargetError, Vitals};
 use crate::secret::memory::WIPE_KEPT;
 
 pub use self::lanes::Lane;
@@ -257,6 +257,19 @@ impl<S: Session> Pool<S> {
 
     fn idle(&self) -> MutexGuard<'_, Vec<Idle<S>>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What its sessions are at.
+    pub fn vitals(&self) -> Vitals {
+        let (in_use, [waiting_to_issue, waiting_to_end]) = self.lanes.vitals();
+        Vitals {
+            limit: self.limits.max_open,
+            in_use,
+            idle: self.idle().len(),
+            waiting_to_issue,
+            waiting_to_end,
+            outage: self.breaker.outage(Instant::now()),
+        }
     }
 
     /// Drops idle sessions: one of them was found dead, and the others are no younger.

@@ -7,6 +7,7 @@ mod marker;
 mod mint;
 mod password;
 mod record;
+mod rehearse;
 mod session;
 mod standing;
 mod usage;
@@ -24,8 +25,8 @@ use tokio::sync::Semaphore;
 use super::dsn::PgEndpoint;
 use super::pool::{Checkout, Lane, Limits, NotOpened, Pool, Trust, jitter};
 use super::{
-    Capability, EndOptions, EndPlan, Ended, Login, LoginError, Marked, MintPlan, Outcome, RenewPlan, Script, Standing,
-    Target, TargetError, Usage,
+    Capability, EndOptions, EndPlan, Ended, Login, LoginError, Marked, MintPlan, Outcome, Rehearsal, RenewPlan, Script,
+    Standing, Target, TargetError, Usage, Vitals,
 };
 use crate::secret::Secret;
 use session::{PgSession, Problem};
@@ -161,6 +162,10 @@ impl Target for Postgres {
         mint::mint(self, plan, login).await
     }
 
+    async fn rehearse(&self, plan: &Rehearsal, login: Login<'_>) -> Option<Result<(), TargetError>> {
+        Some(rehearse::rehearse(self, plan, login).await)
+    }
+
     async fn renew(&self, plan: &RenewPlan) -> Result<(), TargetError> {
         mint::renew(self, plan).await
     }
@@ -207,6 +212,10 @@ impl Target for Postgres {
 
     async fn login(&self, username: &str, password: &Secret) -> Result<(), LoginError> {
         password::login(self, username, password).await
+    }
+
+    fn vitals(&self) -> Option<Vitals> {
+        Some(self.pool.vitals())
     }
 
     async fn close(&self) {

@@ -7,7 +7,8 @@ use crate::support::repository;
 
 /// Each module with the modules of ours it may use.
 const ARROWS: &[(&str, &[&str])] = &[
-    ("main", &["wire", "engine", "secret", "observe"]),
+    ("main", &["wire", "engine", "secret", "observe", "migrate"]),
+    ("migrate", &[]),
     ("wire", &["engine", "target", "secret", "observe"]),
     ("engine", &["target", "secret"]),
     ("target", &["secret"]),
@@ -42,6 +43,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("aws_sdk_sts", &["target"]),
     ("aws_smithy_http_client", &["target"]),
     ("clap", &["main"]),
+    ("prometheus_client", &["engine"]),
     ("tracing_subscriber", &["observe"]),
 ];
 

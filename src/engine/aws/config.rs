@@ -109,7 +109,7 @@ impl Root {
     /// [`Error::Failed`] if what is stored cannot be read.
     pub fn timing(&self) -> Result<Timing, Error> {
         Timing::take(&mut self.other.clone())
-            .map_err(|()| Error::Failed("the stored rotation of config/root cannot be read".into()))
+            .map_err(|e| Error::Failed(format!("the stored rotation of config/root cannot be read: {e}")))
     }
 
     /// Changes when that is.

@@ -110,7 +110,7 @@ impl Config {
         let unreadable = || Error::Failed(format!("the stored connection {name:?} cannot be read"));
         let mut stored: Stored = serde_json::from_str(entry.expose()).map_err(|_| unreadable())?;
         let mut config = Self {
-            timing: Timing::take(&mut stored.other).map_err(|()| unreadable())?,
+            timing: Timing::take(&mut stored.other).map_err(|_| unreadable())?,
             plugin_name: stored.plugin_name,
             plugin_version: stored.plugin_version,
             allowed_roles: stored.allowed_roles.unwrap_or_default(),
@@ -170,7 +170,7 @@ impl Config {
     }
 
     /// True if there is no account of the connection's own: each account of a static role changes its own password.
-    pub(super) fn is_self_managed(&self) -> bool {
+    pub(in crate::engine) fn is_self_managed(&self) -> bool {
         let flag = self.details.get(SELF_MANAGED);
         flag.is_some_and(|flag| *flag == json!(true) || flag.as_str().is_some_and(|text| text == "true" || text == "1"))
     }
@@ -366,6 +366,12 @@ impl Connections {
     /// The live connection of that name, if there is one.
     pub fn live(&self, name: &str) -> Option<Arc<Connection>> {
         self.lock().by_name.get(name).cloned()
+    }
+
+    /// The live connection of that name, or one that has yet to answer for the first time.
+    pub fn known(&self, name: &str) -> Option<Arc<Connection>> {
+        let live = self.lock();
+        live.by_name.get(name).or_else(|| live.unproven.get(name)).cloned()
     }
 
     /// The live connection of that name; the first use opens and verifies it. If that fails while a change of its
@@ -592,6 +598,8 @@ pub async fn delete(mount: &Mount, name: &str) -> Reply {
     mount.rotation.queue.forget(&record);
     mount.ports.storage.delete(&key(name)).await?;
     mount.connections.forget(name);
+    mount.meter.forget(name);
+    mount.sights.forget(name);
     Ok(None)
 }
 

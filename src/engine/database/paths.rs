@@ -37,6 +37,14 @@ pub enum Path {
     RotateRole,
     /// `rotate-root/:name`
     RotateRoot,
+    /// `roles/:name/test`
+    RoleTest,
+    /// `status`
+    Statuses,
+    /// `status/:name`
+    Status,
+    /// `metrics`
+    Metrics,
     /// `reconcile/:name`
     Reconcile,
     /// `remnants/`
@@ -403,6 +411,11 @@ than it may do. Changes nothing.",
             Field::new("owned_objects", FieldType::String, OWNED_OBJECTS),
             Field::new("sessions", FieldType::String, SESSIONS),
             Field::new("verify", FieldType::String, VERIFY),
+            Field::new(
+                "validate",
+                FieldType::Bool,
+                "Try the role as roles/:name/test does before it is stored; what fails is not stored. Not kept.",
+            ),
         ],
         details: None,
         synopsis: "Manage the roles that can be created with this backend.",
@@ -410,6 +423,17 @@ than it may do. Changes nothing.",
 A role says at which connection a user is made, with which statements, and for how long.
 
 A write lays the given fields over those that are stored. Leases that are out keep what is needed to end them.",
+    },
+    Route {
+        id: Path::RoleTest,
+        pattern: "roles/{name}/test",
+        operations: WRITE,
+        fields: &[Field::new("name", FieldType::String, "Name of the role.")],
+        details: None,
+        synopsis: "Make a user of the role, end it, and say what came of it.",
+        description: "\
+PostgreSQL runs creation, renewal and revocation statements in one transaction that is rolled back: nobody else ever sees
+the user. Elsewhere the user is real, logs in once, and is ended at once; nobody gets its password.",
     },
     Route {
         id: Path::Creds,
@@ -548,6 +572,39 @@ A rotation_period begins anew; a rotation_schedule is not moved. Refused while s
         description: "\
 Afterwards only Leasehold knows it. Sessions go on. A later write of the connection that brings an earlier password back is
 answered with a warning, and the valid one is kept.",
+    },
+    Route {
+        id: Path::Statuses,
+        pattern: "status/?",
+        operations: &[Read],
+        fields: &[],
+        details: None,
+        synopsis: "Show how every connection is doing.",
+        description: "\
+Answers from what the active node knows; no database is asked. unwell names the connections that somebody should look at.",
+    },
+    Route {
+        id: Path::Status,
+        pattern: "status/{name}",
+        operations: &[Read],
+        fields: &[Field::new("name", FieldType::String, "Name of the connection.")],
+        details: None,
+        synopsis: "Show how a connection is doing.",
+        description: "\
+Its live users and the oldest of them, users whose end is not over and why, when which password changes next and what is
+late, the sessions at the database, whether it answers, what waits, and how long the latest 512 operations of each kind took
+(the numbers begin with the process). The database is asked for the users that it has, for three seconds at most.",
+    },
+    Route {
+        id: Path::Metrics,
+        pattern: "metrics",
+        operations: &[Read],
+        fields: &[],
+        details: None,
+        synopsis: "Show the figures of this node for Prometheus.",
+        description: "\
+OpenMetrics text. Each node answers for itself: what is counted here was done here, and a node on standby knows no users,
+remnants or queue. No database is asked.",
     },
     Route {
         id: Path::Reconcile,

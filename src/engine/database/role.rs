@@ -195,6 +195,10 @@ pub async fn write(mount: &Mount, name: &str, input: &Input) -> Reply {
 
     let mut warnings = super::check::judge(mount, name, &role).await?;
 
+    if input.flag("validate").unwrap_or(false) {
+        let tried = super::rehearsal::rehearse(mount, name, &role).await;
+        tried.map_err(|e| Error::Refused(format!("nothing is stored, the role does not work: {e}")))?;
+    }
     role.store(mount, name).await?;
     if !role.max_ttl.is_zero() && role.default_ttl > role.max_ttl {
         warnings.insert(0, "default_ttl is longer than max_ttl: every lease of this role is cut to max_ttl".into());

@@ -46,6 +46,9 @@ impl Account for Root {
     fn key(&self) -> &str {
         &self.key
     }
+    fn connection(&self) -> &str {
+        &self.name
+    }
     fn username(&self) -> &str {
         &self.username
     }

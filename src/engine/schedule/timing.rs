@@ -1,5 +1,5 @@
-//! When what an engine itself logs in with, the password of a connection's account or an AWS key, changes by itself: what an operator writes, how it is stored, and which
-//! moment follows from it.
+//! When what an engine itself logs in with, the password of a connection's account or an AWS key, changes by itself: what
+//! an operator writes, how it is stored, and which moment follows from it.
 
 use std::time::{Duration, SystemTime};
 
@@ -57,9 +57,9 @@ impl Timing {
     ///
     /// # Errors
     /// If it cannot be read.
-    pub fn take(stored: &mut Fields) -> Result<Self, ()> {
+    pub fn take(stored: &mut Fields) -> Result<Self, String> {
         let taken: Fields = Self::own().filter_map(|key| stored.remove_entry(key)).collect();
-        serde_json::from_value(Value::Object(taken)).map_err(drop)
+        serde_json::from_value(Value::Object(taken)).map_err(|e| e.to_string())
     }
 
     /// The keys of the stored form.

@@ -133,7 +133,7 @@ impl Bao {
         let file = self.plugins().join(name);
         std::fs::copy(build, &file).unwrap_or_else(|e| panic!("{}: {e}", build.display()));
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
-        let plugin = json!({ "command": name, "args": ["database"], "sha256": checksum(&file) });
+        let plugin = json!({ "command": name, "args": ["database"], "sha256": sha256_of(&file) });
         self.client().post(&format!("sys/plugins/catalog/secret/{name}"), plugin).expect(204);
     }
 
@@ -169,16 +169,23 @@ pub fn register(client: &Client, plugins: &Path, arguments: &[&str]) {
 
 /// The checksum of the plugin in this directory, as the catalogue wants it.
 pub fn sha256(plugins: &Path) -> String {
-    checksum(&plugins.join("leasehold"))
+    sha256_of(&plugins.join("leasehold"))
 }
 
-fn checksum(file: &Path) -> String {
+/// The checksum of a file.
+pub fn sha256_of(file: &Path) -> String {
     let binary = std::fs::read(file).unwrap();
     Sha256::digest(&binary).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The children of a server that run a plugin of this directory.
 pub fn plugin_processes(server: Pid, plugins: &Path) -> Vec<Pid> {
+    let ours = |(child, exe): (Pid, PathBuf)| (exe.parent() == Some(plugins)).then_some(child);
+    children(server).into_iter().filter_map(ours).collect()
+}
+
+/// The children of a server, each with the program that it runs.
+pub fn children(server: Pid) -> Vec<(Pid, PathBuf)> {
     let children = std::fs::read_dir(format!("/proc/{}/task", server.as_raw_nonzero()))
         .into_iter()
         .flatten()
@@ -188,8 +195,10 @@ pub fn plugin_processes(server: Pid, plugins: &Path) -> Vec<Pid> {
         .join(" ");
     children
         .split_whitespace()
-        .filter(|child| std::fs::read_link(format!("/proc/{child}/exe")).is_ok_and(|exe| exe.parent() == Some(plugins)))
-        .filter_map(|child| Pid::from_raw(child.parse().ok()?))
+        .filter_map(|child| {
+            let exe = std::fs::read_link(format!("/proc/{child}/exe")).ok()?;
+            Some((Pid::from_raw(child.parse().ok()?)?, exe))
+        })
         .collect()
 }
 
