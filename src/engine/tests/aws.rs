@@ -217,7 +217,7 @@ fn mount(world: &Arc<World>) -> Mount {
     let mount = Mount::new(
         Kind::Aws,
         "0a1b2c3d-id".into(),
-        Ports { storage: at(), host: at(), clock: at(), targets: at(), scratch: at() },
+        Ports { storage: at(), host: at(), clock: at(), targets: at(), scratch: at(), web: at() },
     );
     mount.rotation.queue.by_hand();
     mount.access.by_hand();
