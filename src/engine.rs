@@ -42,11 +42,11 @@ use database::connection::Connections;
 use database::credential::Ahead;
 use error::Error;
 use field::Input;
-use port::{Clock, Host, Scratch, Storage};
+use port::{Clock, Host, Scratch, Storage, Web};
 use request::{Existence, Fields, LeaseGrant, LeaseRef, Operation, Reply, Request, Response};
 
 use crate::secret::Secret;
-use crate::target::{Connector, Usage};
+use crate::target::{Connector, Standing, Usage};
 
 /// Whether users are ended at all.
 pub use end::mode::RevocationMode;
@@ -88,6 +88,8 @@ pub struct Ports {
     pub targets: Arc<dyn Connector>,
     /// Notes for the next process.
     pub scratch: Arc<dyn Scratch>,
+    /// Other people's web servers.
+    pub web: Arc<dyn Web>,
 }
 
 /// One mount of the engine. Clones are the same mount.
@@ -95,6 +97,7 @@ pub struct Ports {
 pub struct Mount(Arc<Inner>);
 
 /// A mount that may be gone.
+#[derive(Clone)]
 struct WeakMount(Weak<Inner>);
 
 impl WeakMount {
@@ -147,8 +150,15 @@ struct Rotation {
 const USAGE: std::time::Duration = std::time::Duration::from_millis(500);
 
 /// Storage prefixes the host should wrap with its seal.
-pub const SEAL_WRAPPED: &[&str] =
-    &["config/*", "static-role/*", "static-creds/*", "rotation/*", "key/*", evidence::checkpoint::KEY];
+pub const SEAL_WRAPPED: &[&str] = &[
+    "config/*",
+    "static-role/*",
+    "static-creds/*",
+    "rotation/*",
+    "key/*",
+    "access/hook-key/*",
+    evidence::checkpoint::KEY,
+];
 
 impl Mount {
     /// A mount with the host's stable id for it. Touches nothing yet: storage may not be writable.
@@ -272,11 +282,31 @@ impl Mount {
         tokio::time::timeout(USAGE, asking).await.ok()?.ok()?
     }
 
+    /// For how long the sessions of what was issued have been silent, in seconds; the inner `None`: it has no session. `None`
+    /// if the target does not say.
+    async fn silence(&self, internal: &Fields) -> Option<Option<u64>> {
+        let asking = async {
+            match self.kind {
+                Kind::Database => database::creds::silence(self, internal).await.ok(),
+                Kind::Aws => None,
+            }
+        };
+        tokio::time::timeout(USAGE, asking).await.ok()?
+    }
+
     /// Ends what was issued, by a lease's internal data. Ending what is already gone succeeds.
     async fn end_credential(&self, internal: &Fields) -> Result<end::Report, Error> {
         match self.kind {
             Kind::Database => database::creds::revoke(self, internal).await,
             Kind::Aws => aws::lease::end(self, internal).await,
+        }
+    }
+
+    /// Who can log in to the targets with rights that nobody asked for here: by connection, or why that is not known.
+    async fn standing(&self) -> Result<Vec<(String, Result<Vec<Standing>, String>)>, Error> {
+        match self.kind {
+            Kind::Database => database::standing(self).await,
+            Kind::Aws => Ok(Vec::new()),
         }
     }
 

@@ -21,6 +21,7 @@ use super::field::Input;
 use super::request::{Existence, Operation, Reply, Request, Response};
 use super::rotation::queue::Lane;
 use super::{intent, metrics, reconcile, remnant, status};
+use crate::target::Standing;
 use paths::Path;
 
 /// The `database` kind of mount.
@@ -168,6 +169,20 @@ pub async fn exists(mount: &Mount, path: Path, name: &str) -> Result<Existence, 
         Some(_) => Existence::Found,
         None => Existence::Missing,
     })
+}
+
+/// Who can log in to the database of each connection with rights over others, but for the users of this mount; or why that
+/// is not known.
+pub async fn standing(mount: &Mount) -> Result<Vec<(String, Result<Vec<Standing>, String>)>, Error> {
+    let mut all = Vec::new();
+    for name in mount.ports.storage.list("config/", "", -1).await? {
+        let found = match mount.connections.get(mount, &name).await {
+            Ok(connection) => connection.target.standing(&mount.id).await.map_err(|e| e.to_string()),
+            Err(e) => Err(e.to_string()),
+        };
+        all.push((name, found));
+    }
+    Ok(all)
 }
 
 /// LIST below a storage prefix, with `after` and `limit`. An empty list is a 404 of the host.

@@ -15,7 +15,7 @@ use super::intent::{self, Intent};
 use super::meter::{self, Work};
 use super::request::{Datum, Fields, LeaseRef, Request};
 use super::transit::{self, Underway};
-use super::{Mount, end};
+use super::{Kind, Mount, end};
 use crate::target::{Driver, Login, MintPlan, Outcome, Target, TargetError};
 
 /// Leave to mint one credential for one caller until a certain time. Only [`authorize`] makes one, and nothing is
@@ -61,6 +61,28 @@ impl Permit {
         self.grant.as_ref().map(Use::params)
     }
 
+    /// Whether what the user does should be in the target's log.
+    pub fn wants_record(&self) -> bool {
+        self.grant.as_ref().is_some_and(Use::wants_record)
+    }
+
+    /// Whether it will be.
+    pub fn is_recorded(&self) -> bool {
+        self.grant.as_ref().is_some_and(Use::is_recorded)
+    }
+
+    /// Tells what the target says of that; may bring the end nearer.
+    ///
+    /// # Errors
+    /// 503 if there is no credential without it.
+    pub fn record(&mut self, able: Result<(), String>, now: SystemTime) -> Result<(), Error> {
+        if let Some(grant) = &mut self.grant {
+            grant.record(able, now)?;
+            self.until = self.until.min(grant.bound());
+        }
+        Ok(())
+    }
+
     /// What the answer says of the grant; nothing for a role that is not gated.
     pub async fn answer(&self, mount: &Mount) -> Vec<(String, Datum)> {
         match &self.grant {
@@ -96,7 +118,12 @@ pub async fn authorize(
     request: &Request,
     until: SystemTime,
 ) -> Result<Permit, Error> {
-    let grant = if gate.jit_policy.is_empty() { None } else { Some(gate::enter(mount, role, gate, request).await?) };
+    let mut grant =
+        if gate.jit_policy.is_empty() { None } else { Some(gate::enter(mount, role, gate, request).await?) };
+    if let Some(grant) = grant.as_mut().filter(|grant| mount.kind == Kind::Aws && grant.wants_record()) {
+        let why = "an AWS mount does not ask whether a trail records what its credentials do";
+        grant.record(Err(why.into()), mount.ports.clock.now())?;
+    }
     let until = grant.as_ref().map_or(until, |grant| until.min(grant.bound()));
     if until <= mount.ports.clock.now() {
         return Err(Error::Refused(format!("role {role:?} has no time left: its max_ttl or the mount's is too short")));
@@ -273,6 +300,9 @@ async fn marked(mount: &Mount, site: &Site<'_>, plan: &mut MintPlan, login: Logi
     }
     match outcome {
         Outcome::Done(()) => Ok(intent::lease(&site.doomed(plan, None))),
+        Outcome::Failed(e) if e.is_unrecorded() => {
+            Err(Unmade::Certain(Error::Coded(503, format!("jit_recording_unavailable: {e}"))))
+        }
         Outcome::Failed(e) => Err(Unmade::Certain(Error::Failed(e.to_string()))),
         Outcome::Unknown(e) => Err(Unmade::Unknown(e)),
     }

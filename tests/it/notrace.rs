@@ -249,6 +249,7 @@ fn no_secret_is_in_a_log_or_an_error() {
 
     world.grant(8);
     let evidence = world.client.get("database/evidence/export").data().to_string();
+    let metrics = world.client.get("database/metrics").expect(200).to_string();
     let reports = world.client.get("database/reports/metrics").data().to_string();
 
     let audit = world.bao.temporary().join("audit.log");
@@ -264,6 +265,7 @@ fn no_secret_is_in_a_log_or_an_error() {
         ("Redis", "127.0.0.1", heard),
         ("the record of evidence", "issue.intent", evidence),
         ("the numbers of the record", "issued", reports),
+        ("the metrics", "leasehold_", metrics),
     ]);
 }
 

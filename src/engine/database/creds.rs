@@ -47,7 +47,12 @@ pub async fn read(mount: &Mount, name: &str, request: &Request) -> Reply {
         return Err(Error::Failed("empty creation statements".into()));
     }
     let terms = Terms::of(&role, bounds?);
-    let permit = issue::authorize(mount, name, &role.gate, request, terms.at_issue(mount.ports.clock.now())).await?;
+    let mut permit =
+        issue::authorize(mount, name, &role.gate, request, terms.at_issue(mount.ports.clock.now())).await?;
+    if permit.wants_record() {
+        let able = connection.target.records().await.map_err(|e| e.to_string());
+        permit.record(able, mount.ports.clock.now())?;
+    }
     let mut plan = plan(mount, name, &role, &connection, &Purpose::of(&permit))?;
     if connection.driver.keeps_marker() {
         plan.marker = marker::sealed(mount, &plan.username, plan.marker).await?;
@@ -145,6 +150,8 @@ pub(super) struct Purpose<'a> {
     pub grant_id: &'a str,
     /// What narrows the role.
     pub params: Option<&'a BTreeMap<String, String>>,
+    /// What it does has to be in its target's log.
+    pub recorded: bool,
     /// When the user ends.
     pub until: SystemTime,
 }
@@ -157,6 +164,7 @@ impl<'a> Purpose<'a> {
             entity_id: permit.entity_id(),
             grant_id: permit.grant_id(),
             params: permit.params(),
+            recorded: permit.is_recorded(),
             until: permit.until(),
         }
     }
@@ -195,6 +203,7 @@ pub(super) fn plan(
             grant: purpose.grant_id.to_owned(),
             seal: String::new(),
         },
+        recorded: purpose.recorded,
         repeats: mount.clocks.is_young(mount.ports.clock.as_ref()),
         username,
     })
@@ -291,6 +300,13 @@ pub async fn usage(mount: &Mount, internal: &Fields) -> Result<Option<Usage>, Er
     let user = leased(internal)?;
     let connection = mount.connections.get(mount, &user.db_name).await?;
     connection.target.usage(&user.username).await.map_err(|e| Error::Failed(e.to_string()))
+}
+
+/// For how long the sessions of the user of a lease have been silent, in seconds; `None` if it has none.
+pub async fn silence(mount: &Mount, internal: &Fields) -> Result<Option<u64>, Error> {
+    let user = leased(internal)?;
+    let connection = mount.connections.get(mount, &user.db_name).await?;
+    connection.target.silence(&user.username).await.map_err(|e| Error::Failed(e.to_string()))
 }
 
 /// Ends the user of a lease: for the host's lease manager, or because its grant is over.

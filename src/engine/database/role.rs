@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::credential::{CredentialType, Settings};
 use crate::engine::Mount;
-use crate::engine::access::Gate;
+use crate::engine::access::{self, Gate};
 use crate::engine::end::wishes::Wishes;
 use crate::engine::error::Error;
 use crate::engine::field::Input;
@@ -186,7 +186,9 @@ pub async fn write(mount: &Mount, name: &str, input: &Input) -> Reply {
         role.statements.renewal = list.to_vec();
     }
 
+    let gate = role.gate.clone();
     role.gate.lay_over(input, ("creation_statements", &role.statements.creation))?;
+    access::staged::may_change(mount, &gate, &role.gate).await?;
     let mut wishes = role.wishes();
     wishes.write(input)?;
     wishes.store(&mut role.other);

@@ -1,5 +1,6 @@
 //! Gated roles on simulated ports: people and workloads, a clock of our own, and faults at every point.
 
+mod governance;
 mod model;
 
 use super::rotation::{Fault, later};

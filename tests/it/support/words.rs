@@ -24,7 +24,7 @@ const SECRET: &[&str] = &[
 ];
 
 /// Answers of paths with one of these in them hold no secret, and are searched.
-pub const NEVER: &[&str] = &["evidence", "reports", "requests", "inbox", "status", "audit"];
+pub const NEVER: &[&str] = &["evidence", "reports", "requests", "inbox", "status", "audit", "metrics"];
 
 static SEEN: Mutex<BTreeSet<Known>> = Mutex::new(BTreeSet::new());
 static LEFT: AtomicBool = AtomicBool::new(false);
