@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use super::access::Gate;
 use super::access::ending::REQUEST_FIELD;
 use super::access::gate::{self, Use};
+use super::caps::Place;
 use super::end::Doomed;
 use super::end::wishes::Wishes;
 use super::error::Error;
@@ -173,11 +174,12 @@ pub async fn mint(
     site: &Site<'_>,
     plan: &mut MintPlan,
     login: Login<'_>,
+    place: Option<Place>,
 ) -> Result<(Fields, Underway), Error> {
-    let Some(grant) = &permit.grant else { return made(mount, site, plan, login).await };
+    let Some(grant) = &permit.grant else { return made(mount, site, plan, login, place).await };
     let named = intent::lease(&site.doomed(plan, None));
     grant.begin(mount, &plan.username, named, permit.until).await?;
-    let (mut internal, underway) = match made(mount, site, plan, login).await {
+    let (mut internal, underway) = match made(mount, site, plan, login, place).await {
         Ok(made) => made,
         Err(e) => {
             grant.failed(mount, &e.to_string()).await;
@@ -205,6 +207,7 @@ async fn made(
     site: &Site<'_>,
     plan: &mut MintPlan,
     login: Login<'_>,
+    place: Option<Place>,
 ) -> Result<(Fields, Underway), Error> {
     let underway = transit::begin(mount, site.db_name, &plan.marker.request);
     let made = if site.driver.keeps_marker() {
@@ -212,6 +215,9 @@ async fn made(
     } else {
         noted(mount, site, plan, login).await
     };
+    if let Some(place) = place.filter(|_| !matches!(made, Err(Unmade::Certain(_)))) {
+        place.keep();
+    }
     match made {
         Ok(internal) => Ok((internal, underway)),
         Err(Unmade::Certain(e)) => {

@@ -8,6 +8,7 @@
 
 mod architecture;
 mod aws;
+mod caps;
 mod certificates;
 mod chaos;
 mod check;
