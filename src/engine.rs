@@ -5,6 +5,7 @@
 
 pub mod access;
 pub mod aws;
+pub mod caps;
 pub mod clocks;
 pub mod database;
 pub mod end;
@@ -17,6 +18,7 @@ pub mod intent;
 pub mod issue;
 pub mod journal;
 pub mod lease;
+pub mod live;
 pub mod marker;
 pub mod meter;
 pub mod metrics;
@@ -127,6 +129,7 @@ pub struct Inner {
     rotation: Rotation,
     ending: end::Ending,
     access: access::Access,
+    caps: caps::Caps,
     evidence: evidence::Log,
     clocks: clocks::Clocks,
     transit: transit::Transit,
@@ -185,6 +188,7 @@ impl Mount {
             incarnation,
             seals,
             access: access::Access::default(),
+            caps: caps::Caps::default(),
             evidence: evidence::Log::default(),
         }))
     }
@@ -414,6 +418,10 @@ impl Mount {
             self.connections.forget(name);
             self.aws.forget();
             self.rotation.queue.outdated();
+            self.caps.outdated();
+        }
+        if key.starts_with("role/") {
+            caps::supersede::outdated(self);
         }
         if key.starts_with(evidence::PREFIX) {
             self.evidence.outdated();
@@ -426,6 +434,7 @@ impl Mount {
             .any(|prefix| key.starts_with(prefix))
             || [journal::PREFIX, intent::PREFIX, remnant::PREFIX].iter().any(|prefix| key.starts_with(prefix))
         {
+            self.caps.outdated();
             self.rotation.queue.outdated();
         }
     }
@@ -482,7 +491,12 @@ impl Mount {
 
     /// The error that makes the host forward the request to the active node.
     async fn refuse_on_standby(&self) -> Result<(), Error> {
-        if self.ports.host.is_standby().await? { Err(Error::ReadOnly) } else { Ok(()) }
+        if self.ports.host.is_standby().await? {
+            // Others make users now.
+            self.caps.outdated();
+            return Err(Error::ReadOnly);
+        }
+        Ok(())
     }
 }
 

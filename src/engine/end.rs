@@ -164,6 +164,9 @@ async fn run(mount: &Mount, doomed: &Doomed) -> Landed {
         Ok(report) => tell(doomed, report),
         Err(trouble) => tracing::debug!(username = doomed.username, "not ended: {trouble}"),
     }
+    if landed.is_ok() {
+        mount.caps.ended(&doomed.db_name, &doomed.username);
+    }
     remnant::after(mount, doomed, &landed).await?;
     if let Some(note) = &doomed.note {
         intent::forget(mount, note).await;

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use super::access::Gate;
 use super::access::ending::REQUEST_FIELD;
 use super::access::gate::{self, Use};
+use super::caps::Place;
 use super::end::Doomed;
 use super::end::wishes::Wishes;
 use super::error::Error;
@@ -201,12 +202,13 @@ pub async fn mint(
     site: &Site<'_>,
     plan: &mut MintPlan,
     login: Login<'_>,
+    place: Option<Place>,
 ) -> Result<(Fields, Underway), Error> {
     let (name, named) = (plan.username.clone(), intent::lease(&site.doomed(plan, None)));
     let ended = |underway: Underway, is_ended| {
         if is_ended { transit::arrived(mount, &underway) } else { transit::lost(mount, &underway) }
     };
-    recorded(mount, permit, &name, named, made(mount, site, plan, login), ended).await
+    recorded(mount, permit, &name, named, made(mount, site, plan, login, place), ended).await
 }
 
 /// Makes a credential that is called `name`. Of a gated role the use is in the record before, with `planned`, which is enough
@@ -251,6 +253,7 @@ async fn made(
     site: &Site<'_>,
     plan: &mut MintPlan,
     login: Login<'_>,
+    place: Option<Place>,
 ) -> Result<(Fields, Underway), Error> {
     let underway = transit::begin(mount, site.db_name, &plan.marker.request);
     let made = if site.driver.keeps_marker() {
@@ -258,6 +261,9 @@ async fn made(
     } else {
         noted(mount, site, plan, login).await
     };
+    if let Some(place) = place.filter(|_| !matches!(made, Err(Unmade::Certain(_)))) {
+        place.keep();
+    }
     match made {
         Ok(internal) => Ok((internal, underway)),
         Err(Unmade::Certain(e)) => {

@@ -41,6 +41,8 @@ const MANY: usize = 20;
 
 /// Why a user is to end.
 const OVERDUE: &str = "it outlived its lease";
+/// Why one is not touched that says it is ours.
+const FORGED: &str = "its comment was not written by this mount";
 const ANSWER_LOST: &str = "the process that made it died before the host had the answer";
 
 /// The key of a connection in the queue.
@@ -259,7 +261,7 @@ async fn look_at_markers(mount: &Mount, name: &str, connection: &Connection) -> 
         let expires = marker.expires;
         let finding = |user, why: &str, action| Finding { user, expires, why: why.to_owned(), action };
         if !marker::is_ours(mount, &user.username, &marker).await? {
-            look.findings.push(finding(user, "its comment was not written by this mount", Action::Leave));
+            look.findings.push(finding(user, FORGED, Action::Leave));
             continue;
         }
         if elsewhere.has(mount, name, &marker.connection).await? {
@@ -414,6 +416,7 @@ async fn answer(mount: &Mount, name: &str, act: bool) -> Reply {
             "expires": instant(finding.expires),
             "why": finding.why,
             "action": finding.action.name(),
+            "suspicious": finding.why == FORGED,
             "result": result,
         }));
     }

@@ -21,7 +21,7 @@ use super::Mount;
 use super::end::{self, Doomed, Report, Trouble};
 use super::error::Error;
 use super::field::Input;
-use super::intent::unix_seconds;
+use super::intent::{Intent, unix_seconds};
 use super::request::{Caller, Reply, Request, Response};
 use crate::secret::Secret;
 use crate::target::Left;
@@ -180,8 +180,17 @@ pub async fn after(mount: &Mount, user: &Doomed, landed: &Result<Report, Trouble
         if state != State::Open && known.is_none() && is_accepted(mount, user).await? {
             return Ok(false);
         }
+        let mut whole = user.clone();
+        if known.is_none()
+            && user.entity.is_empty()
+            && let Some(note) = &user.note
+        {
+            // A lease does not say whose it is, and the note goes.
+            let note = Intent::load(mount.ports.storage.as_ref(), note).await?;
+            whole.entity = note.map(|note| note.entity).unwrap_or_default();
+        }
         let first = Remnant {
-            user: user.clone(),
+            user: whole,
             state,
             reason: reason.clone(),
             left: left.clone(),
@@ -283,6 +292,21 @@ pub async fn scheduled(mount: &Mount) -> Result<Vec<(String, String, SystemTime)
         match Remnant::load(mount, &key).await {
             Ok(Some(record)) => found.push((key, record.user.db_name, SystemTime::UNIX_EPOCH)),
             Ok(None) => {}
+            Err(e) => tracing::error!("{e}"),
+        }
+    }
+    Ok(found)
+}
+
+/// Those of a connection.
+///
+/// # Errors
+/// [`Error::Failed`] if storage refuses. A record that cannot be read is reported and left out.
+pub async fn of_connection(mount: &Mount, name: &str) -> Result<Vec<Remnant>, Error> {
+    let mut found = Vec::new();
+    for id in mount.ports.storage.list(PREFIX, "", -1).await? {
+        match Remnant::load(mount, &format!("{PREFIX}{id}")).await {
+            Ok(record) => found.extend(record.filter(|record| record.user.db_name == name)),
             Err(e) => tracing::error!("{e}"),
         }
     }

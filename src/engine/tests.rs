@@ -2,6 +2,7 @@
 
 mod access;
 mod aws;
+mod caps;
 mod check;
 mod ending;
 mod mint;

@@ -18,7 +18,7 @@ use crate::engine::lease::{MountTerms, Terms};
 use crate::engine::meter::{self, Work};
 use crate::engine::request::{Datum, Fields, LeaseGrant, LeaseRef, Reply, Request, Response};
 use crate::engine::template::{Names, OsEntropy};
-use crate::engine::{Mount, access, end, marker, reconcile, remnant};
+use crate::engine::{Mount, access, caps, end, marker, reconcile, remnant};
 use crate::secret::Secret;
 use crate::secret::password;
 use crate::target::{Marker, MintPlan, RenewPlan, Script, TargetError, Usage};
@@ -57,6 +57,7 @@ pub async fn read(mount: &Mount, name: &str, request: &Request) -> Reply {
     if connection.driver.keeps_marker() {
         plan.marker = marker::sealed(mount, &plan.username, plan.marker).await?;
     }
+    let place = caps::enter(mount, &role.limits, &connection, &plan).await?;
     let made = make(mount, name, &role, &connection, permit.display_name(), &plan).await?;
     let site = Site {
         db_name: &role.db_name,
@@ -65,7 +66,8 @@ pub async fn read(mount: &Mount, name: &str, request: &Request) -> Reply {
         revocation: &role.statements.revocation,
         wishes: role.wishes().or(&connection.wishes),
     };
-    let (mut internal, underway) = issue::mint(mount, &permit, &site, &mut plan, made.login()).await?;
+    let (mut internal, underway) = issue::mint(mount, &permit, &site, &mut plan, made.login(), place).await?;
+    caps::supersede::issued(mount, name, &role.db_name, &role.limits, permit.entity_id());
 
     let ends_for_good = made.ends_for_good();
     if let Some(end) = ends_for_good {
@@ -248,7 +250,7 @@ pub async fn renew(mount: &Mount, lease: &LeaseRef) -> Reply {
     let connection = mount.connections.get(mount, db_name).await?;
     if let Some(key) = &leased.note {
         // First: a note that ends later than its user does no harm.
-        prolong(mount, key, &leased, db_name, until).await?;
+        prolong(mount, key, &leased, (db_name, &connection), until).await?;
     }
     let plan = RenewPlan {
         username: leased.username,
@@ -267,10 +269,23 @@ pub async fn renew(mount: &Mount, lease: &LeaseRef) -> Reply {
     }))
 }
 
-/// Moves the end that the note of a user says. A note that is not there is written anew.
-async fn prolong(mount: &Mount, key: &str, leased: &Doomed, db_name: &str, until: SystemTime) -> Result<(), Error> {
+/// Moves the end that the note of a user says. A note that is not there is written anew, unless the user is gone as well: one
+/// that was superseded, say.
+async fn prolong(
+    mount: &Mount,
+    key: &str,
+    leased: &Doomed,
+    (db_name, connection): (&str, &Connection),
+    until: SystemTime,
+) -> Result<(), Error> {
     let storage = mount.ports.storage.as_ref();
     let stored = Intent::load(storage, key).await?;
+    if stored.is_none() {
+        let present = connection.target.present(std::slice::from_ref(&leased.username)).await;
+        if present.map_err(|e| Error::Failed(e.to_string()))?.is_empty() {
+            return Err(Error::Failed(format!("the user {:?} has ended: read a new credential", leased.username)));
+        }
+    }
     let mut note = stored.unwrap_or_else(|| Intent {
         username: leased.username.clone(),
         role: leased.role.clone(),
