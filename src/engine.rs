@@ -42,7 +42,7 @@ use field::Input;
 use port::{Clock, Host, Scratch, Storage};
 use request::{Existence, Fields, LeaseGrant, LeaseRef, Operation, Reply, Request, Response};
 
-use crate::secret::Secret;
+use crate::secret::{Secret, password};
 use crate::target::{Connector, Usage};
 
 /// Whether users are ended at all.
@@ -152,7 +152,7 @@ impl Mount {
         let (connections, ahead, rotation) = (Connections::default(), Ahead::default(), Rotation::default());
         let (ending, clocks) = (end::Ending::default(), clocks::Clocks::new(ports.clock.as_ref()));
         let transit = transit::Transit::default();
-        let (incarnation, seals) = (format!("{:016x}", rand::random::<u64>()), tokio::sync::OnceCell::new());
+        let (incarnation, seals) = (format!("{:016x}", password::number()), tokio::sync::OnceCell::new());
         Self(Arc::new(Inner {
             kind,
             id,
@@ -176,6 +176,11 @@ impl Mount {
     pub fn start(&self) {
         self.rotation.queue.start(self);
         self.access.start(self);
+    }
+
+    /// The time by which ends are written down: see [`clocks`].
+    fn stamp(&self) -> SystemTime {
+        self.clocks.stamp(self.ports.clock.as_ref())
     }
 
     fn weak(&self) -> WeakMount {

@@ -97,7 +97,7 @@ pub async fn authorize(
 ) -> Result<Permit, Error> {
     let grant = if gate.jit_policy.is_empty() { None } else { Some(gate::enter(mount, role, gate, request).await?) };
     let until = grant.as_ref().map_or(until, |grant| until.min(grant.bound()));
-    if until <= mount.ports.clock.now() {
+    if until <= mount.stamp() {
         return Err(Error::Refused(format!("role {role:?} has no time left: its max_ttl or the mount's is too short")));
     }
     Ok(Permit {
@@ -280,7 +280,7 @@ async fn noted(mount: &Mount, site: &Site<'_>, plan: &MintPlan, login: Login<'_>
             return Err(Unmade::Unknown(e));
         }
     }
-    note.is_made(mount.ports.clock.now());
+    note.is_made(mount.stamp());
     if let Err(e) = note.store(storage, &key).await {
         mount.rotation.queue.plan(&key, site.db_name, note.due());
         if let Err(why) = end::end(mount, note.doomed(&key)).await {

@@ -8,6 +8,7 @@ mod mode;
 mod reconcile;
 mod root;
 mod rotation;
+mod simulation;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

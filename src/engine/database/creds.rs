@@ -45,7 +45,7 @@ pub async fn read(mount: &Mount, name: &str, request: &Request) -> Reply {
         return Err(Error::Failed("empty creation statements".into()));
     }
     let terms = Terms::of(&role, bounds?);
-    let permit = issue::authorize(mount, name, &role.gate, request, terms.at_issue(mount.ports.clock.now())).await?;
+    let permit = issue::authorize(mount, name, &role.gate, request, terms.at_issue(mount.stamp())).await?;
     let mut plan = plan(mount, name, &role, &connection, &permit)?;
     if connection.driver.keeps_marker() {
         plan.marker = marker::sealed(mount, &plan.username, plan.marker).await?;
@@ -152,7 +152,7 @@ fn plan(mount: &Mount, name: &str, role: &Role, connection: &Connection, permit:
             role: name.to_owned(),
             request: permit.request_id().to_owned(),
             entity: permit.entity_id().to_owned(),
-            begun: unix_seconds(mount.ports.clock.now()),
+            begun: unix_seconds(mount.stamp()),
             expires: unix_seconds(permit.until()),
             connection: role.db_name.clone(),
             grant: permit.grant_id().to_owned(),
@@ -195,7 +195,12 @@ pub async fn renew(mount: &Mount, lease: &LeaseRef) -> Reply {
     let role = role?
         .ok_or_else(|| Error::Failed(format!("error during renew: could not find role with name {:?}", leased.role)))?;
     let terms = Terms::of(&role, bounds?);
-    let until = terms.at_renew(mount.ports.clock.now(), lease.issued, lease.increment);
+    let now = mount.stamp();
+    let until = terms.at_renew(now, lease.issued, lease.increment);
+    if until <= now {
+        // Nothing is taken from it either: the host knows when it ends.
+        return Err(Error::Failed("past the max TTL, cannot renew".into()));
+    }
     let extension = issue::prolong(mount, &leased.role, &role.gate, lease, until).await?;
     let until = extension.until();
     let db_name = if leased.db_name.is_empty() { &role.db_name } else { &leased.db_name };
@@ -232,7 +237,7 @@ async fn prolong(mount: &Mount, key: &str, leased: &Doomed, db_name: &str, until
         wishes: leased.wishes.clone(),
         request: String::new(),
         entity: String::new(),
-        begun: unix_seconds(mount.ports.clock.now()),
+        begun: unix_seconds(mount.stamp()),
         expires: 0,
         made: true,
         incarnation: mount.incarnation.clone(),

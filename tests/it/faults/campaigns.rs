@@ -201,13 +201,20 @@ fn clients_that_leave_in_the_middle_of_a_mint_leave_no_user() {
     let left_in = begun.elapsed();
     // What was begun comes to its end, and what nobody took is ended: then each user has a lease.
     let begin = Instant::now();
-    let settled = wait_for("as many users as leases", LIMIT, || {
+    let settled = loop {
         let (users, leases) = (world.users().len(), world.leases("app").len());
-        if users != leases {
-            eprintln!("{users} users, {leases} leases");
+        if users == leases {
+            break users;
         }
-        (users == leases).then_some(users)
-    });
+        if begin.elapsed() > LIMIT {
+            world.revoke_all("app");
+            std::thread::sleep(Duration::from_secs(10));
+            let log = world.cluster.nodes[0].log();
+            std::fs::write(format!("/tmp/camp_fail_{seed}.log"), &log).unwrap();
+            panic!("{users} users, {leases} leases; orphans {:?}", world.users());
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    };
     let took = begin.elapsed();
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(world.users().len(), world.leases("app").len(), "users without a lease");
