@@ -215,7 +215,7 @@ async fn made(
     match made {
         Ok(internal) => Ok((internal, underway)),
         Err(Unmade::Certain(e)) => {
-            transit::arrived(mount, &underway);
+            transit::unmade(mount, &underway);
             Err(e)
         }
         Err(Unmade::Unknown(e)) => {
@@ -268,7 +268,11 @@ async fn noted(mount: &Mount, site: &Site<'_>, plan: &MintPlan, login: Login<'_>
     let key = intent::key_of(&plan.marker.request)?;
     // Who finds the note leaves it alone for as long as we are at it, however long that is.
     let _lock = mount.rotation.locks.hold(&key).await;
-    note.store(storage, &key).await?;
+    if let Err(e) = note.store(storage, &key).await {
+        // It may be there all the same.
+        mount.rotation.queue.plan(&key, site.db_name, note.due());
+        return Err(e.into());
+    }
     match site.target.mint(plan, login).await {
         Outcome::Done(()) => {}
         Outcome::Failed(e) => {

@@ -282,7 +282,11 @@ pub async fn scheduled(mount: &Mount) -> Result<Vec<(String, String, SystemTime)
         match Remnant::load(mount, &key).await {
             Ok(Some(record)) => found.push((key, record.user.db_name, SystemTime::UNIX_EPOCH)),
             Ok(None) => {}
-            Err(e) => tracing::error!("{e}"),
+            // It may be storage and not what is in it: whoever tries finds out.
+            Err(e) => {
+                tracing::error!("{e}");
+                found.push((key, String::new(), mount.ports.clock.now()));
+            }
         }
     }
     Ok(found)

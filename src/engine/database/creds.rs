@@ -310,7 +310,11 @@ pub async fn scheduled(mount: &Mount) -> Result<Vec<(String, String, SystemTime)
             }
             Ok(Some(note)) => found.push((key, note.db_name.clone(), note.due())),
             Ok(None) => {}
-            Err(e) => tracing::error!("{e}"),
+            // It may be storage and not what is in it: whoever tries finds out.
+            Err(e) => {
+                tracing::error!("{e}");
+                found.push((key, String::new(), mount.ports.clock.now()));
+            }
         }
     }
     Ok(found)
@@ -354,6 +358,15 @@ pub async fn when_due(mount: &Mount, key: &str) -> Result<(), Trouble> {
     if note.made && !is_certain(mount, &note).await {
         queue.postpone(key, now + intent::GRACE);
         return Ok(());
+    }
+    // What its process had sent may be at work for as long, whatever its clock said when it began.
+    let since = mount.clocks.age(mount.ports.clock.as_ref());
+    if !note.made && note.incarnation != mount.incarnation && since < intent::UNFINISHED {
+        let ended = end::end(mount, note.doomed_now(key)).await;
+        if ended.is_ok() {
+            queue.plan(key, &note.db_name, now + (intent::UNFINISHED - since));
+        }
+        return ended.map(drop);
     }
     let what = if note.made { "outlived its lease" } else { "was left by a mint that did not come to its end" };
     tracing::warn!(username = note.username, role = note.role, request = note.request, "ending a user that {what}");

@@ -41,6 +41,10 @@ pub struct Lease {
     last: Duration,
     pub phase: Phase,
     tries: u32,
+    /// By how much the wall clock was off when its end was last written down.
+    off: i64,
+    /// A process that began after that clock was corrected cannot know that it was wrong: the end has passed by all clocks.
+    pub misjudged: bool,
 }
 
 /// A process, and its mount.
@@ -61,6 +65,8 @@ pub struct State {
     pub leases: Vec<Lease>,
     /// Users whose lease was lost with the host, or whose answer nobody could know to be lost: their time ends them.
     pub excused: BTreeSet<String>,
+    /// Those of them that were made by a clock that was years ahead.
+    pub ahead: BTreeSet<String>,
     /// Users whose end was confirmed.
     pub gone: BTreeSet<String>,
     /// When the next process is started.
@@ -89,6 +95,26 @@ pub struct Tally {
     pub given_up: u64,
 }
 
+impl Tally {
+    pub fn add(&mut self, other: &Tally) {
+        for (sum, number) in [
+            (&mut self.mints, other.mints),
+            (&mut self.renewals, other.renewals),
+            (&mut self.ends, other.ends),
+            (&mut self.refused, other.refused),
+            (&mut self.again, other.again),
+            (&mut self.deaths, other.deaths),
+            (&mut self.crashes, other.crashes),
+            (&mut self.switches, other.switches),
+            (&mut self.left, other.left),
+            (&mut self.excused, other.excused),
+            (&mut self.given_up, other.given_up),
+        ] {
+            *sum += number;
+        }
+    }
+}
+
 #[derive(Clone)]
 pub struct HostOf {
     pub world: Arc<World>,
@@ -110,6 +136,8 @@ impl HostOf {
         state.started += 1;
         state.machine += u64::from(elsewhere);
         let life = Life::new(&self.world, state.started, state.machine);
+        let off = self.world.state().off;
+        state.leases.iter_mut().for_each(|lease| lease.misjudged |= lease.off + 10 < off);
         let port = || Arc::new(Port(life.clone()));
         let ports = Ports { storage: port(), host: port(), clock: port(), targets: port(), scratch: port() };
         let mount = Mount::new(Kind::Database, "id".into(), ports);
@@ -326,7 +354,10 @@ impl HostOf {
     /// The host writes a lease down.
     async fn keep(&self, running: &Running, server: usize, grant: LeaseGrant, crashes: u64) {
         let user = grant.internal["username"].as_str().unwrap().to_owned();
-        let issued = self.world.state().wall();
+        let (issued, off) = {
+            let world = self.world.state();
+            (world.wall(), world.off)
+        };
         let pause = self.world.state().random.millis(30);
         self.world.sleep(pause).await;
         if self.state().crashes != crashes {
@@ -363,6 +394,8 @@ impl HostOf {
             last: now + max,
             phase: Phase::Live,
             tries: 0,
+            off,
+            misjudged: false,
         });
     }
 
@@ -370,6 +403,9 @@ impl HostOf {
         let mut state = self.state();
         state.tally.excused += 1;
         self.world.state().note(&format!("excused {user}"));
+        if self.world.state().wall() > SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000 + 200 * 24 * 3600) {
+            state.ahead.insert(user.clone());
+        }
         state.excused.insert(user);
     }
 
@@ -398,7 +434,9 @@ impl HostOf {
             let now = host.world.state().now;
             if let Some(Ok(Some(Response { lease: Some(grant), .. }))) = reply {
                 let ttl = if increment.is_zero() { grant.ttl } else { increment };
+                let off = host.world.state().off;
                 let lease = &mut state.leases[number];
+                lease.off = lease.off.min(off);
                 lease.expires = (now + ttl).min(lease.last).max(now);
                 state.tally.renewals += 1;
             }
@@ -449,15 +487,12 @@ impl HostOf {
                         true => Phase::Waiting(world.now + pause.mul_f64(jitter)),
                         false => Phase::Irrevocable,
                     };
-                    state.tally.given_up += u64::from(lease_is_given_up(&state.leases[number]));
+                    let is_given_up = lease.phase == Phase::Irrevocable;
+                    state.tally.given_up += u64::from(is_given_up);
                 }
             }
         });
     }
-}
-
-fn lease_is_given_up(lease: &Lease) -> bool {
-    lease.phase == Phase::Irrevocable
 }
 
 /// What carries an answer to the host: see `wire`.
@@ -488,14 +523,20 @@ impl Wire {
         }
         let user = lease.internal["username"].as_str().unwrap().to_owned();
         mount.delivered(&underway);
-        if life.point("wire answer delivered", "", |_| 0).await == Fate::Die {
+        let (fate, pause, read) = {
+            let mut world = self.host.world.state();
+            let pause = world.random.millis(50);
+            drop(world);
+            let fate = life.at_once("wire answer delivered");
+            (fate, pause, self.host.world.state().random.chance(500))
+        };
+        self.host.world.sleep(pause).await;
+        if fate == Fate::Die || life.is_dead() {
             // It is with the kernel, and the host reads it, or it does not.
-            return if self.host.world.state().random.chance(500) {
-                Some(Some(lease))
-            } else {
+            if !read {
                 self.host.excuse(user);
-                None
-            };
+            }
+            return read.then_some(Some(lease));
         }
         if self.is_left() {
             // The client's departure and the answer have crossed.

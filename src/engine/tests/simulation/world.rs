@@ -78,6 +78,8 @@ pub struct State {
     pub now: Duration,
     /// By how many seconds the wall clock is off.
     pub off: i64,
+    /// Somebody has set it at some time.
+    pub was_set: bool,
     timers: BTreeMap<(Duration, u64), oneshot::Sender<()>>,
     serial: u64,
     pub entries: BTreeMap<String, String>,
@@ -89,6 +91,8 @@ pub struct State {
     pub passed: u64,
     /// At this one the process dies.
     pub kill_at: u64,
+    /// At this one the call fails.
+    pub fail_at: u64,
     /// What they were, if anybody wants to know.
     pub names: Option<Vec<String>>,
     /// What must never happen, and did.
@@ -108,6 +112,7 @@ impl World {
             weather: Weather::default(),
             now: Duration::ZERO,
             off: 0,
+            was_set: false,
             timers: BTreeMap::new(),
             serial: 0,
             entries: BTreeMap::new(),
@@ -116,6 +121,7 @@ impl World {
             dead: BTreeSet::new(),
             passed: 0,
             kill_at: 0,
+            fail_at: 0,
             names: None,
             wrong: Vec::new(),
             trace: seed,
@@ -253,7 +259,7 @@ impl Life {
             if dies {
                 state.note("dies");
                 (Fate::Die, None)
-            } else if failing > 0 && state.random.chance(failing) {
+            } else if state.passed == state.fail_at || (failing > 0 && state.random.chance(failing)) {
                 state.note("fails");
                 (Fate::Fail, None)
             } else if weather.delay > 0 && state.random.chance(weather.delay) {
@@ -273,6 +279,25 @@ impl Life {
             std::future::pending::<()>().await;
         }
         fate
+    }
+
+    /// As [`Life::point`], where nothing can fail and nobody waits.
+    pub fn at_once(&self, what: &str) -> Fate {
+        let dies = {
+            let mut state = self.world.state();
+            state.passed += 1;
+            state.note(what);
+            if let Some(names) = &mut state.names {
+                names.push(what.to_owned());
+            }
+            let death = state.weather.death;
+            state.passed == state.kill_at || (death > 0 && state.random.chance(death))
+        };
+        if dies {
+            self.die();
+            return Fate::Die;
+        }
+        Fate::Go
     }
 
     /// As [`Life::point`], for a call that does not begin, or was done, when the process dies.
