@@ -16,7 +16,7 @@ use crate::engine::issue::{self, Permit, Site};
 use crate::engine::lease::{MountTerms, Terms};
 use crate::engine::request::{Datum, Fields, LeaseGrant, LeaseRef, Reply, Request, Response};
 use crate::engine::template::{Names, OsEntropy};
-use crate::engine::{Mount, access, end, marker, reconcile, remnant};
+use crate::engine::{Mount, access, end, marker, reconcile, remnant, transit};
 use crate::secret::Secret;
 use crate::secret::password;
 use crate::target::{Marker, MintPlan, RenewPlan, Script, Usage};
@@ -359,12 +359,10 @@ pub async fn when_due(mount: &Mount, key: &str) -> Result<(), Trouble> {
         queue.postpone(key, now + intent::GRACE);
         return Ok(());
     }
-    // What its process had sent may be at work for as long, whatever its clock said when it began.
-    let since = mount.clocks.age(mount.ports.clock.as_ref());
-    if !note.made && note.incarnation != mount.incarnation && since < intent::UNFINISHED {
+    if !note.made && may_be_at_work(mount, &note) {
         let ended = end::end(mount, note.doomed_now(key)).await;
         if ended.is_ok() {
-            queue.plan(key, &note.db_name, now + (intent::UNFINISHED - since));
+            queue.plan(key, &note.db_name, now + intent::UNFINISHED / 4);
         }
         return ended.map(drop);
     }
@@ -378,6 +376,15 @@ pub async fn when_due(mount: &Mount, key: &str) -> Result<(), Trouble> {
         queue.away(key, &note.db_name, now, &trouble.to_string());
     }
     ended.map(drop)
+}
+
+/// Whether what was sent to make the user may still be at work, whatever the wall clock said when it was.
+fn may_be_at_work(mount: &Mount, note: &Intent) -> bool {
+    if note.incarnation == mount.incarnation {
+        transit::is_lost(mount, &note.db_name, &note.request)
+    } else {
+        mount.clocks.age(mount.ports.clock.as_ref()) < intent::UNFINISHED
+    }
 }
 
 /// Whether the time of a user is over by every clock. A database that cannot be asked now cannot end anybody either.

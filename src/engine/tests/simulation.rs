@@ -369,7 +369,10 @@ fn seeds(part: u64) {
 fn check(seed: u64) -> Tally {
     let told = run(seed, |_| {}, random_story);
     let (points, wrong) = (told.points, &told.wrong[..told.wrong.len().min(5)]);
-    assert!(wrong.is_empty(), "seed {seed}, {points} points: {wrong:#?}\nonce more, and told: make simulate SEED={seed}");
+    assert!(
+        wrong.is_empty(),
+        "seed {seed}, {points} points: {wrong:#?}\nonce more, and told: make simulate SEED={seed}"
+    );
     told.tally
 }
 
@@ -445,8 +448,17 @@ fn at_each_point(fault: impl Fn(&Sim, u64)) {
     let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
     listed.names.iter().for_each(|name| *kinds.entry(name).or_default() += 1);
     println!("{} points: {kinds:#?}", listed.names.len());
-    for kind in ["storage.put mint", "target.mint done", "target.renew done", "target.end done", "target.set_password done",
-        "target.marked", "storage.put rotation", "wire answer", "wire answer delivered"] {
+    for kind in [
+        "storage.put mint",
+        "target.mint done",
+        "target.renew done",
+        "target.end done",
+        "target.set_password done",
+        "target.marked",
+        "storage.put rotation",
+        "wire answer",
+        "wire answer delivered",
+    ] {
         assert!(kinds.contains_key(kind), "{kind} is not among {kinds:?}");
     }
     for at in 1..=listed.points {

@@ -72,6 +72,8 @@ pub struct State {
     /// When the next process is started.
     restart: Option<Duration>,
     next_tick: Duration,
+    /// By how much the wall clock was off when the last one came.
+    ticked_at: i64,
     /// Counts crashes of the host.
     pub crashes: u64,
     /// Requests under way.
@@ -201,9 +203,9 @@ impl HostOf {
     /// When there is something to do without being asked.
     pub fn next_due(&self) -> Option<Duration> {
         let state = self.state();
-        let (now, wall) = {
+        let (now, wall, off) = {
             let world = self.world.state();
-            (world.now, world.wall())
+            (world.now, world.wall(), world.off)
         };
         let leases = state.leases.iter().filter_map(|lease| match lease.phase {
             Phase::Live => Some(lease.expires),
@@ -212,7 +214,10 @@ impl HostOf {
         });
         let tick = state.active.iter().chain(&state.former).filter_map(|running| {
             let due = running.mount.rotation.queue.next()?;
-            Some(state.next_tick.max(now + due.duration_since(wall).unwrap_or_default()))
+            // A clock that was set is noticed by the next tick.
+            let due =
+                if off == state.ticked_at { due.duration_since(wall).unwrap_or_default() } else { Duration::ZERO };
+            Some(state.next_tick.max(now + due))
         });
         leases.chain(state.restart).chain(tick.min()).min()
     }
@@ -241,7 +246,9 @@ impl HostOf {
         }
         ending.into_iter().for_each(|number| self.end_in_background(number));
         if self.state().next_tick <= now {
+            let off = self.world.state().off;
             self.state().next_tick = now + Duration::from_secs(1);
+            self.state().ticked_at = off;
             let running: Vec<Running> = {
                 let state = self.state();
                 state.active.iter().chain(&state.former).cloned().collect()
@@ -331,8 +338,12 @@ impl HostOf {
             let (tell, told) = tokio::sync::oneshot::channel();
             let wire = Wire { host: self.clone(), running: running.clone(), path, left };
             tokio::spawn(async move {
-                if let Some(answer) = wire.answer(request).await {
-                    let _ = tell.send(answer);
+                let host = wire.host.clone();
+                if let Some(answer) = wire.answer(request).await
+                    && let Err(Some(lost)) = tell.send(answer)
+                {
+                    // Nobody is there who could take it any more.
+                    host.excuse(lost.internal["username"].as_str().unwrap().to_owned());
                 }
             });
             let answer = tokio::select! {
@@ -512,7 +523,8 @@ impl Wire {
     /// `None` if the process dies; else the lease that the host gets, if it gets one.
     async fn answer(self, request: Request) -> Option<Option<LeaseGrant>> {
         let (mount, life) = (&self.running.mount, &self.running.life);
-        let Ok(Some(Response { lease: Some(lease), underway: Some(underway), .. })) = mount.handle(request).await else {
+        let Ok(Some(Response { lease: Some(lease), underway: Some(underway), .. })) = mount.handle(request).await
+        else {
             return (!life.is_dead()).then_some(None);
         };
         if life.point("wire answer", "", |_| 0).await == Fate::Die {

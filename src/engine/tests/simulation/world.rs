@@ -610,8 +610,10 @@ impl Target for Session {
     async fn clock(&self) -> Result<Option<SystemTime>, TargetError> {
         self.reach("target.clock", "").await?;
         let state = self.life.world.state();
-        Ok(Some(state.wall() - Duration::from_secs(state.off.max(0) as u64)
-            + Duration::from_secs(state.off.min(0).unsigned_abs())))
+        Ok(Some(
+            state.wall() - Duration::from_secs(state.off.max(0) as u64)
+                + Duration::from_secs(state.off.min(0).unsigned_abs()),
+        ))
     }
     async fn check(&self, _options: &EndOptions) -> Result<Vec<Capability>, TargetError> {
         Ok(Vec::new())
