@@ -228,6 +228,19 @@ impl Settings {
             Self::Redis(settings) => settings.passwords.clone(),
         }
     }
+
+    /// Which servers it names, whoever logs in there and however: the same text for the same ones.
+    pub fn servers(&self) -> String {
+        let mut servers: Vec<String> = match self {
+            Self::PostgreSql(settings) => {
+                settings.endpoint.hosts.iter().map(|(host, port)| format!("{host}:{port}")).collect()
+            }
+            Self::MySql(settings) => settings.addresses.iter().map(ToString::to_string).collect(),
+            Self::Redis(settings) => vec![format!("{}:{}", settings.host, settings.port)],
+        };
+        servers.sort_unstable();
+        servers.join(", ")
+    }
 }
 
 /// Makes targets of settings. A port, so that the engine can be tried against targets that fail as no server can be
@@ -338,6 +351,17 @@ pub struct MintPlan {
     pub repeats: bool,
 }
 
+/// What to try.
+#[derive(Debug)]
+pub struct Rehearsal {
+    /// The user, and what makes it.
+    pub mint: MintPlan,
+    /// What prolongs it; empty means the target's default.
+    pub renew: Script,
+    /// What ends it; empty means the target's default.
+    pub revocation: Script,
+}
+
 /// What to prolong.
 #[derive(Debug)]
 pub struct RenewPlan {
@@ -347,7 +371,8 @@ pub struct RenewPlan {
     pub renew: Script,
     /// The new end.
     pub expiration: SystemTime,
-    /// When the marker should say the user ends, unix seconds.
+    /// When the marker should say the user ends, unix seconds. It never says an earlier time than before: if this call
+    /// fails, the lease may be the longer one.
     pub expires: u64,
 }
 
@@ -403,13 +428,46 @@ pub struct Usage {
     pub rows: u64,
 }
 
+/// What the sessions at a target are at.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Vitals {
+    /// Sessions that may be open at once.
+    pub limit: usize,
+    /// Sessions that somebody works with, or is opening.
+    pub in_use: usize,
+    /// Sessions that are open and wait for work.
+    pub idle: usize,
+    /// Who waits for a session, to issue something.
+    pub waiting_to_issue: usize,
+    /// Who waits for one, to end something.
+    pub waiting_to_end: usize,
+    /// The target gives no sessions.
+    pub outage: Option<Outage>,
+}
+
+/// A target gives no sessions: requests are told at once, but for one attempt now and then.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outage {
+    /// How long it has been going on.
+    pub age: std::time::Duration,
+    /// What the last attempt said.
+    pub said: String,
+}
+
 /// One connected target. Calls may run concurrently; each has its own deadline.
 #[async_trait]
 pub trait Target: Send + Sync {
     /// Connects and asks for a sign of life.
     async fn verify(&self) -> Result<(), TargetError>;
+    /// What server it is, in one round trip: `PostgreSQL 15.18`.
+    async fn version(&self) -> Result<String, TargetError>;
     /// Creates a user that logs in by `login`, which [`Driver::takes`]. Safe against a dropped future: the work is done or undone, not half done.
     async fn mint(&self, plan: &MintPlan, login: Login<'_>) -> Outcome<()>;
+    /// Makes a user as [`Target::mint`] does, renews it and ends it, all of it in one transaction that is rolled back:
+    /// nobody else ever sees it. `None` where there is no such thing.
+    async fn rehearse(&self, _plan: &Rehearsal, _login: Login<'_>) -> Option<Result<(), TargetError>> {
+        None
+    }
     /// Moves the end of a user.
     async fn renew(&self, plan: &RenewPlan) -> Result<(), TargetError>;
     /// Ends a user: no login, no session, no user. A user that is already gone is a success, and so is one that is
@@ -461,6 +519,10 @@ pub trait Target: Send + Sync {
     /// Logs in as `username`, on a session of its own, to learn whether `password` opens the account. A server that
     /// refuses for another reason after it has accepted the password counts as `Ok`.
     async fn login(&self, username: &str, password: &Secret) -> Result<(), LoginError>;
+    /// What its sessions are at right now; nobody is asked. `None` where there are none to tell of.
+    fn vitals(&self) -> Option<Vitals> {
+        None
+    }
     /// Closes every session. Later calls fail with [`TargetError::Connect`].
     async fn close(&self);
 }

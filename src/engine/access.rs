@@ -78,19 +78,38 @@ pub const ROLE_FIELDS: [Field; 2] = [
         "params_allowed",
         FieldType::KvPairs,
         "With jit_policy: what a request must say to narrow the role, each with a regular expression for its whole value. \
-         {{NAME}} in the creation statements is filled with it. Values are letters, digits, _, - and . only.",
+         {{NAME}} in the creation statements, or in an AWS role's policy_document, tags and principal_name, is filled with \
+         it. Values are letters, digits, _, - and . only.",
     ),
+];
+
+/// The fields of a read that mean something for a gated role.
+pub const CREDS_FIELDS: [Field; 4] = [
+    Field::new("request_id", FieldType::String, "Of a role with jit_policy: use this grant.").query(),
+    Field::new("params", FieldType::KvPairs, "Of a role with jit_policy: use the grant for these params.").query(),
+    Field::new(
+        "identity_proof",
+        FieldType::Secret,
+        "Of a role whose policy asks for it (require_proof): a JWT of the workload itself.",
+    )
+    .query(),
+    Field::new(
+        "wait",
+        FieldType::DurationSecond,
+        "Of a role with jit_policy: how long to wait for an approval, in seconds or as a duration; at most 60s.",
+    )
+    .query(),
 ];
 
 /// Names that creation statements have a meaning for already.
 const TAKEN: [&str; 5] = ["name", "username", "password", "expiration", "host"];
 
 impl Gate {
-    /// Lays the fields of a role's write over it.
+    /// Lays the fields of a role's write over it. A parameter must be in one of the places, which are called `what`.
     ///
     /// # Errors
     /// What is wrong, for the caller.
-    pub fn lay_over(&mut self, input: &Input, creation: &[String]) -> Result<(), Error> {
+    pub fn lay_over(&mut self, input: &Input, (what, places): (&str, &[String])) -> Result<(), Error> {
         if let Some(name) = input.text("jit_policy") {
             name.clone_into(&mut self.jit_policy);
         }
@@ -110,9 +129,9 @@ impl Gate {
                 )));
             }
             let place = format!("{{{{{name}}}}}");
-            if !creation.iter().any(|text| text.contains(&place)) {
+            if !places.iter().any(|text| text.contains(&place)) {
                 return Err(Error::Refused(format!(
-                    "params_allowed: {place} is nowhere in creation_statements, so {name} would narrow nothing"
+                    "params_allowed: {place} is nowhere in {what}, so {name} would narrow nothing"
                 )));
             }
         }

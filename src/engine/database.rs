@@ -1,14 +1,14 @@
 //! The paths of the `database` engine.
 
+pub mod check;
 pub mod connection;
 pub mod credential;
 pub mod creds;
 pub mod paths;
+pub mod rehearsal;
 pub mod role;
 pub mod root;
-mod rule;
 pub mod static_role;
-mod timing;
 
 use std::time::{Duration, SystemTime};
 
@@ -20,7 +20,7 @@ use super::error::Error;
 use super::field::Input;
 use super::request::{Existence, Operation, Reply, Request, Response};
 use super::rotation::queue::Lane;
-use super::{intent, reconcile, remnant};
+use super::{intent, metrics, reconcile, remnant, status};
 use paths::Path;
 
 /// The `database` kind of mount.
@@ -50,6 +50,7 @@ pub async fn handle(mount: &Mount, path: Path, name: &str, input: &Input, reques
         (Path::Config, Read) => connection::read(mount, name).await,
         (Path::Config, Create | Update) => connection::write(mount, name, input, &request.data).await,
         (Path::Config, Delete) => connection::delete(mount, name).await,
+        (Path::Check, Read) => check::read(mount, name).await,
         (Path::Reset, Create | Update) => connection::reset(mount, name).await,
         (Path::Reload, Create | Update) => connection::reload(mount, name).await,
         (Path::Roles, List) => role::list(mount, input).await,
@@ -64,6 +65,10 @@ pub async fn handle(mount: &Mount, path: Path, name: &str, input: &Input, reques
         (Path::StaticCreds, Read) => static_role::creds(mount, name).await,
         (Path::RotateRole, Create | Update) => static_role::rotate(mount, name).await,
         (Path::RotateRoot, Create | Update) => root::rotate(mount, name).await,
+        (Path::RoleTest, Create | Update) => rehearsal::test(mount, name).await,
+        (Path::Statuses, Read) => status::list(mount).await,
+        (Path::Status, Read) => status::read(mount, name).await,
+        (Path::Metrics, Read) => metrics::read(mount).await,
         (Path::Reconcile, Read) => reconcile::read(mount, name).await,
         (Path::Reconcile, Create | Update) => reconcile::write(mount, name).await,
         (Path::Remnants, List) => remnant::list(mount, input).await,

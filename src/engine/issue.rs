@@ -12,6 +12,7 @@ use super::end::Doomed;
 use super::end::wishes::Wishes;
 use super::error::Error;
 use super::intent::{self, Intent};
+use super::meter::{self, Work};
 use super::request::{Datum, Fields, LeaseRef, Request};
 use super::transit::{self, Underway};
 use super::{Mount, end};
@@ -174,10 +175,30 @@ pub async fn mint(
     plan: &mut MintPlan,
     login: Login<'_>,
 ) -> Result<(Fields, Underway), Error> {
-    let Some(grant) = &permit.grant else { return made(mount, site, plan, login).await };
-    let named = intent::lease(&site.doomed(plan, None));
-    grant.begin(mount, &plan.username, named, permit.until).await?;
-    let (mut internal, underway) = match made(mount, site, plan, login).await {
+    let (name, named) = (plan.username.clone(), intent::lease(&site.doomed(plan, None)));
+    let ended = |underway: Underway, is_ended| {
+        if is_ended { transit::arrived(mount, &underway) } else { transit::lost(mount, &underway) }
+    };
+    recorded(mount, permit, &name, named, made(mount, site, plan, login), ended).await
+}
+
+/// Makes a credential that is called `name`. Of a gated role the use is in the record before, with `planned`, which is enough
+/// to end whatever may come of it; and that it was made is there before this returns. What is not in the record is ended,
+/// and `ended` is told with what was made whether that went well.
+///
+/// # Errors
+/// Those of `make`, and if the record cannot be written.
+pub async fn recorded<T>(
+    mount: &Mount,
+    permit: &Permit,
+    name: &str,
+    planned: Fields,
+    make: impl Future<Output = Result<(Fields, T), Error>>,
+    ended: impl FnOnce(T, bool),
+) -> Result<(Fields, T), Error> {
+    let Some(grant) = &permit.grant else { return make.await };
+    grant.begin(mount, name, planned, permit.until).await?;
+    let (mut internal, made) = match make.await {
         Ok(made) => made,
         Err(e) => {
             grant.failed(mount, &e.to_string()).await;
@@ -185,17 +206,15 @@ pub async fn mint(
         }
     };
     if let Err(e) = grant.done(mount, &mut internal).await {
-        match mount.end_credential(&internal).await {
-            Ok(_) => transit::arrived(mount, &underway),
-            Err(why) => {
-                tracing::error!(username = plan.username, "a user that is not in the record could not be ended: {why}");
-                transit::lost(mount, &underway);
-            }
+        let end = mount.end_credential(&internal).await;
+        if let Err(why) = &end {
+            tracing::error!(name, "a credential that is not in the record could not be ended: {why}");
         }
+        ended(made, end.is_ok());
         grant.failed(mount, "the record could not be written").await;
         return Err(e);
     }
-    Ok((internal, underway))
+    Ok((internal, made))
 }
 
 /// At a target that keeps no marker the [`intent`] is written first. An outcome that the target could not settle is an
@@ -246,17 +265,25 @@ impl From<Error> for Unmade {
 }
 
 async fn marked(mount: &Mount, site: &Site<'_>, plan: &mut MintPlan, login: Login<'_>) -> Result<Fields, Unmade> {
-    let mut outcome = site.target.mint(plan, login).await;
+    let mut outcome = at_target(mount, site, plan, login).await;
     if let Outcome::Failed(TargetError::Repeated) = outcome {
         repeat::end_marked(mount, site, plan).await?;
         plan.repeats = false;
-        outcome = site.target.mint(plan, login).await;
+        outcome = at_target(mount, site, plan, login).await;
     }
     match outcome {
         Outcome::Done(()) => Ok(intent::lease(&site.doomed(plan, None))),
         Outcome::Failed(e) => Err(Unmade::Certain(Error::Failed(e.to_string()))),
         Outcome::Unknown(e) => Err(Unmade::Unknown(e)),
     }
+}
+
+async fn at_target(mount: &Mount, site: &Site<'_>, plan: &MintPlan, login: Login<'_>) -> Outcome<()> {
+    let why = |outcome: &Outcome<()>| match outcome {
+        Outcome::Done(()) | Outcome::Failed(TargetError::Repeated) => None,
+        Outcome::Failed(e) | Outcome::Unknown(e) => Some(e.to_string()),
+    };
+    meter::timed(mount, site.db_name, Work::Mint, site.target.mint(plan, login), why).await
 }
 
 async fn noted(mount: &Mount, site: &Site<'_>, plan: &MintPlan, login: Login<'_>) -> Result<Fields, Unmade> {
@@ -273,7 +300,7 @@ async fn noted(mount: &Mount, site: &Site<'_>, plan: &MintPlan, login: Login<'_>
         mount.rotation.queue.plan(&key, site.db_name, note.due());
         return Err(e.into());
     }
-    match site.target.mint(plan, login).await {
+    match at_target(mount, site, plan, login).await {
         Outcome::Done(()) => {}
         Outcome::Failed(e) => {
             intent::forget(mount, &key).await;

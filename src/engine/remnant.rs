@@ -45,7 +45,8 @@ pub enum State {
 }
 
 impl State {
-    fn name(self) -> &'static str {
+    /// In one word.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Contained => "contained",
             Self::Grace => "grace",
@@ -219,6 +220,7 @@ pub async fn after(mount: &Mount, user: &Doomed, landed: &Result<Report, Trouble
         Ok(false) => queue.forget(&key),
         Err(e) => {
             // It is tried again as long as this process lives, and by whoever got the error.
+            mount.ending.keep(&key, user.clone());
             queue.away(&key, &user.db_name, now, &reason);
             return Err(Trouble::new(format!("{reason}; and this could not be written down: {e}"), outage));
         }
@@ -299,6 +301,7 @@ pub async fn scheduled(mount: &Mount) -> Result<Vec<(String, String, SystemTime)
 pub async fn when_due(mount: &Mount, key: &str) -> Result<(), Trouble> {
     match Remnant::load(mount, key).await {
         Ok(Some(record)) => end::end(mount, record.user).await.map(drop),
+        Ok(None) if let Some(user) = mount.ending.kept(key) => end::end(mount, user).await.map(drop),
         Ok(None) => {
             mount.rotation.queue.forget(key);
             Ok(())

@@ -2,6 +2,7 @@
 
 mod access;
 mod aws;
+mod check;
 mod ending;
 mod mint;
 mod mode;
@@ -25,8 +26,8 @@ use super::request::{Caller, Datum, Existence, Fields, LeaseGrant, LeaseRef, Ope
 use super::{Kind, Mount, Ports};
 use crate::secret::Secret;
 use crate::target::{
-    Capability, Connector, EndOptions, EndPlan, Ended, Left, Login, LoginError, Marked, Marker, MintPlan, Outcome,
-    Passwords, RenewPlan, Script, Settings, Target, TargetError,
+    Capability, Connector, EndOptions, EndPlan, Ended, Left, Login, LoginError, Marked, Marker, MintPlan, Need,
+    Outcome, Owned, Passwords, RenewPlan, Script, Sessions, Settings, Target, TargetError,
 };
 use rotation::Faults;
 
@@ -75,6 +76,8 @@ struct World {
     owners: AtomicBool,
     /// The target lets nobody be ended.
     strict: AtomicBool,
+    /// The account of the connection lacks every right.
+    weak: AtomicBool,
     /// Ends that the target was asked for, and how.
     ends: Mutex<Vec<crate::target::EndOptions>>,
     /// Markers of users.
@@ -291,6 +294,9 @@ impl Target for Database {
     async fn verify(&self) -> Result<(), TargetError> {
         self.reach()
     }
+    async fn version(&self) -> Result<String, TargetError> {
+        self.reach().map(|()| "Simulated 1".into())
+    }
     async fn mint(&self, plan: &MintPlan, _login: Login<'_>) -> Outcome<()> {
         if let Err(e) = self.reach() {
             return Outcome::Failed(e);
@@ -318,7 +324,7 @@ impl Target for Database {
             None => return Err(TargetError::Connect("no such user".into())),
         }
         if let Some(marker) = self.world.markers.lock().unwrap().get_mut(&plan.username) {
-            marker.expires = plan.expires;
+            marker.expires = marker.expires.max(plan.expires);
         }
         Ok(())
     }
@@ -373,8 +379,15 @@ impl Target for Database {
         let ahead = *self.world.target_clock.lock().unwrap();
         Ok(ahead.map(|ahead| At(self.world.clone()).true_time() + ahead))
     }
-    async fn check(&self, _options: &EndOptions) -> Result<Vec<Capability>, TargetError> {
-        self.reach().map(|()| Vec::new())
+    async fn check(&self, options: &EndOptions) -> Result<Vec<Capability>, TargetError> {
+        self.reach()?;
+        let weak = self.world.weak.load(Ordering::SeqCst);
+        let capability = |need, required, fix: &str| Capability { need, granted: !weak, required, fix: fix.into() };
+        let mut all = vec![capability(Need::EndSessions, options.sessions != Sessions::Keep, "GRANT SIGNALS")];
+        if options.owned == Owned::Drop {
+            all.push(capability(Need::DropObjects, true, "GRANT DROPS"));
+        }
+        Ok(all)
     }
     async fn set_password(&self, username: &str, password: &Secret, _statements: &Script) -> Outcome<()> {
         self.set(username, password, false).await
@@ -593,6 +606,7 @@ async fn a_standby_touches_no_target() {
         (Operation::Update, "rotate-root/pg", json!({})),
         (Operation::Update, "remnants/x/accept", json!({"reason": "x"})),
         (Operation::Update, "remnants/x/retry", json!({})),
+        (Operation::Read, "check/pg", json!({})),
     ] {
         let reply = ask(&mount, operation, path, data).await;
         assert!(matches!(reply, Err(Error::ReadOnly)), "{path}: {reply:?}");
@@ -700,7 +714,7 @@ proptest! {
         path in prop_oneof![
             (prop::sample::select(vec![
                 "config", "roles", "creds", "reset", "reload", "static-roles", "static-creds", "rotate-role", "rotate-root",
-                "remnants", "reconcile",
+                "remnants", "reconcile", "check",
             ]),
              prop_oneof![Just("pg".to_owned()), Just("app".to_owned()), ".{0,10}"])
                 .prop_map(|(place, name)| format!("{place}/{name}")),

@@ -27,7 +27,7 @@ use super::pool::{Checkout, Lane, NotOpened, Pool, Trust};
 use super::statement::Vars;
 use super::{
     Capability, EndOptions, EndPlan, Ended, Login, LoginError, Marked, MintPlan, Outcome, RenewPlan, Script, Target,
-    TargetError,
+    TargetError, Vitals,
 };
 use crate::secret::Secret;
 use end::Ending;
@@ -119,6 +119,15 @@ impl Target for MySql {
         let core = &self.core;
         core.pool.checkout(Lane::Issue, Trust::Nobody, |patience| core.open(patience)).await?.give_back();
         Ok(())
+    }
+
+    async fn version(&self) -> Result<String, TargetError> {
+        let mut session = self.core.session(Lane::Issue).await?;
+        let rows = session.rows("SELECT VERSION()").await?;
+        let kind = if session.server.mariadb { "MariaDB" } else { "MySQL" };
+        session.give_back();
+        let version = rows.into_iter().flatten().flatten().next().unwrap_or_default();
+        Ok(format!("{kind} {version}"))
     }
 
     async fn mint(&self, plan: &MintPlan, login: Login<'_>) -> Outcome<()> {
@@ -260,6 +269,10 @@ impl Target for MySql {
             Ok(ended) => ended,
             Err(_) => Err(TargetError::Lost("the task that ends the user died".into())),
         }
+    }
+
+    fn vitals(&self) -> Option<Vitals> {
+        Some(self.core.pool.vitals())
     }
 
     async fn close(&self) {

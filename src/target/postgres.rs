@@ -6,6 +6,7 @@ mod end;
 mod marker;
 mod mint;
 mod password;
+mod rehearse;
 mod session;
 mod usage;
 
@@ -20,8 +21,8 @@ use tokio::sync::Semaphore;
 use super::dsn::PgEndpoint;
 use super::pool::{Checkout, Lane, Limits, NotOpened, Pool, Trust, jitter};
 use super::{
-    Capability, EndOptions, EndPlan, Ended, Login, LoginError, Marked, MintPlan, Outcome, RenewPlan, Script, Target,
-    TargetError, Usage,
+    Capability, EndOptions, EndPlan, Ended, Login, LoginError, Marked, MintPlan, Outcome, Rehearsal, RenewPlan, Script,
+    Target, TargetError, Usage, Vitals,
 };
 use crate::secret::Secret;
 use session::{PgSession, Problem};
@@ -145,8 +146,20 @@ impl Target for Postgres {
         Ok(())
     }
 
+    async fn version(&self) -> Result<String, TargetError> {
+        let mut session = self.session(Lane::Issue).await?;
+        let version: String =
+            session.ask("SELECT to_json('PostgreSQL ' || current_setting('server_version'))::text").await?;
+        session.give_back();
+        Ok(version)
+    }
+
     async fn mint(&self, plan: &MintPlan, login: Login<'_>) -> Outcome<()> {
         mint::mint(self, plan, login).await
+    }
+
+    async fn rehearse(&self, plan: &Rehearsal, login: Login<'_>) -> Option<Result<(), TargetError>> {
+        Some(rehearse::rehearse(self, plan, login).await)
     }
 
     async fn renew(&self, plan: &RenewPlan) -> Result<(), TargetError> {
@@ -183,6 +196,10 @@ impl Target for Postgres {
 
     async fn login(&self, username: &str, password: &Secret) -> Result<(), LoginError> {
         password::login(self, username, password).await
+    }
+
+    fn vitals(&self) -> Option<Vitals> {
+        Some(self.pool.vitals())
     }
 
     async fn close(&self) {

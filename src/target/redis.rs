@@ -18,7 +18,7 @@ use async_trait::async_trait;
 use super::pool::{Checkout, Lane, NotOpened, Pool, Trust};
 use super::{
     Capability, EndOptions, EndPlan, Ended, Login, LoginError, Marked, MintPlan, Outcome, RenewPlan, Script, Target,
-    TargetError,
+    TargetError, Vitals,
 };
 use crate::secret::Secret;
 use crate::secret::verifier::redis::acl_rule;
@@ -195,6 +195,13 @@ impl Target for Redis {
         Ok(())
     }
 
+    async fn version(&self) -> Result<String, TargetError> {
+        let mut session = self.core.session(Lane::Issue).await?;
+        let version = session.version().await?;
+        session.give_back();
+        Ok(version)
+    }
+
     async fn mint(&self, plan: &MintPlan, login: Login<'_>) -> Outcome<()> {
         let Some(password) = login.password() else {
             return Outcome::Failed(TargetError::Plan("a user of Redis and Valkey logs in by a password here".into()));
@@ -321,6 +328,10 @@ impl Target for Redis {
             Ok(ended) => ended,
             Err(_) => Err(TargetError::Lost("the task that ends the user died".into())),
         }
+    }
+
+    fn vitals(&self) -> Option<Vitals> {
+        Some(self.core.pool.vitals())
     }
 
     async fn close(&self) {

@@ -13,7 +13,7 @@ use crate::support::wait_for;
 
 const CREATE: &str = "CREATE USER '{{name}}'@'%' IDENTIFIED BY '{{password}}'";
 
-fn mounted() -> (Bao, Client) {
+pub fn mounted() -> (Bao, Client) {
     let bao = Bao::start();
     bao.register();
     bao.mount("database", PLUGIN);
@@ -43,7 +43,7 @@ pub fn with_mariadb(more: Value) -> (MariaDb, Bao, Client) {
 }
 
 /// User, password and lease of a fresh credential.
-fn mint(client: &Client, role: &str) -> [String; 3] {
+pub fn mint(client: &Client, role: &str) -> [String; 3] {
     let body = client.get(&format!("database/creds/{role}")).expect(200);
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     [text(&body["data"]["username"]), text(&body["data"]["password"]), text(&body["lease_id"])]

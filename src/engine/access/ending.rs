@@ -24,6 +24,8 @@ const RETRY: Duration = Duration::from_secs(5);
 
 /// In a lease's internal data: of which request it is.
 pub const REQUEST_FIELD: &str = "jit_request";
+/// In what ends a credential: where it is, if that is no connection.
+pub const TARGET_FIELD: &str = "target";
 /// In a lease's internal data: of which issue.
 pub const ISSUE_FIELD: &str = "jit_issue";
 

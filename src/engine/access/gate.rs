@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Value, json};
 use tokio::sync::OwnedMutexGuard;
 
-use super::ending::{self, ISSUE_FIELD, REQUEST_FIELD};
+use super::ending::{self, ISSUE_FIELD, REQUEST_FIELD, TARGET_FIELD};
 use super::file::{self, Asked, Case, file};
 use super::policy::{Approval, Policy, Unapproved};
 use super::preapproval;
@@ -21,7 +21,7 @@ use crate::engine::evidence::{self, checkpoint};
 use crate::engine::field::weak;
 use crate::engine::intent::unix_seconds;
 use crate::engine::request::{Datum, Fields, Request};
-use crate::secret::password;
+use crate::secret::{Secret, password};
 
 /// The longest that a read waits for an approval: the host gives up after 90 seconds.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
@@ -45,7 +45,7 @@ struct Wish {
     request_id: Option<String>,
     params: Option<BTreeMap<String, String>>,
     wait: Duration,
-    proof: Option<String>,
+    proof: Option<Secret>,
 }
 
 impl Wish {
@@ -63,7 +63,7 @@ impl Wish {
                 .map(Duration::from_secs)
                 .ok_or_else(|| Error::Refused("wait: a duration is needed, as 45s".into()))?,
         };
-        let proof = text("identity_proof");
+        let proof = text("identity_proof").map(Secret::new);
         Ok(Self { request_id: text("request_id"), params, wait: wait.min(LONGEST_WAIT), proof })
     }
 }
@@ -216,8 +216,14 @@ async fn take(mount: &Mount, case: &Case<'_>, id: &str, wish: &Wish, source: &Re
     if let Some(end) = rules::third_party_end(&case.who).filter(|_| case.who.class == identity::Class::ThirdParty) {
         bound = bound.min(end);
     }
-    let proven =
-        proof::judge(&case.policy, &case.settings, &mount.access.proofs, &case.who, wish.proof.as_deref(), now)?;
+    let proven = proof::judge(
+        &case.policy,
+        &case.settings,
+        &mount.access.proofs,
+        &case.who,
+        wish.proof.as_ref().map(Secret::expose),
+        now,
+    )?;
     let issue_id = password::base62(16).map_err(|e| Error::Failed(e.to_string()))?;
     let actor = super::actor(&case.who, source);
     let overlap = case.policy.supersede.then_some(case.policy.overlap);
@@ -319,7 +325,7 @@ impl Use {
             .with("actor", self.actor.clone())
             .with("credential", json!({ "name": name, "expires": unix_seconds(expires) }))
             .with("proof", self.proven.as_ref().map_or(Value::Null, Proven::shown))
-            .with("target", internal.get("db_name").cloned().unwrap_or(Value::Null));
+            .with("target", internal.get("db_name").or(internal.get(TARGET_FIELD)).cloned().unwrap_or(Value::Null));
         next.last_event = evidence::append(mount, vec![draft]).await?;
         next.state = State::Active;
         next.used = next.used.saturating_add(1);

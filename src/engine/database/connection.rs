@@ -6,8 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::root;
-use super::timing::{self, Timing};
+use super::{check, root};
 use crate::engine::Mount;
 use crate::engine::end::mode::{self, RevocationMode};
 use crate::engine::end::wishes::Wishes;
@@ -15,6 +14,7 @@ use crate::engine::error::Error;
 use crate::engine::field::Input;
 use crate::engine::go::instant;
 use crate::engine::request::{Fields, Reply, Response};
+use crate::engine::schedule::timing::{self, Timing};
 use crate::engine::template::{self, Names, OsEntropy, Template};
 use crate::secret::Secret;
 use crate::target::{self, Driver, Passwords, Target};
@@ -110,7 +110,7 @@ impl Config {
         let unreadable = || Error::Failed(format!("the stored connection {name:?} cannot be read"));
         let mut stored: Stored = serde_json::from_str(entry.expose()).map_err(|_| unreadable())?;
         let mut config = Self {
-            timing: Timing::take(&mut stored.other).map_err(|()| unreadable())?,
+            timing: Timing::take(&mut stored.other).map_err(|_| unreadable())?,
             plugin_name: stored.plugin_name,
             plugin_version: stored.plugin_version,
             allowed_roles: stored.allowed_roles.unwrap_or_default(),
@@ -170,7 +170,7 @@ impl Config {
     }
 
     /// True if there is no account of the connection's own: each account of a static role changes its own password.
-    pub(super) fn is_self_managed(&self) -> bool {
+    pub(in crate::engine) fn is_self_managed(&self) -> bool {
         let flag = self.details.get(SELF_MANAGED);
         flag.is_some_and(|flag| *flag == json!(true) || flag.as_str().is_some_and(|text| text == "true" || text == "1"))
     }
@@ -368,6 +368,12 @@ impl Connections {
         self.lock().by_name.get(name).cloned()
     }
 
+    /// The live connection of that name, or one that has yet to answer for the first time.
+    pub fn known(&self, name: &str) -> Option<Arc<Connection>> {
+        let live = self.lock();
+        live.by_name.get(name).or_else(|| live.unproven.get(name)).cloned()
+    }
+
     /// The live connection of that name; the first use opens and verifies it. If that fails while a change of its
     /// password is open, the change is settled first.
     pub async fn get(&self, mount: &Mount, name: &str) -> Result<Arc<Connection>, Error> {
@@ -540,6 +546,9 @@ pub async fn write(mount: &Mount, name: &str, input: &Input, data: &Fields) -> R
         opened.target.close().await;
         return Err(e);
     }
+    if verifying {
+        warnings.extend(check::warnings(mount, name, &opened).await);
+    }
     // If they cannot be read, who changes the password tells the connection again.
     opened.passwords.only_add(&root::candidates(mount, name, &config).await.unwrap_or_default());
     mount.connections.change(name, Some(Arc::new(opened)));
@@ -589,6 +598,8 @@ pub async fn delete(mount: &Mount, name: &str) -> Reply {
     mount.rotation.queue.forget(&record);
     mount.ports.storage.delete(&key(name)).await?;
     mount.connections.forget(name);
+    mount.meter.forget(name);
+    mount.sights.forget(name);
     Ok(None)
 }
 

@@ -1,5 +1,6 @@
 //! `creds/:name`: from a role to a plan, and from a lease back to one.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -14,12 +15,13 @@ use crate::engine::error::Error;
 use crate::engine::intent::{self, Intent, unix_seconds};
 use crate::engine::issue::{self, Permit, Site};
 use crate::engine::lease::{MountTerms, Terms};
+use crate::engine::meter::{self, Work};
 use crate::engine::request::{Datum, Fields, LeaseGrant, LeaseRef, Reply, Request, Response};
 use crate::engine::template::{Names, OsEntropy};
 use crate::engine::{Mount, access, end, marker, reconcile, remnant, transit};
 use crate::secret::Secret;
 use crate::secret::password;
-use crate::target::{Marker, MintPlan, RenewPlan, Script, Usage};
+use crate::target::{Marker, MintPlan, RenewPlan, Script, TargetError, Usage};
 
 /// The server refuses the login this long after the lease's end: its clock and the host's may differ, and the host
 /// needs a moment to renew. The built-in engine's own figure.
@@ -46,11 +48,11 @@ pub async fn read(mount: &Mount, name: &str, request: &Request) -> Reply {
     }
     let terms = Terms::of(&role, bounds?);
     let permit = issue::authorize(mount, name, &role.gate, request, terms.at_issue(mount.stamp())).await?;
-    let mut plan = plan(mount, name, &role, &connection, &permit)?;
+    let mut plan = plan(mount, name, &role, &connection, &Purpose::of(&permit))?;
     if connection.driver.keeps_marker() {
         plan.marker = marker::sealed(mount, &plan.username, plan.marker).await?;
     }
-    let made = make(mount, name, &role, &connection, &permit, &plan).await?;
+    let made = make(mount, name, &role, &connection, permit.display_name(), &plan).await?;
     let site = Site {
         db_name: &role.db_name,
         driver: connection.driver,
@@ -90,12 +92,12 @@ pub(super) async fn allowed(mount: &Mount, name: &str, db_name: &str) -> Result<
 }
 
 /// What the caller will log in with, of the role's type.
-async fn make(
+pub(super) async fn make(
     mount: &Mount,
     name: &str,
     role: &Role,
     connection: &Connection,
-    permit: &Permit,
+    display_name: &str,
     plan: &MintPlan,
 ) -> Result<Made, Error> {
     match role.credential_type {
@@ -112,7 +114,7 @@ async fn make(
         }
         CredentialType::RsaPrivateKey => credential::rsa_private_key(&role.credential_config).await,
         CredentialType::ClientCertificate => {
-            let names = Names { display_name: permit.display_name(), role_name: name, username: Some(&plan.username) };
+            let names = Names { display_name, role_name: name, username: Some(&plan.username) };
             let now = mount.ports.clock.now();
             credential::client_certificate(&role.credential_config, &names, now, plan.expiration).await
         }
@@ -131,31 +133,66 @@ pub(super) async fn password_for(mount: &Mount, config: &Settings, connection_po
         .ok_or_else(|| Error::Failed("failed to generate password: no password policy found".into()))
 }
 
+/// Whom a user is for.
+pub(super) struct Purpose<'a> {
+    /// What stands for the caller in names.
+    pub display_name: &'a str,
+    /// The host's id of the request.
+    pub request_id: &'a str,
+    /// The caller's entity.
+    pub entity_id: &'a str,
+    /// The request for access that it is a use of.
+    pub grant_id: &'a str,
+    /// What narrows the role.
+    pub params: Option<&'a BTreeMap<String, String>>,
+    /// When the user ends.
+    pub until: SystemTime,
+}
+
+impl<'a> Purpose<'a> {
+    fn of(permit: &'a Permit) -> Self {
+        Self {
+            display_name: permit.display_name(),
+            request_id: permit.request_id(),
+            entity_id: permit.entity_id(),
+            grant_id: permit.grant_id(),
+            params: permit.params(),
+            until: permit.until(),
+        }
+    }
+}
+
 /// What will run at the target. Pure but for the random part of the name.
-fn plan(mount: &Mount, name: &str, role: &Role, connection: &Connection, permit: &Permit) -> Result<MintPlan, Error> {
-    let names = Names { display_name: permit.display_name(), role_name: name, username: None };
+pub(super) fn plan(
+    mount: &Mount,
+    name: &str,
+    role: &Role,
+    connection: &Connection,
+    purpose: &Purpose<'_>,
+) -> Result<MintPlan, Error> {
+    let names = Names { display_name: purpose.display_name, role_name: name, username: None };
     let username = connection
         .username
         .render(&names, &mut OsEntropy, mount.ports.clock.now())
         .map_err(|e| Error::Failed(format!("failed to generate username: {e}")))?;
     let dialect = connection.driver.dialect();
     Ok(MintPlan {
-        creation: match permit.params() {
+        creation: match purpose.params {
             Some(params) => Script::parse(&access::narrowed(&role.statements.creation, params), dialect),
             None => Script::parse(&role.statements.creation, dialect),
         },
         rollback: Script::parse(&role.statements.rollback, dialect),
-        expiration: permit.until() + LOGIN_GRACE,
+        expiration: purpose.until + LOGIN_GRACE,
         scram_iterations: role.scram_iterations,
         marker: Marker {
             mount: mount.id.clone(),
             role: name.to_owned(),
-            request: permit.request_id().to_owned(),
-            entity: permit.entity_id().to_owned(),
+            request: purpose.request_id.to_owned(),
+            entity: purpose.entity_id.to_owned(),
             begun: unix_seconds(mount.stamp()),
-            expires: unix_seconds(permit.until()),
+            expires: unix_seconds(purpose.until),
             connection: role.db_name.clone(),
-            grant: permit.grant_id().to_owned(),
+            grant: purpose.grant_id.to_owned(),
             seal: String::new(),
         },
         repeats: mount.clocks.is_young(mount.ports.clock.as_ref()),
@@ -216,7 +253,8 @@ pub async fn renew(mount: &Mount, lease: &LeaseRef) -> Reply {
         expires: unix_seconds(until),
     };
     // The host's own texts around this one count the errors, as the built-in engine's do.
-    let renewed = connection.target.renew(&plan).await;
+    let why = |renewed: &Result<(), TargetError>| renewed.as_ref().err().map(TargetError::to_string);
+    let renewed = meter::timed(mount, db_name, Work::Renew, connection.target.renew(&plan), why).await;
     renewed.map_err(|e| Error::Failed(format!("1 error occurred:\n\t* {e}\n\n")))?;
     let (ttl, max_ttl) = extension.lease(mount, lease, role.default_ttl, role.max_ttl);
     Ok(Some(Response {
@@ -242,7 +280,8 @@ async fn prolong(mount: &Mount, key: &str, leased: &Doomed, db_name: &str, until
         made: true,
         incarnation: mount.incarnation.clone(),
     });
-    note.expires = unix_seconds(until);
+    // A renewal may shorten the lease, and may fail: then the host keeps the longer one.
+    note.expires = note.expires.max(unix_seconds(until));
     note.store(storage, key).await?;
     mount.rotation.queue.plan(key, db_name, note.due());
     Ok(())

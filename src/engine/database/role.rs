@@ -186,19 +186,22 @@ pub async fn write(mount: &Mount, name: &str, input: &Input) -> Reply {
         role.statements.renewal = list.to_vec();
     }
 
-    role.gate.lay_over(input, &role.statements.creation)?;
+    role.gate.lay_over(input, ("creation_statements", &role.statements.creation))?;
     let mut wishes = role.wishes();
     wishes.write(input)?;
     wishes.store(&mut role.other);
 
+    let mut warnings = super::check::judge(mount, name, &role).await?;
+
+    if input.flag("validate").unwrap_or(false) {
+        let tried = super::rehearsal::rehearse(mount, name, &role).await;
+        tried.map_err(|e| Error::Refused(format!("nothing is stored, the role does not work: {e}")))?;
+    }
     role.store(mount, name).await?;
     if !role.max_ttl.is_zero() && role.default_ttl > role.max_ttl {
-        return Ok(Some(Response {
-            warnings: vec!["default_ttl is longer than max_ttl: every lease of this role is cut to max_ttl".into()],
-            ..Response::default()
-        }));
+        warnings.insert(0, "default_ttl is longer than max_ttl: every lease of this role is cut to max_ttl".into());
     }
-    Ok(None)
+    Ok((!warnings.is_empty()).then(|| Response { warnings, ..Response::default() }))
 }
 
 /// DELETE. Leases that are out carry what is needed to end them.

@@ -9,7 +9,7 @@ use crate::engine::error::Error;
 use crate::engine::field::Input;
 use crate::engine::go::GoDuration;
 use crate::engine::request::Fields;
-use crate::target::{EndOptions, Owned, Sessions, Verify};
+use crate::target::{EndOptions, Need, Owned, Sessions, Verify};
 
 /// What becomes of objects that a user owns: `fail`, `drop` or `reassign:<role>`.
 const OWNED: &str = "owned_objects";
@@ -63,6 +63,17 @@ impl Wishes {
     pub fn said(&self) -> impl Iterator<Item = (&'static str, Value)> {
         let texts = [&self.owned_objects, &self.sessions, &self.verify];
         NAMES.into_iter().zip(texts).filter(|(_, text)| !text.is_empty()).map(|(name, text)| (name, json!(text)))
+    }
+
+    /// What of it makes a target need that, if anything was said of it: `owned_objects=drop`.
+    pub fn asking_for(&self, need: Need) -> Option<String> {
+        let fields: &[&str] = match need {
+            Need::DropObjects | Need::ReassignObjects => &[OWNED],
+            Need::SeeSessions | Need::EndSessions => &[SESSIONS, VERIFY],
+            _ => &[],
+        };
+        let said = self.said().find(|(name, _)| fields.contains(name));
+        said.map(|(name, value)| format!("{name}={}", value.as_str().unwrap_or_default()))
     }
 
     /// True if nothing was said.

@@ -253,7 +253,8 @@ impl Story {
         let mut left = self.left();
         // Nobody but the clock that was years ahead when its process began knows when these end.
         let ahead = &self.host.state().ahead;
-        left.retain(|what| !ahead.iter().any(|user| what == user) && !(!ahead.is_empty() && what.starts_with("mint/")));
+        let years = self.sim.state().farthest.1 > 200 * 24 * 3600;
+        left.retain(|what| !ahead.contains(what) && !(years && what.starts_with("mint/")));
         if !left.is_empty() {
             self.wrong(format!("left in the end: {left:?}"));
         }
@@ -343,6 +344,8 @@ fn set_the_clock(sim: &Sim) {
         1 => -by,
         _ => 0,
     };
+    let off = state.off;
+    state.farthest = (state.farthest.0.min(off), state.farthest.1.max(off));
 }
 
 /// A part of the seeds: tests run beside each other.

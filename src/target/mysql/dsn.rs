@@ -4,6 +4,7 @@
 //! the last `@`, before that the first `:`. A password may hold any character but for that reason is best filled in
 //! after parsing, into `{{password}}`; so it is done here.
 
+use std::fmt;
 use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
@@ -18,6 +19,15 @@ pub enum Address {
     Tcp(String, u16),
     /// Path of a socket.
     Unix(String),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(host, port) => write!(f, "{host}:{port}"),
+            Self::Unix(path) => f.write_str(path),
+        }
+    }
 }
 
 /// MySQL's port.

@@ -41,8 +41,6 @@ pub struct Lease {
     last: Duration,
     pub phase: Phase,
     tries: u32,
-    /// By how much the wall clock was off when its end was last written down.
-    off: i64,
     /// A process that began after that clock was corrected cannot know that it was wrong: the end has passed by all clocks.
     pub misjudged: bool,
 }
@@ -138,8 +136,11 @@ impl HostOf {
         state.started += 1;
         state.machine += u64::from(elsewhere);
         let life = Life::new(&self.world, state.started, state.machine);
-        let off = self.world.state().off;
-        state.leases.iter_mut().for_each(|lease| lease.misjudged |= lease.off + 10 < off);
+        let (off, behind) = {
+            let world = self.world.state();
+            (world.off, world.farthest.0)
+        };
+        state.leases.iter_mut().for_each(|lease| lease.misjudged |= behind + 10 < off);
         let port = || Arc::new(Port(life.clone()));
         let ports = Ports { storage: port(), host: port(), clock: port(), targets: port(), scratch: port() };
         let mount = Mount::new(Kind::Database, "id".into(), ports);
@@ -365,10 +366,7 @@ impl HostOf {
     /// The host writes a lease down.
     async fn keep(&self, running: &Running, server: usize, grant: LeaseGrant, crashes: u64) {
         let user = grant.internal["username"].as_str().unwrap().to_owned();
-        let (issued, off) = {
-            let world = self.world.state();
-            (world.wall(), world.off)
-        };
+        let issued = self.world.state().wall();
         let pause = self.world.state().random.millis(30);
         self.world.sleep(pause).await;
         if self.state().crashes != crashes {
@@ -405,7 +403,6 @@ impl HostOf {
             last: now + max,
             phase: Phase::Live,
             tries: 0,
-            off,
             misjudged: false,
         });
     }
@@ -445,9 +442,7 @@ impl HostOf {
             let now = host.world.state().now;
             if let Some(Ok(Some(Response { lease: Some(grant), .. }))) = reply {
                 let ttl = if increment.is_zero() { grant.ttl } else { increment };
-                let off = host.world.state().off;
                 let lease = &mut state.leases[number];
-                lease.off = lease.off.min(off);
                 lease.expires = (now + ttl).min(lease.last).max(now);
                 state.tally.renewals += 1;
             }

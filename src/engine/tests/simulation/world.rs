@@ -80,6 +80,8 @@ pub struct State {
     pub off: i64,
     /// Somebody has set it at some time.
     pub was_set: bool,
+    /// The earliest and the latest that it said, in seconds from the truth.
+    pub farthest: (i64, i64),
     timers: BTreeMap<(Duration, u64), oneshot::Sender<()>>,
     serial: u64,
     pub entries: BTreeMap<String, String>,
@@ -113,6 +115,7 @@ impl World {
             now: Duration::ZERO,
             off: 0,
             was_set: false,
+            farthest: (0, 0),
             timers: BTreeMap::new(),
             serial: 0,
             entries: BTreeMap::new(),
@@ -569,7 +572,7 @@ impl Target for Session {
         self.reach("target.renew", &plan.username).await?;
         let found = self.server(|server| match server.users.get_mut(&plan.username) {
             Some(user) => {
-                user.marker.iter_mut().for_each(|marker| marker.expires = plan.expires);
+                user.marker.iter_mut().for_each(|marker| marker.expires = marker.expires.max(plan.expires));
                 true
             }
             None => false,
