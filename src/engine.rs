@@ -47,7 +47,7 @@ use field::Input;
 use port::{Clock, Host, Scratch, Storage, Web};
 use request::{Existence, Fields, LeaseGrant, LeaseRef, Operation, Reply, Request, Response};
 
-use crate::secret::Secret;
+use crate::secret::{Secret, password};
 use crate::target::{Connector, Standing, Usage};
 
 /// Whether users are ended at all.
@@ -170,7 +170,7 @@ impl Mount {
         let (connections, ahead, rotation) = (Connections::default(), Ahead::default(), Rotation::default());
         let (ending, clocks) = (end::Ending::default(), clocks::Clocks::new(ports.clock.as_ref()));
         let transit = transit::Transit::default();
-        let (incarnation, seals) = (format!("{:016x}", rand::random::<u64>()), tokio::sync::OnceCell::new());
+        let (incarnation, seals) = (format!("{:016x}", password::number()), tokio::sync::OnceCell::new());
         Self(Arc::new(Inner {
             kind,
             id,
@@ -197,6 +197,11 @@ impl Mount {
     pub fn start(&self) {
         self.rotation.queue.start(self);
         self.access.start(self);
+    }
+
+    /// The time by which ends are written down: see [`clocks`].
+    fn stamp(&self) -> SystemTime {
+        self.clocks.stamp(self.ports.clock.as_ref())
     }
 
     fn weak(&self) -> WeakMount {
@@ -458,11 +463,14 @@ impl Mount {
             }
             Err(e) => Err(e),
         };
-        if let Err(e) = told {
+        if let Err(e) = &told {
             tracing::error!("a credential that reached nobody could not be ended yet, and is tried again: {e}");
         }
-        if let Some(underway) = underway {
-            transit::arrived(self, underway);
+        match (underway, told) {
+            (Some(underway), Ok(_)) => transit::arrived(self, underway),
+            // Should what is written of it get lost with this process, the next one knows.
+            (Some(underway), Err(_)) => transit::lost(self, underway),
+            (None, _) => {}
         }
     }
 

@@ -144,6 +144,10 @@ pub async fn end_due(mount: &Mount, key: &str) -> Result<(), Trouble> {
 /// Whether the database of a connection answers, in `patience` or in the time that its own settings give it. A connection
 /// that is not there any more answers too: what comes of it, everybody finds out for himself.
 pub async fn answers(mount: &Mount, name: &str, patience: Option<Duration>) -> Result<(), String> {
+    if name.is_empty() {
+        // Of what could not be read.
+        return Ok(());
+    }
     let asking = async {
         match mount.connections.live(name) {
             Some(connection) => connection::verify(&connection).await,

@@ -126,7 +126,7 @@ pub async fn authorize(
         grant.record(Err(why.into()), mount.ports.clock.now())?;
     }
     let until = grant.as_ref().map_or(until, |grant| until.min(grant.bound()));
-    if until <= mount.ports.clock.now() {
+    if until <= mount.stamp() {
         return Err(Error::Refused(format!("role {role:?} has no time left: its max_ttl or the mount's is too short")));
     }
     Ok(Permit {
@@ -267,7 +267,7 @@ async fn made(
     match made {
         Ok(internal) => Ok((internal, underway)),
         Err(Unmade::Certain(e)) => {
-            transit::arrived(mount, &underway);
+            transit::unmade(mount, &underway);
             Err(e)
         }
         Err(Unmade::Unknown(e)) => {
@@ -331,7 +331,11 @@ async fn noted(mount: &Mount, site: &Site<'_>, plan: &MintPlan, login: Login<'_>
     let key = intent::key_of(&plan.marker.request)?;
     // Who finds the note leaves it alone for as long as we are at it, however long that is.
     let _lock = mount.rotation.locks.hold(&key).await;
-    note.store(storage, &key).await?;
+    if let Err(e) = note.store(storage, &key).await {
+        // It may be there all the same.
+        mount.rotation.queue.plan(&key, site.db_name, note.due());
+        return Err(e.into());
+    }
     match at_target(mount, site, plan, login).await {
         Outcome::Done(()) => {}
         Outcome::Failed(e) => {
@@ -343,7 +347,7 @@ async fn noted(mount: &Mount, site: &Site<'_>, plan: &MintPlan, login: Login<'_>
             return Err(Unmade::Unknown(e));
         }
     }
-    note.is_made(mount.ports.clock.now());
+    note.is_made(mount.stamp());
     if let Err(e) = note.store(storage, &key).await {
         mount.rotation.queue.plan(&key, site.db_name, note.due());
         if let Err(why) = end::end(mount, note.doomed(&key)).await {
