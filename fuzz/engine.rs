@@ -5,12 +5,16 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use leasehold::engine::port::{Clock, Host, HostError, LeftNote, Scratch, Storage, StorageError};
+use leasehold::engine::port::{
+    Alias, Clock, Entity, Group, Host, HostError, LeftNote, Post, Posted, Scratch, Storage, StorageError, Web, WebError,
+};
 use leasehold::engine::request::{Caller, LeaseRef, Operation, Request};
 use leasehold::engine::{Kind, Mount, Ports};
 use leasehold::secret::Secret;
-use leasehold::target::{Connector, Drivers, Settings, Target, redis};
+use leasehold::target::{Connector, Drivers, Settings, Target, aws, redis};
 use serde_json::Value;
+
+use crate::cloud::Cloud;
 
 /// Storage, host and time in one.
 struct World(Mutex<BTreeMap<String, String>>);
@@ -53,6 +57,13 @@ impl Host for World {
     async fn generate_password(&self, _: &str) -> Result<Option<Secret>, HostError> {
         Ok(None)
     }
+    async fn entity(&self, id: &str) -> Result<Option<Entity>, HostError> {
+        let alias = Alias { mount_type: "userpass".into(), name: "ann".into(), ..Alias::default() };
+        Ok(Some(Entity { id: id.to_owned(), name: "ann".into(), aliases: vec![alias], ..Entity::default() }))
+    }
+    async fn groups(&self, _: &str) -> Result<Vec<Group>, HostError> {
+        Ok(vec![Group { id: "g".into(), name: "leads".into(), ..Group::default() }])
+    }
 }
 
 impl Clock for World {
@@ -75,7 +86,14 @@ impl Scratch for World {
     fn clear_left(&self, _: &str) {}
 }
 
-/// Whatever is asked for, a server at a port where none can be.
+#[async_trait]
+impl Web for World {
+    async fn post(&self, _: &Post) -> Result<Posted, WebError> {
+        Err(WebError("nobody is there".into()))
+    }
+}
+
+/// Whatever is asked for, a server at a port where none can be; an account that agrees to everything.
 struct Nowhere;
 
 impl Connector for Nowhere {
@@ -86,9 +104,13 @@ impl Connector for Nowhere {
             Err(error) => panic!("{error}"),
         }
     }
+
+    fn aws(&self, _: aws::Settings) -> Arc<dyn aws::Cloud> {
+        Arc::new(Cloud)
+    }
 }
 
-fn with_mount(stored: BTreeMap<String, String>, work: impl AsyncFnOnce(&Mount)) {
+fn with_mount(kind: Kind, stored: BTreeMap<String, String>, work: impl AsyncFnOnce(&Mount)) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let world = Arc::new(World(Mutex::new(stored)));
     let ports = Ports {
@@ -97,17 +119,28 @@ fn with_mount(stored: BTreeMap<String, String>, work: impl AsyncFnOnce(&Mount)) 
         clock: world.clone(),
         scratch: world.clone(),
         targets: Arc::new(Nowhere),
+        web: world.clone(),
     };
     runtime.block_on(async {
-        let mount = Mount::new(Kind::Database, "mount".to_owned(), ports);
+        let mount = Mount::new(kind, "mount".to_owned(), ports);
         work(&mount).await;
         mount.close().await;
     });
 }
 
-/// Each line is a request: its operation, its path, its data.
-pub fn requests(text: &str) {
-    with_mount(BTreeMap::new(), async |mount| {
+/// Each line is a request to a mount for databases: its operation, its path, its data.
+pub fn database(text: &str) {
+    requests(Kind::Database, BTreeMap::new(), text);
+}
+
+/// The same to a mount for AWS.
+pub fn aws(text: &str) {
+    let root = r#"{"access_key":"AKIA0000000000000000","secret_key":"the-secret-key-of-the-engine-itself","region":"us-east-1"}"#;
+    requests(Kind::Aws, BTreeMap::from([("config/root".to_owned(), root.to_owned())]), text);
+}
+
+fn requests(kind: Kind, stored: BTreeMap<String, String>, text: &str) {
+    with_mount(kind, stored, async |mount| {
         for line in text.lines().take(8) {
             let mut words = line.splitn(3, ' ');
             let operation = words.next().and_then(|word| word.chars().next());
@@ -126,7 +159,7 @@ pub fn records(text: &str) {
     let stored = text.lines().take(6).filter_map(|line| line.split_once(' '));
     let stored: BTreeMap<String, String> = stored.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
     let keys: Vec<String> = stored.keys().cloned().collect();
-    with_mount(stored, async |mount| {
+    with_mount(Kind::Database, stored, async |mount| {
         for key in keys {
             let Some((_, name)) = key.split_once('/') else { continue };
             for (operation, path) in [
@@ -147,7 +180,7 @@ pub fn records(text: &str) {
 fn request(operation: Operation, path: &str, data: serde_json::Map<String, Value>) -> Request {
     let lease = matches!(operation, Operation::Renew | Operation::Revoke)
         .then(|| LeaseRef { internal: data.clone(), ..Default::default() });
-    let caller = Caller { display_name: "token".to_owned(), entity_id: String::new() };
+    let caller = Caller { display_name: "token".to_owned(), entity_id: "e".to_owned(), ..Caller::default() };
     Request { id: String::new(), operation, path: path.to_owned(), data, lease, caller }
 }
 

@@ -1,6 +1,8 @@
 //! One program for all targets: the environment variable `TARGET` says which, the arguments are libFuzzer's.
 #![no_main]
 
+mod access;
+mod cloud;
 mod engine;
 mod targets;
 

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use leasehold::engine::aws::{denial, identity, role};
 use leasehold::engine::go::GoDuration;
 use leasehold::engine::go::layout;
 use leasehold::engine::schedule::{self, Schedule};
@@ -9,6 +10,7 @@ use leasehold::engine::template::{Names, NoEntropy, Template};
 use leasehold::secret::authority::{Authority, Leaf};
 use leasehold::secret::key::{Hash, PrivateKey};
 use leasehold::secret::{Secret, verifier};
+use leasehold::target::aws::arn::{self, Arn};
 use leasehold::target::dsn::{self, PgEndpoint};
 use leasehold::target::statement::Vars;
 use leasehold::target::{Dialect, Script, mysql, redis};
@@ -27,8 +29,13 @@ pub const TARGETS: &[(&str, fn(&[u8]))] = &[
     ("schedule", |data| text(data, times)),
     ("certificate", |data| text(data, certificate)),
     ("key", |data| drop(PrivateKey::read(data))),
-    ("engine", |data| text(data, crate::engine::requests)),
+    ("engine", |data| text(data, crate::engine::database)),
     ("records", |data| text(data, crate::engine::records)),
+    ("proofs", |data| text(data, crate::access::proofs)),
+    ("policies", |data| text(data, crate::engine::database)),
+    ("evidence", |data| text(data, crate::access::evidence)),
+    ("aws", |data| text(data, crate::engine::aws)),
+    ("aws_texts", |data| text(data, aws_texts)),
 ];
 
 fn text(data: &[u8], target: fn(&str)) {
@@ -170,5 +177,27 @@ fn certificate(text: &str) {
     {
         let leaf = Leaf { common_name: "v-app", key: &key, now, not_after: now + Duration::from_secs(60) };
         let _ = authority.issue(&leaf);
+    }
+}
+
+fn aws_texts(text: &str) {
+    if let Ok(arn) = Arn::parse(text) {
+        for kind in ["user", "role", "assumed-role", ""] {
+            assert!(arn.name(kind).is_none_or(|name| !name.is_empty() && !name.contains('/')));
+        }
+    }
+    let _ = arn::account(text);
+    for longest in [32, 64] {
+        if identity::principal(text, longest).is_ok() {
+            assert!((2..=longest).contains(&text.len()));
+        }
+    }
+    let _ = (identity::tag_key(text), identity::tag_value(text), identity::Template::parse(text));
+    let _ = identity::Facts::default().fill("session_tags", text);
+    if let Some(compact) = role::compact(text) {
+        assert_eq!(role::compact(&compact).as_deref(), Some(compact.as_str()), "a compact document stays what it is");
+    }
+    if let Ok(value) = serde_json::from_str(text) {
+        let _ = denial::Denial::decode(&value);
     }
 }

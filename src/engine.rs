@@ -20,6 +20,8 @@ pub mod journal;
 pub mod lease;
 pub mod live;
 pub mod marker;
+pub mod meter;
+pub mod metrics;
 pub mod port;
 pub mod reconcile;
 pub mod remnant;
@@ -27,6 +29,7 @@ pub mod request;
 pub mod rotation;
 pub mod route;
 pub mod schedule;
+pub mod status;
 pub mod template;
 pub mod transit;
 
@@ -41,11 +44,11 @@ use database::connection::Connections;
 use database::credential::Ahead;
 use error::Error;
 use field::Input;
-use port::{Clock, Host, Scratch, Storage};
+use port::{Clock, Host, Scratch, Storage, Web};
 use request::{Existence, Fields, LeaseGrant, LeaseRef, Operation, Reply, Request, Response};
 
-use crate::secret::Secret;
-use crate::target::{Connector, Usage};
+use crate::secret::{Secret, password};
+use crate::target::{Connector, Standing, Usage};
 
 /// Whether users are ended at all.
 pub use end::mode::RevocationMode;
@@ -87,6 +90,8 @@ pub struct Ports {
     pub targets: Arc<dyn Connector>,
     /// Notes for the next process.
     pub scratch: Arc<dyn Scratch>,
+    /// Other people's web servers.
+    pub web: Arc<dyn Web>,
 }
 
 /// One mount of the engine. Clones are the same mount.
@@ -94,6 +99,7 @@ pub struct Ports {
 pub struct Mount(Arc<Inner>);
 
 /// A mount that may be gone.
+#[derive(Clone)]
 struct WeakMount(Weak<Inner>);
 
 impl WeakMount {
@@ -127,6 +133,8 @@ pub struct Inner {
     evidence: evidence::Log,
     clocks: clocks::Clocks,
     transit: transit::Transit,
+    meter: meter::Meter,
+    sights: reconcile::Sights,
     /// Which of all the processes that ever serve the mount this is.
     incarnation: String,
     /// The key of the seals of markers, once it was asked for.
@@ -145,8 +153,15 @@ struct Rotation {
 const USAGE: std::time::Duration = std::time::Duration::from_millis(500);
 
 /// Storage prefixes the host should wrap with its seal.
-pub const SEAL_WRAPPED: &[&str] =
-    &["config/*", "static-role/*", "static-creds/*", "rotation/*", "key/*", evidence::checkpoint::KEY];
+pub const SEAL_WRAPPED: &[&str] = &[
+    "config/*",
+    "static-role/*",
+    "static-creds/*",
+    "rotation/*",
+    "key/*",
+    "access/hook-key/*",
+    evidence::checkpoint::KEY,
+];
 
 impl Mount {
     /// A mount with the host's stable id for it. Touches nothing yet: storage may not be writable.
@@ -155,7 +170,7 @@ impl Mount {
         let (connections, ahead, rotation) = (Connections::default(), Ahead::default(), Rotation::default());
         let (ending, clocks) = (end::Ending::default(), clocks::Clocks::new(ports.clock.as_ref()));
         let transit = transit::Transit::default();
-        let (incarnation, seals) = (format!("{:016x}", rand::random::<u64>()), tokio::sync::OnceCell::new());
+        let (incarnation, seals) = (format!("{:016x}", password::number()), tokio::sync::OnceCell::new());
         Self(Arc::new(Inner {
             kind,
             id,
@@ -168,6 +183,8 @@ impl Mount {
             ending,
             clocks,
             transit,
+            meter: meter::Meter::default(),
+            sights: reconcile::Sights::default(),
             incarnation,
             seals,
             access: access::Access::default(),
@@ -182,6 +199,11 @@ impl Mount {
         self.access.start(self);
     }
 
+    /// The time by which ends are written down: see [`clocks`].
+    fn stamp(&self) -> SystemTime {
+        self.clocks.stamp(self.ports.clock.as_ref())
+    }
+
     fn weak(&self) -> WeakMount {
         WeakMount(Arc::downgrade(&self.0))
     }
@@ -192,6 +214,37 @@ impl Mount {
     /// Who drives it hands an answer that nobody took to [`Mount::undelivered`].
     pub async fn handle(&self, request: Request) -> Reply {
         self.start();
+        let clock = self.ports.clock.as_ref();
+        let (begun, about) = (clock.steady(), About::of(&request, self.operation(&request)));
+        let reply = self.answer(request).await;
+        let took = clock.steady().saturating_sub(begun);
+        if let Some(about) = about {
+            self.meter.answered(about.operation, meter::result_of(&reply), took);
+            about.tell(&reply, took);
+        }
+        reply
+    }
+
+    /// What a request asks for, in one word that is ours: not whatever somebody may write into a path.
+    fn operation(&self, request: &Request) -> &'static str {
+        fn first<P>(routes: &'static [route::Route<P>], path: &str) -> Option<&'static str> {
+            let given = path.split('/').next().unwrap_or_default();
+            routes.iter().filter_map(|route| route.pattern.split('/').next()).find(|first| *first == given)
+        }
+        match (request.operation, self.kind) {
+            (Operation::Renew, _) => Some("renew"),
+            (Operation::Revoke, _) => Some("revoke"),
+            (_, Kind::Database) => {
+                first(database::Paths::ACCESS, &request.path).or_else(|| first(database::Paths::ROUTES, &request.path))
+            }
+            (_, Kind::Aws) => {
+                first(aws::Paths::ACCESS, &request.path).or_else(|| first(aws::Paths::ROUTES, &request.path))
+            }
+        }
+        .unwrap_or("unknown")
+    }
+
+    async fn answer(&self, request: Request) -> Reply {
         match request.operation {
             Operation::Help => Ok(Some(self.help(&request)?)),
             Operation::Rollback => Ok(None),
@@ -214,12 +267,12 @@ impl Mount {
     /// The host ends a lease.
     async fn revoke(&self, lease: &LeaseRef) -> Reply {
         let internal = &lease.internal;
-        if self.kind == Kind::Aws {
-            return aws::lease::revoke(self, lease).await;
-        }
         let gated = internal.contains_key(access::ending::REQUEST_FIELD);
         let usage = if gated { self.usage(internal).await } else { None };
-        let ended = self.end_credential(internal).await?;
+        let ended = match self.kind {
+            Kind::Database => self.end_credential(internal).await?,
+            Kind::Aws => aws::lease::revoke(self, lease).await?,
+        };
         // Access is over; what is not in the record yet comes into it when the grant is over.
         if let Err(e) = access::ending::lease_ended(self, role_of(internal), internal, ("lease", usage), &ended).await {
             tracing::warn!("the end of a gated credential is not in the record yet: {e}");
@@ -238,21 +291,38 @@ impl Mount {
         tokio::time::timeout(USAGE, asking).await.ok()?.ok()?
     }
 
+    /// For how long the sessions of what was issued have been silent, in seconds; the inner `None`: it has no session. `None`
+    /// if the target does not say.
+    async fn silence(&self, internal: &Fields) -> Option<Option<u64>> {
+        let asking = async {
+            match self.kind {
+                Kind::Database => database::creds::silence(self, internal).await.ok(),
+                Kind::Aws => None,
+            }
+        };
+        tokio::time::timeout(USAGE, asking).await.ok()?
+    }
+
     /// Ends what was issued, by a lease's internal data. Ending what is already gone succeeds.
     async fn end_credential(&self, internal: &Fields) -> Result<end::Report, Error> {
         match self.kind {
             Kind::Database => database::creds::revoke(self, internal).await,
-            Kind::Aws => Err(Error::Failed("what an AWS mount issues is ended by its lease".into())),
+            Kind::Aws => aws::lease::end(self, internal).await,
+        }
+    }
+
+    /// Who can log in to the targets with rights that nobody asked for here: by connection, or why that is not known.
+    async fn standing(&self) -> Result<Vec<(String, Result<Vec<Standing>, String>)>, Error> {
+        match self.kind {
+            Kind::Database => database::standing(self).await,
+            Kind::Aws => Ok(Vec::new()),
         }
     }
 
     /// The names of all roles.
     async fn roles(&self) -> Result<Vec<String>, Error> {
-        match self.kind {
-            Kind::Database => Ok(self.ports.storage.list("role/", "", -1).await?),
-            // None of them can be gated.
-            Kind::Aws => Ok(Vec::new()),
-        }
+        // Those of the oldest form of AWS roles are elsewhere, and cannot be gated.
+        Ok(self.ports.storage.list("role/", "", -1).await?)
     }
 
     /// Whether somebody has decided that what is left of it may stay.
@@ -267,7 +337,7 @@ impl Mount {
     async fn gate(&self, role: &str) -> Result<Option<access::Gate>, Error> {
         match self.kind {
             Kind::Database => Ok(database::role::Role::load(self, role).await?.map(|role| role.gate)),
-            Kind::Aws => Ok(None),
+            Kind::Aws => Ok(aws::role::Role::load(self, role).await?.map(|role| role.gate)),
         }
     }
 
@@ -382,21 +452,25 @@ impl Mount {
     /// A credential was made, but the answer never reached the host: there is no lease that will ever end it, so it
     /// ends now.
     pub async fn undelivered(&self, _path: String, lease: LeaseGrant, underway: Option<&transit::Underway>) {
-        let told = match self.kind {
+        let ended = match self.kind {
             Kind::Aws => aws::lease::unwanted(self, &lease.internal).await,
-            Kind::Database => match database::creds::unwanted(self, &lease.internal).await {
-                Ok(ended) => {
-                    let (role, cause) = (role_of(&lease.internal), access::ending::NOBODY);
-                    access::ending::lease_ended(self, role, &lease.internal, (cause, None), &ended).await
-                }
-                Err(e) => Err(e),
-            },
+            Kind::Database => database::creds::unwanted(self, &lease.internal).await,
         };
-        if let Err(e) = told {
+        let told = match ended {
+            Ok(ended) => {
+                let (role, cause) = (role_of(&lease.internal), access::ending::NOBODY);
+                access::ending::lease_ended(self, role, &lease.internal, (cause, None), &ended).await
+            }
+            Err(e) => Err(e),
+        };
+        if let Err(e) = &told {
             tracing::error!("a credential that reached nobody could not be ended yet, and is tried again: {e}");
         }
-        if let Some(underway) = underway {
-            transit::arrived(self, underway);
+        match (underway, told) {
+            (Some(underway), Ok(_)) => transit::arrived(self, underway),
+            // Should what is written of it get lost with this process, the next one knows.
+            (Some(underway), Err(_)) => transit::lost(self, underway),
+            (None, _) => {}
         }
     }
 
@@ -432,6 +506,58 @@ impl Mount {
         }
         Ok(())
     }
+}
+
+/// What the log says of a request when it is answered.
+struct About {
+    operation: &'static str,
+    path: String,
+    request: String,
+    lease: String,
+    /// Of the lease that it is about.
+    user: Option<(String, String)>,
+}
+
+impl About {
+    /// `None` of what the host asks for by itself.
+    fn of(request: &Request, operation: &'static str) -> Option<Self> {
+        if matches!(request.operation, Operation::Help | Operation::Rollback) {
+            return None;
+        }
+        let lease = request.lease.as_ref();
+        Some(Self {
+            operation,
+            path: request.path.clone(),
+            request: request.id.clone(),
+            lease: lease.map(|lease| lease.id.clone()).unwrap_or_default(),
+            user: lease.map(|lease| user_of(&lease.internal)),
+        })
+    }
+
+    /// One line for what changes who has access, and for what failed.
+    fn tell(&self, reply: &Reply, took: std::time::Duration) {
+        let milliseconds = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        let Self { operation, path, request, lease, user } = self;
+        match reply {
+            Ok(answer) => {
+                let minted = answer.as_ref().and_then(|answer| answer.lease.as_ref());
+                let user = user.clone().or_else(|| minted.map(|lease| user_of(&lease.internal)));
+                let Some((role, username)) = user else { return };
+                tracing::info!(operation, role, username, lease, request, milliseconds, "done");
+            }
+            Err(e) if meter::result_of(reply) == "failed" => {
+                let (role, username) = user.clone().unwrap_or_default();
+                tracing::warn!(operation, path, role, username, lease, request, milliseconds, "failed: {e}");
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+/// Role and user name of a lease.
+fn user_of(internal: &Fields) -> (String, String) {
+    let text = |key: &str| internal.get(key).and_then(serde_json::Value::as_str).unwrap_or_default().to_owned();
+    (text("role"), text("username"))
 }
 
 /// The role of a lease.

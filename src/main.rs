@@ -6,9 +6,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use leasehold::engine::evidence::verify::{self, Sound};
 use leasehold::engine::{Kind, Orders, RevocationMode};
-use leasehold::observe;
 use leasehold::secret::memory;
 use leasehold::wire::{self, Invitation};
+use leasehold::{migrate, observe};
 use tracing::Level;
 
 /// A secrets engine for OpenBao and Vault: credentials that are bound to a workload and really end.
@@ -36,6 +36,15 @@ enum Engine {
         #[command(flatten)]
         ending: Ending,
     },
+    /// Move a live mount of the built-in database engine over to a mount of Leasehold.
+    ///
+    /// Copies connections and roles, tries each, and says what will be seen differently; run again it goes on where it
+    /// stopped. Static roles change over with --switch. Uses the server's command line program, with its BAO_ADDR,
+    /// BAO_TOKEN and so on.
+    Migrate {
+        #[command(flatten)]
+        plan: Box<Migration>,
+    },
     /// Judge a record of evidence, on any machine: the answer of `evidence/export`, or events one a line.
     ///
     /// Names the first event that was changed, left out, moved or cut off.
@@ -49,6 +58,46 @@ enum Engine {
         #[arg(long, value_name = "FILE")]
         checkpoint: Vec<PathBuf>,
     },
+}
+
+#[derive(clap::Args)]
+struct Migration {
+    /// The mount of the built-in engine.
+    #[arg(long, value_name = "MOUNT")]
+    from: String,
+    /// The mount of Leasehold, which is there already.
+    #[arg(long, value_name = "MOUNT")]
+    to: String,
+    /// A JSON file with what the server does not return: {"config/orders": {"password": "…"}}.
+    #[arg(long, value_name = "FILE")]
+    secrets: Option<PathBuf>,
+    /// Say what would be done, and do nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Afterwards take static roles over, move the old mount aside, and ours to its path.
+    #[arg(long)]
+    switch: bool,
+    /// Let --switch and --back end the leases that are alive: the server ends those of a mount that it moves.
+    #[arg(long)]
+    end_leases: bool,
+    /// Undo --switch.
+    #[arg(long, conflicts_with = "switch")]
+    back: bool,
+    /// The server's command line program.
+    #[arg(long, default_value = "bao", value_name = "PROGRAM")]
+    program: PathBuf,
+}
+
+fn move_over(given: Migration) -> ExitCode {
+    let Migration { from, to, secrets, dry_run, switch, end_leases, back, program } = given;
+    let plan = migrate::Plan { from, to, secrets, dry_run, switch, end_leases, back, program };
+    match migrate::run(&plan, |line| println!("{line}")) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("leasehold: {why}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 #[derive(clap::Args)]
@@ -74,10 +123,14 @@ fn ordered(argument: RevocationMode) -> Result<RevocationMode, String> {
 
 fn main() -> ExitCode {
     // First of all, and before there are threads.
-    let not_hardened = memory::harden();
+    let moves_over = std::env::args_os().nth(1).is_some_and(|first| first == "migrate");
+    let not_hardened = if moves_over { memory::conceal() } else { memory::harden() };
     let arguments = Arguments::parse();
     if let Some(Engine::VerifyEvidence { file, key, checkpoint }) = &arguments.engine {
         return verify_evidence(file, key.as_deref(), checkpoint);
+    }
+    if let Some(Engine::Migrate { plan }) = arguments.engine {
+        return move_over(*plan);
     }
     let invitation = match Invitation::read() {
         Ok(invitation) => invitation,
@@ -89,7 +142,7 @@ fn main() -> ExitCode {
     let (kind, ending) = match arguments.engine {
         Some(Engine::Database { ending }) => (Kind::Database, ending),
         Some(Engine::Aws { ending }) => (Kind::Aws, ending),
-        Some(Engine::VerifyEvidence { .. }) | None => {
+        Some(Engine::VerifyEvidence { .. } | Engine::Migrate { .. }) | None => {
             eprintln!("leasehold: no engine is named; register the plugin with -args=database or -args=aws");
             return ExitCode::FAILURE;
         }

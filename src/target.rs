@@ -95,6 +95,15 @@ impl TargetError {
         matches!(self, Self::Answer { code, .. } if codes.contains(&code.as_str()))
     }
 
+    /// True if a user was not made because it could have turned its recording off.
+    pub fn is_unrecorded(&self) -> bool {
+        match self {
+            Self::Begin(inner) | Self::Statement(inner) => inner.is_unrecorded(),
+            Self::Server { code, .. } => code == postgres::UNRECORDED,
+            _ => false,
+        }
+    }
+
     /// True if the target could not be reached, or works on nothing at the moment: what failed may be tried again as
     /// soon as it answers. False if it answered, and said no.
     pub fn is_outage(&self) -> bool {
@@ -346,9 +355,22 @@ pub struct MintPlan {
     pub scram_iterations: Option<u32>,
     /// The note left at the target.
     pub marker: Marker,
+    /// Everything that the user does is to be in the server's log, and the user cannot change that.
+    pub recorded: bool,
     /// A process that has died may have done the same: where the target keeps markers, a user with the same request is
     /// looked for once nobody can be making it any more, and [`TargetError::Repeated`] says that there is one.
     pub repeats: bool,
+}
+
+/// What to try.
+#[derive(Debug)]
+pub struct Rehearsal {
+    /// The user, and what makes it.
+    pub mint: MintPlan,
+    /// What prolongs it; empty means the target's default.
+    pub renew: Script,
+    /// What ends it; empty means the target's default.
+    pub revocation: Script,
 }
 
 /// What to prolong.
@@ -360,7 +382,8 @@ pub struct RenewPlan {
     pub renew: Script,
     /// The new end.
     pub expiration: SystemTime,
-    /// When the marker should say the user ends, unix seconds.
+    /// When the marker should say the user ends, unix seconds. It never says an earlier time than before: if this call
+    /// fails, the lease may be the longer one.
     pub expires: u64,
 }
 
@@ -405,6 +428,17 @@ fn one_password(server: &str) -> TargetError {
     TargetError::Plan(format!("{server} keeps one password a user; MySQL 8.0.14 or later, Valkey and Redis keep two"))
 }
 
+/// Somebody who can log in to a target and do more than others, and was not made by us.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
+pub struct Standing {
+    /// Its name.
+    pub name: String,
+    /// What it can do, in the target's own words.
+    pub rights: Vec<String>,
+    /// It is the account of the connection itself.
+    pub own: bool,
+}
+
 /// What a user has done, as its target counts it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Usage {
@@ -416,6 +450,32 @@ pub struct Usage {
     pub rows: u64,
 }
 
+/// What the sessions at a target are at.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Vitals {
+    /// Sessions that may be open at once.
+    pub limit: usize,
+    /// Sessions that somebody works with, or is opening.
+    pub in_use: usize,
+    /// Sessions that are open and wait for work.
+    pub idle: usize,
+    /// Who waits for a session, to issue something.
+    pub waiting_to_issue: usize,
+    /// Who waits for one, to end something.
+    pub waiting_to_end: usize,
+    /// The target gives no sessions.
+    pub outage: Option<Outage>,
+}
+
+/// A target gives no sessions: requests are told at once, but for one attempt now and then.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outage {
+    /// How long it has been going on.
+    pub age: std::time::Duration,
+    /// What the last attempt said.
+    pub said: String,
+}
+
 /// One connected target. Calls may run concurrently; each has its own deadline.
 #[async_trait]
 pub trait Target: Send + Sync {
@@ -425,6 +485,11 @@ pub trait Target: Send + Sync {
     async fn version(&self) -> Result<String, TargetError>;
     /// Creates a user that logs in by `login`, which [`Driver::takes`]. Safe against a dropped future: the work is done or undone, not half done.
     async fn mint(&self, plan: &MintPlan, login: Login<'_>) -> Outcome<()>;
+    /// Makes a user as [`Target::mint`] does, renews it and ends it, all of it in one transaction that is rolled back:
+    /// nobody else ever sees it. `None` where there is no such thing.
+    async fn rehearse(&self, _plan: &Rehearsal, _login: Login<'_>) -> Option<Result<(), TargetError>> {
+        None
+    }
     /// Moves the end of a user.
     async fn renew(&self, plan: &RenewPlan) -> Result<(), TargetError>;
     /// Ends a user: no login, no session, no user. A user that is already gone is a success, and so is one that is
@@ -435,9 +500,27 @@ pub trait Target: Send + Sync {
     async fn end(&self, plan: &EndPlan) -> Result<Ended, TargetError>;
     /// The users of this mount that carry a [`Marker`]; none where [`Driver::keeps_marker`] says so.
     async fn marked(&self, mount: &str) -> Result<Vec<Marked>, TargetError>;
+    /// Who can log in with rights over others, but for the users of this mount.
+    async fn standing(&self, _mount: &str) -> Result<Vec<Standing>, TargetError> {
+        Err(TargetError::Plan("this kind of server is not looked through".into()))
+    }
     /// What a user has done so far, if the target counts that. Asked before its end: afterwards nobody knows its number.
     async fn usage(&self, _username: &str) -> Result<Option<Usage>, TargetError> {
         Ok(None)
+    }
+    /// For how many seconds no session of a user has done anything; `None` if it has no session.
+    ///
+    /// # Errors
+    /// [`TargetError::Plan`] where that cannot be seen.
+    async fn silence(&self, _username: &str) -> Result<Option<u64>, TargetError> {
+        Err(TargetError::Plan("this kind of server does not tell".into()))
+    }
+    /// Whether all that a new user does can be in the server's log, without the user being able to change that.
+    ///
+    /// # Errors
+    /// [`TargetError::Plan`] with what is missing.
+    async fn records(&self) -> Result<(), TargetError> {
+        Err(TargetError::Plan("this kind of server records nothing of what a user does".into()))
     }
     /// Which of these users are there.
     async fn present(&self, usernames: &[String]) -> Result<Vec<String>, TargetError>;
@@ -476,6 +559,10 @@ pub trait Target: Send + Sync {
     /// Logs in as `username`, on a session of its own, to learn whether `password` opens the account. A server that
     /// refuses for another reason after it has accepted the password counts as `Ok`.
     async fn login(&self, username: &str, password: &Secret) -> Result<(), LoginError>;
+    /// What its sessions are at right now; nobody is asked. `None` where there are none to tell of.
+    fn vitals(&self) -> Option<Vitals> {
+        None
+    }
     /// Closes every session. Later calls fail with [`TargetError::Connect`].
     async fn close(&self);
 }

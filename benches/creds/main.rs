@@ -11,6 +11,7 @@ mod table;
 #[path = "../../tests/it/support.rs"]
 mod support;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
@@ -35,6 +36,9 @@ struct Arguments {
     /// Numbers of clients.
     #[arg(long, value_delimiter = ',', default_values_t = [1, 32])]
     clients: Vec<usize>,
+    /// A build of the plugin that takes the built-in engine's place: what does wiping cost? (scripts/build-unwiped)
+    #[arg(long, value_name = "FILE")]
+    beside: Option<PathBuf>,
     /// What `cargo bench` says.
     #[arg(long, hide = true)]
     bench: bool,
@@ -42,8 +46,12 @@ struct Arguments {
 
 fn main() {
     let arguments = Arguments::parse();
-    let rig = Rig::start(arguments.raft);
+    let rig = Rig::start(arguments.raft, arguments.beside.as_deref());
     println!("{}", rig.description());
+    match &arguments.beside {
+        None => println!("The other engine is the built-in one.\n"),
+        Some(build) => println!("The other engine is {}.\n", build.display()),
+    }
 
     let mut mints = Vec::new();
     let mut revocations = Vec::new();

@@ -1,6 +1,7 @@
 //! The servers: one host with both engines, one database.
 
 use std::fmt;
+use std::path::Path;
 
 use rustix::process::Pid;
 use serde_json::json;
@@ -12,18 +13,18 @@ use crate::support::postgres::{ADMIN, ADMIN_PASSWORD, Postgres};
 /// Who mints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Engine {
-    /// The host's own.
-    BuiltIn,
+    /// The host's own, or another build of the plugin.
+    Other,
     /// The plugin.
     Ours,
 }
 
 impl Engine {
-    pub const BOTH: [Engine; 2] = [Engine::BuiltIn, Engine::Ours];
+    pub const BOTH: [Engine; 2] = [Engine::Other, Engine::Ours];
 
     pub fn mount(self) -> &'static str {
         match self {
-            Engine::BuiltIn => "builtin",
+            Engine::Other => "other",
             Engine::Ours => "ours",
         }
     }
@@ -32,7 +33,7 @@ impl Engine {
 impl fmt::Display for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
-            Engine::BuiltIn => "built-in",
+            Engine::Other => "other",
             Engine::Ours => "ours",
         })
     }
@@ -89,6 +90,9 @@ impl fmt::Display for Role {
     }
 }
 
+/// What another build of the plugin is registered as, and its file.
+const OTHER_BUILD: &str = "leasehold-other";
+
 /// Leases live this long, in seconds: longer than any measurement.
 pub const TTL: u64 = 3600;
 
@@ -100,7 +104,8 @@ pub struct Rig {
 }
 
 impl Rig {
-    pub fn start(raft: bool) -> Rig {
+    /// `beside` is a build of the plugin to take the built-in engine's place.
+    pub fn start(raft: bool, beside: Option<&Path>) -> Rig {
         // The room for sessions is the only setting that is not the server's own.
         let postgres = Postgres::start_with(&["max_connections=200"]);
         let bao = Bao::start_as("warn", |dir| {
@@ -114,7 +119,14 @@ impl Rig {
         bao.register();
         let rig = Rig { bao, postgres, raft };
         rig.tables();
-        rig.bao.mount(Engine::BuiltIn.mount(), "database");
+        let other = match beside {
+            None => "database",
+            Some(build) => {
+                rig.bao.add(build, OTHER_BUILD);
+                OTHER_BUILD
+            }
+        };
+        rig.bao.mount(Engine::Other.mount(), other);
         rig.bao.mount(Engine::Ours.mount(), PLUGIN);
         let client = rig.client();
         for engine in Engine::BOTH {

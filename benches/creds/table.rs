@@ -18,7 +18,7 @@ pub struct Row {
 pub fn print(what: &str, rows: &[Row]) -> String {
     let mut text = format!(
         "| role | clients | engine | {what} /s: median [min–max] | p50 ms | p99 ms | errors | CPU ms each: host / plugin / \
-         database | rate, ours ÷ built-in: median [each round] |\n|---|---|---|---|---|---|---|---|---|\n"
+         database | rate, ours ÷ other: median [each round] |\n|---|---|---|---|---|---|---|---|---|\n"
     );
     let mut kinds: Vec<(Role, usize)> = Vec::new();
     for row in rows {
@@ -34,14 +34,14 @@ pub fn print(what: &str, rows: &[Row]) -> String {
             turns.into_iter().map(|row| &row.measured).collect::<Vec<&Measured>>()
         };
         let ratios: Vec<f64> =
-            of(Engine::Ours).iter().zip(of(Engine::BuiltIn)).map(|(ours, other)| ours.rate / other.rate).collect();
+            of(Engine::Ours).iter().zip(of(Engine::Other)).map(|(ours, other)| ours.rate / other.rate).collect();
         for engine in Engine::BOTH {
             let turns = of(engine);
             let all = |value: fn(&Measured) -> f64| turns.iter().map(|turn| value(turn)).collect::<Vec<f64>>();
             let rates = all(|turn| turn.rate);
             let (least, most) = rates.iter().fold((f64::MAX, 0.0f64), |(l, m), &rate| (l.min(rate), m.max(rate)));
             let ratio = match engine {
-                Engine::BuiltIn => String::new(),
+                Engine::Other => String::new(),
                 Engine::Ours => {
                     let each: Vec<String> = ratios.iter().map(|ratio| format!("{ratio:.2}")).collect();
                     format!("**{:.2}** [{}]", median(&ratios), each.join(", "))

@@ -7,6 +7,8 @@
 //!
 //! [`issue`]: super::issue
 
+pub mod campaign;
+pub mod cedar;
 pub mod config;
 pub mod coverage;
 pub mod emergency;
@@ -14,6 +16,7 @@ pub mod ending;
 mod file;
 pub mod freeze;
 pub mod gate;
+pub mod hook;
 pub mod identity;
 pub mod paths;
 pub mod policy;
@@ -22,10 +25,14 @@ pub mod proof;
 mod report;
 pub mod request;
 pub mod rules;
+mod simulate;
+pub mod staged;
+mod standing;
 mod verbs;
 pub mod votes;
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -78,19 +85,38 @@ pub const ROLE_FIELDS: [Field; 2] = [
         "params_allowed",
         FieldType::KvPairs,
         "With jit_policy: what a request must say to narrow the role, each with a regular expression for its whole value. \
-         {{NAME}} in the creation statements is filled with it. Values are letters, digits, _, - and . only.",
+         {{NAME}} in the creation statements, or in an AWS role's policy_document, tags and principal_name, is filled with \
+         it. Values are letters, digits, _, - and . only.",
     ),
+];
+
+/// The fields of a read that mean something for a gated role.
+pub const CREDS_FIELDS: [Field; 4] = [
+    Field::new("request_id", FieldType::String, "Of a role with jit_policy: use this grant.").query(),
+    Field::new("params", FieldType::KvPairs, "Of a role with jit_policy: use the grant for these params.").query(),
+    Field::new(
+        "identity_proof",
+        FieldType::Secret,
+        "Of a role whose policy asks for it (require_proof): a JWT of the workload itself.",
+    )
+    .query(),
+    Field::new(
+        "wait",
+        FieldType::DurationSecond,
+        "Of a role with jit_policy: how long to wait for an approval, in seconds or as a duration; at most 60s.",
+    )
+    .query(),
 ];
 
 /// Names that creation statements have a meaning for already.
 const TAKEN: [&str; 5] = ["name", "username", "password", "expiration", "host"];
 
 impl Gate {
-    /// Lays the fields of a role's write over it.
+    /// Lays the fields of a role's write over it. A parameter must be in one of the places, which are called `what`.
     ///
     /// # Errors
     /// What is wrong, for the caller.
-    pub fn lay_over(&mut self, input: &Input, creation: &[String]) -> Result<(), Error> {
+    pub fn lay_over(&mut self, input: &Input, (what, places): (&str, &[String])) -> Result<(), Error> {
         if let Some(name) = input.text("jit_policy") {
             name.clone_into(&mut self.jit_policy);
         }
@@ -110,9 +136,9 @@ impl Gate {
                 )));
             }
             let place = format!("{{{{{name}}}}}");
-            if !creation.iter().any(|text| text.contains(&place)) {
+            if !places.iter().any(|text| text.contains(&place)) {
                 return Err(Error::Refused(format!(
-                    "params_allowed: {place} is nowhere in creation_statements, so {name} would narrow nothing"
+                    "params_allowed: {place} is nowhere in {what}, so {name} would narrow nothing"
                 )));
             }
         }
@@ -181,6 +207,15 @@ pub struct Access {
     pub changed: Notify,
     /// Proofs that were used.
     pub proofs: proof::Used,
+    /// Whoever passes events on holds this.
+    telling: tokio::sync::Mutex<()>,
+    seen: hook::Seen,
+    /// When each credential was seen to be in use, by the id of its issue; unix seconds.
+    active: Mutex<BTreeMap<String, u64>>,
+    /// Nobody is told of anything.
+    nobody: AtomicBool,
+    /// Rules in Cedar that were read.
+    rules: cedar::Cache,
     /// Who was refused lately because it was not clear who they are, and why.
     refusals: Mutex<BTreeMap<String, String>>,
     settings: Mutex<Option<Arc<config::Settings>>>,
@@ -253,6 +288,23 @@ impl Access {
             return;
         }
         let (mount, stop) = (mount.weak(), self.stop.clone());
+        let (teller, ended) = (mount.clone(), stop.clone());
+        tokio::spawn(async move {
+            // Beside the agenda: a web server that hangs holds up no end.
+            loop {
+                tokio::select! {
+                    () = tokio::time::sleep(TICK) => {}
+                    () = ended.cancelled() => return,
+                }
+                let Some(mount) = teller.upgrade() else { return };
+                if !mount.access.nobody.load(Ordering::Relaxed)
+                    && !mount.ports.host.is_standby().await.unwrap_or(true)
+                    && let Err(e) = hook::tick(&mount).await
+                {
+                    tracing::debug!("nobody can be told of events now: {e}");
+                }
+            }
+        });
         tokio::spawn(async move {
             let mut clock = tokio::time::interval(TICK);
             clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -277,6 +329,7 @@ impl Access {
         if key == config::KEY {
             self.settings().take();
         }
+        self.nobody.store(false, Ordering::Relaxed);
         if key.starts_with(OPEN) {
             self.agenda().loaded = false;
         }
@@ -341,6 +394,8 @@ pub async fn handle(mount: &Mount, path: Path, input: &Input, request: &Request)
     match (path, request.operation) {
         (Path::Config, Read) => config::read(mount).await,
         (Path::Config, Create | Update) => config::write(mount, input, request).await,
+        (Path::ConfigActivate, Create | Update) => staged::activate_config(mount, request).await,
+        (Path::PolicyActivate, Create | Update) => staged::activate_policy(mount, name, request).await,
         (Path::Policies, List) => super::database::list(mount, policy::PREFIX, input).await,
         (Path::Policy, Read) => policy::read(mount, name).await,
         (Path::Policy, Create | Update) => policy::write(mount, name, input, request).await,
@@ -358,6 +413,23 @@ pub async fn handle(mount: &Mount, path: Path, input: &Input, request: &Request)
         (Path::Freeze, Create | Update) => freeze::write(mount, name, input, request).await,
         (Path::Freeze, Read) => freeze::read(mount, name).await,
         (Path::Freeze, Delete) => freeze::delete(mount, name, request).await,
+        (Path::PolicySimulate, Create | Update) => simulate::run(mount, name, input).await,
+        (Path::Hooks, List) => super::database::list(mount, hook::PREFIX, input).await,
+        (Path::Hook, Create | Update) => hook::write(mount, name, input, request).await,
+        (Path::Hook, Read) => hook::read(mount, name).await,
+        (Path::Hook, Delete) => hook::delete(mount, name, request).await,
+        (Path::HookTest, Create | Update) => hook::test(mount, name).await,
+        (Path::HookRetry, Create | Update) => hook::retry(mount, name).await,
+        (Path::HookDead, Read) => hook::dead(mount, name).await,
+        (Path::Acknowledgements, List) => super::database::list(mount, standing::PREFIX, input).await,
+        (Path::Acknowledgement, Create | Update) => standing::acknowledge(mount, text("id"), input, request).await,
+        (Path::Acknowledgement, Read) => standing::read(mount, text("id")).await,
+        (Path::Acknowledgement, Delete) => standing::forget(mount, text("id"), request).await,
+        (Path::Campaigns, List) => super::database::list(mount, campaign::PREFIX, input).await,
+        (Path::Campaign, Create | Update) => campaign::start(mount, name, input, request).await,
+        (Path::Campaign, Read) => campaign::read(mount, name).await,
+        (Path::Campaign, Delete) => campaign::delete(mount, name, request).await,
+        (Path::CampaignItem, Create | Update) => campaign::decide(mount, name, text("item"), input, request).await,
         (Path::Preapprovals, List) => super::database::list(mount, preapproval::PREFIX, input).await,
         (Path::Preapproval, Create | Update) => preapproval::write(mount, name, input, request).await,
         (Path::Preapproval, Read) => preapproval::read(mount, name).await,
@@ -381,6 +453,7 @@ pub async fn handle(mount: &Mount, path: Path, input: &Input, request: &Request)
         },
         (Path::Export, Read) => evidence::answer::export(mount, input).await,
         (Path::Checkpoint, Read) => evidence::answer::checkpoint(mount).await,
+        (Path::Proof, Read) => evidence::answer::proof(mount, text("seq")).await,
         (Path::Verify, Create | Update) => evidence::answer::verify(mount, input).await,
         _ => Err(Error::UnsupportedOperation),
     }

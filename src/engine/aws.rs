@@ -25,7 +25,7 @@ use serde_json::json;
 use super::error::Error;
 use super::field::Input;
 use super::request::{Existence, Operation, Reply, Request, Response};
-use super::{Mount, RevocationMode};
+use super::{Mount, RevocationMode, access};
 use crate::target::aws::{Cause, Cloud, Failure, Principal};
 use paths::Path;
 
@@ -101,6 +101,16 @@ fn refused(what: &str, failure: &Failure) -> Error {
     }
 }
 
+/// What the lease of a gated role says besides: whose it is, and where.
+fn gated<'a>(
+    wanted: &creds::Wanted<'a>,
+    target: &'a str,
+) -> impl Iterator<Item = (String, serde_json::Value)> + use<'a> {
+    let said = [("role", wanted.name), (access::ending::TARGET_FIELD, target)];
+    let gated = !wanted.role.gate.jit_policy.is_empty();
+    said.into_iter().filter(move |_| gated).map(|(key, text)| (key.to_owned(), json!(text)))
+}
+
 /// Whether credentials are ended at all: an operator may hold that back for the whole process.
 fn may_end(mount: &Mount, what: &str, name: &str) -> Result<(), Error> {
     let mode = mount.revocation_mode;
@@ -121,7 +131,7 @@ pub(super) struct Paths;
 impl super::Engine for Paths {
     type Path = Path;
     const ROUTES: &'static [super::route::Route<Path>] = paths::ROUTES;
-    const ACCESS: &'static [super::route::Route<super::access::paths::Path>] = &[];
+    const ACCESS: &'static [super::route::Route<super::access::paths::Path>] = super::access::paths::ROUTES;
     const NAME: &'static str = "aws";
     const HELP: &'static str = paths::HELP;
     // Clients send what they do not set as null; the built-in engine takes that for zero.

@@ -5,11 +5,10 @@ pub mod connection;
 pub mod credential;
 pub mod creds;
 pub mod paths;
+pub mod rehearsal;
 pub mod role;
 pub mod root;
-mod rule;
 pub mod static_role;
-mod timing;
 
 use std::time::{Duration, SystemTime};
 
@@ -22,7 +21,8 @@ use super::error::Error;
 use super::field::Input;
 use super::request::{Existence, Operation, Reply, Request, Response};
 use super::rotation::queue::Lane;
-use super::{intent, reconcile, remnant};
+use super::{intent, metrics, reconcile, remnant, status};
+use crate::target::Standing;
 use paths::Path;
 
 /// The `database` kind of mount.
@@ -67,6 +67,10 @@ pub async fn handle(mount: &Mount, path: Path, name: &str, input: &Input, reques
         (Path::StaticCreds, Read) => static_role::creds(mount, name).await,
         (Path::RotateRole, Create | Update) => static_role::rotate(mount, name).await,
         (Path::RotateRoot, Create | Update) => root::rotate(mount, name).await,
+        (Path::RoleTest, Create | Update) => rehearsal::test(mount, name).await,
+        (Path::Statuses, Read) => status::list(mount).await,
+        (Path::Status, Read) => status::read(mount, name).await,
+        (Path::Metrics, Read) => metrics::read(mount).await,
         (Path::Reconcile, Read) => reconcile::read(mount, name).await,
         (Path::Reconcile, Create | Update) => reconcile::write(mount, name).await,
         (Path::Remnants, List) => remnant::list(mount, input).await,
@@ -140,6 +144,10 @@ pub async fn end_due(mount: &Mount, key: &str) -> Result<(), Trouble> {
 /// Whether the database of a connection answers, in `patience` or in the time that its own settings give it. A connection
 /// that is not there any more answers too: what comes of it, everybody finds out for himself.
 pub async fn answers(mount: &Mount, name: &str, patience: Option<Duration>) -> Result<(), String> {
+    if name.is_empty() {
+        // Of what could not be read.
+        return Ok(());
+    }
     let asking = async {
         match mount.connections.live(name) {
             Some(connection) => connection::verify(&connection).await,
@@ -170,6 +178,20 @@ pub async fn exists(mount: &Mount, path: Path, name: &str) -> Result<Existence, 
         Some(_) => Existence::Found,
         None => Existence::Missing,
     })
+}
+
+/// Who can log in to the database of each connection with rights over others, but for the users of this mount; or why that
+/// is not known.
+pub async fn standing(mount: &Mount) -> Result<Vec<(String, Result<Vec<Standing>, String>)>, Error> {
+    let mut all = Vec::new();
+    for name in mount.ports.storage.list("config/", "", -1).await? {
+        let found = match mount.connections.get(mount, &name).await {
+            Ok(connection) => connection.target.standing(&mount.id).await.map_err(|e| e.to_string()),
+            Err(e) => Err(e.to_string()),
+        };
+        all.push((name, found));
+    }
+    Ok(all)
 }
 
 /// LIST below a storage prefix, with `after` and `limit`. An empty list is a 404 of the host.

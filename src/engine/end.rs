@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::error::Error;
+use super::meter::{self, Work};
 use super::{Mount, database, intent, remnant};
 use crate::target::{EndPlan, Ended, Left, Sessions, Target, Verify};
 use wishes::Wishes;
@@ -61,6 +62,11 @@ pub struct Report {
 }
 
 impl Report {
+    /// Of a credential that is no database user: nothing of it is left.
+    pub fn whole(existed: bool, took: Duration, unseen: bool) -> Self {
+        Self { existed, sessions: 0, took, left: Vec::new(), again: None, unseen }
+    }
+
     /// In one word: `verified`, `contained` if something is left, `unverified` if nobody was to look.
     pub fn verdict(&self) -> &'static str {
         match (self.left.is_empty(), self.unseen) {
@@ -119,6 +125,20 @@ impl Drop for Flight {
 #[derive(Default)]
 pub struct Ending {
     flights: Flights,
+    /// Users whose remnant could not be written, by its key: nobody else knows of them.
+    unwritten: Mutex<HashMap<String, Doomed>>,
+}
+
+impl Ending {
+    /// What could not be written is kept as long as this process lives.
+    pub fn keep(&self, key: &str, doomed: Doomed) {
+        self.unwritten.lock().unwrap_or_else(PoisonError::into_inner).insert(key.to_owned(), doomed);
+    }
+
+    /// Takes back what was kept.
+    pub fn kept(&self, key: &str) -> Option<Doomed> {
+        self.unwritten.lock().unwrap_or_else(PoisonError::into_inner).remove(key)
+    }
 }
 
 /// Ends a user. One that is already gone is a success, and so is one that can do nothing any more but of which something
@@ -176,9 +196,16 @@ async fn attempt(mount: &Mount, doomed: &Doomed) -> Landed {
     }
     let unseen = options.verify == Verify::Off;
     let plan = EndPlan { username: doomed.username.clone(), revocation, options };
-    let ended = at(connection.target.as_ref(), &plan).await?;
+    let why = |ended: &Result<Ended, Trouble>| ended.as_ref().err().map(Trouble::to_string);
+    let ending = at(connection.target.as_ref(), &plan);
+    let ended = meter::timed(mount, place(doomed), Work::End, ending, why).await?;
     let Ended { existed, sessions, took, left, again } = ended;
     Ok(Report { existed, sessions, took, left, again, unseen })
+}
+
+/// Where an end counts. Leases of other engines name no connection.
+fn place(doomed: &Doomed) -> &str {
+    if doomed.db_name.is_empty() { "unknown" } else { &doomed.db_name }
 }
 
 async fn at(target: &dyn Target, plan: &EndPlan) -> Result<Ended, Trouble> {

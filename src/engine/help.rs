@@ -130,7 +130,9 @@ fn document<P>(routes: &[&Route<P>], engine: &str) -> Value {
         }
         for (operation, method, verb) in METHODS {
             if route.takes(*operation) {
-                let id = format!("{engine}-{verb}-{place}");
+                // A path and its children differ in the id only by the verb.
+                let all = *operation == Operation::Read && route.pattern.ends_with("/?");
+                let id = format!("{engine}-{verb}{}-{place}", if all { "-all" } else { "" });
                 item.insert((*method).into(), described(route, *operation, &id, &mut schemas));
             }
         }

@@ -13,9 +13,10 @@ use super::end::Doomed;
 use super::end::wishes::Wishes;
 use super::error::Error;
 use super::intent::{self, Intent};
+use super::meter::{self, Work};
 use super::request::{Datum, Fields, LeaseRef, Request};
 use super::transit::{self, Underway};
-use super::{Mount, end};
+use super::{Kind, Mount, end};
 use crate::target::{Driver, Login, MintPlan, Outcome, Target, TargetError};
 
 /// Leave to mint one credential for one caller until a certain time. Only [`authorize`] makes one, and nothing is
@@ -61,6 +62,28 @@ impl Permit {
         self.grant.as_ref().map(Use::params)
     }
 
+    /// Whether what the user does should be in the target's log.
+    pub fn wants_record(&self) -> bool {
+        self.grant.as_ref().is_some_and(Use::wants_record)
+    }
+
+    /// Whether it will be.
+    pub fn is_recorded(&self) -> bool {
+        self.grant.as_ref().is_some_and(Use::is_recorded)
+    }
+
+    /// Tells what the target says of that; may bring the end nearer.
+    ///
+    /// # Errors
+    /// 503 if there is no credential without it.
+    pub fn record(&mut self, able: Result<(), String>, now: SystemTime) -> Result<(), Error> {
+        if let Some(grant) = &mut self.grant {
+            grant.record(able, now)?;
+            self.until = self.until.min(grant.bound());
+        }
+        Ok(())
+    }
+
     /// What the answer says of the grant; nothing for a role that is not gated.
     pub async fn answer(&self, mount: &Mount) -> Vec<(String, Datum)> {
         match &self.grant {
@@ -96,9 +119,14 @@ pub async fn authorize(
     request: &Request,
     until: SystemTime,
 ) -> Result<Permit, Error> {
-    let grant = if gate.jit_policy.is_empty() { None } else { Some(gate::enter(mount, role, gate, request).await?) };
+    let mut grant =
+        if gate.jit_policy.is_empty() { None } else { Some(gate::enter(mount, role, gate, request).await?) };
+    if let Some(grant) = grant.as_mut().filter(|grant| mount.kind == Kind::Aws && grant.wants_record()) {
+        let why = "an AWS mount does not ask whether a trail records what its credentials do";
+        grant.record(Err(why.into()), mount.ports.clock.now())?;
+    }
     let until = grant.as_ref().map_or(until, |grant| until.min(grant.bound()));
-    if until <= mount.ports.clock.now() {
+    if until <= mount.stamp() {
         return Err(Error::Refused(format!("role {role:?} has no time left: its max_ttl or the mount's is too short")));
     }
     Ok(Permit {
@@ -176,10 +204,30 @@ pub async fn mint(
     login: Login<'_>,
     place: Option<Place>,
 ) -> Result<(Fields, Underway), Error> {
-    let Some(grant) = &permit.grant else { return made(mount, site, plan, login, place).await };
-    let named = intent::lease(&site.doomed(plan, None));
-    grant.begin(mount, &plan.username, named, permit.until).await?;
-    let (mut internal, underway) = match made(mount, site, plan, login, place).await {
+    let (name, named) = (plan.username.clone(), intent::lease(&site.doomed(plan, None)));
+    let ended = |underway: Underway, is_ended| {
+        if is_ended { transit::arrived(mount, &underway) } else { transit::lost(mount, &underway) }
+    };
+    recorded(mount, permit, &name, named, made(mount, site, plan, login, place), ended).await
+}
+
+/// Makes a credential that is called `name`. Of a gated role the use is in the record before, with `planned`, which is enough
+/// to end whatever may come of it; and that it was made is there before this returns. What is not in the record is ended,
+/// and `ended` is told with what was made whether that went well.
+///
+/// # Errors
+/// Those of `make`, and if the record cannot be written.
+pub async fn recorded<T>(
+    mount: &Mount,
+    permit: &Permit,
+    name: &str,
+    planned: Fields,
+    make: impl Future<Output = Result<(Fields, T), Error>>,
+    ended: impl FnOnce(T, bool),
+) -> Result<(Fields, T), Error> {
+    let Some(grant) = &permit.grant else { return make.await };
+    grant.begin(mount, name, planned, permit.until).await?;
+    let (mut internal, made) = match make.await {
         Ok(made) => made,
         Err(e) => {
             grant.failed(mount, &e.to_string()).await;
@@ -187,17 +235,15 @@ pub async fn mint(
         }
     };
     if let Err(e) = grant.done(mount, &mut internal).await {
-        match mount.end_credential(&internal).await {
-            Ok(_) => transit::arrived(mount, &underway),
-            Err(why) => {
-                tracing::error!(username = plan.username, "a user that is not in the record could not be ended: {why}");
-                transit::lost(mount, &underway);
-            }
+        let end = mount.end_credential(&internal).await;
+        if let Err(why) = &end {
+            tracing::error!(name, "a credential that is not in the record could not be ended: {why}");
         }
+        ended(made, end.is_ok());
         grant.failed(mount, "the record could not be written").await;
         return Err(e);
     }
-    Ok((internal, underway))
+    Ok((internal, made))
 }
 
 /// At a target that keeps no marker the [`intent`] is written first. An outcome that the target could not settle is an
@@ -221,7 +267,7 @@ async fn made(
     match made {
         Ok(internal) => Ok((internal, underway)),
         Err(Unmade::Certain(e)) => {
-            transit::arrived(mount, &underway);
+            transit::unmade(mount, &underway);
             Err(e)
         }
         Err(Unmade::Unknown(e)) => {
@@ -252,17 +298,28 @@ impl From<Error> for Unmade {
 }
 
 async fn marked(mount: &Mount, site: &Site<'_>, plan: &mut MintPlan, login: Login<'_>) -> Result<Fields, Unmade> {
-    let mut outcome = site.target.mint(plan, login).await;
+    let mut outcome = at_target(mount, site, plan, login).await;
     if let Outcome::Failed(TargetError::Repeated) = outcome {
         repeat::end_marked(mount, site, plan).await?;
         plan.repeats = false;
-        outcome = site.target.mint(plan, login).await;
+        outcome = at_target(mount, site, plan, login).await;
     }
     match outcome {
         Outcome::Done(()) => Ok(intent::lease(&site.doomed(plan, None))),
+        Outcome::Failed(e) if e.is_unrecorded() => {
+            Err(Unmade::Certain(Error::Coded(503, format!("jit_recording_unavailable: {e}"))))
+        }
         Outcome::Failed(e) => Err(Unmade::Certain(Error::Failed(e.to_string()))),
         Outcome::Unknown(e) => Err(Unmade::Unknown(e)),
     }
+}
+
+async fn at_target(mount: &Mount, site: &Site<'_>, plan: &MintPlan, login: Login<'_>) -> Outcome<()> {
+    let why = |outcome: &Outcome<()>| match outcome {
+        Outcome::Done(()) | Outcome::Failed(TargetError::Repeated) => None,
+        Outcome::Failed(e) | Outcome::Unknown(e) => Some(e.to_string()),
+    };
+    meter::timed(mount, site.db_name, Work::Mint, site.target.mint(plan, login), why).await
 }
 
 async fn noted(mount: &Mount, site: &Site<'_>, plan: &MintPlan, login: Login<'_>) -> Result<Fields, Unmade> {
@@ -274,8 +331,12 @@ async fn noted(mount: &Mount, site: &Site<'_>, plan: &MintPlan, login: Login<'_>
     let key = intent::key_of(&plan.marker.request)?;
     // Who finds the note leaves it alone for as long as we are at it, however long that is.
     let _lock = mount.rotation.locks.hold(&key).await;
-    note.store(storage, &key).await?;
-    match site.target.mint(plan, login).await {
+    if let Err(e) = note.store(storage, &key).await {
+        // It may be there all the same.
+        mount.rotation.queue.plan(&key, site.db_name, note.due());
+        return Err(e.into());
+    }
+    match at_target(mount, site, plan, login).await {
         Outcome::Done(()) => {}
         Outcome::Failed(e) => {
             intent::forget(mount, &key).await;
@@ -286,7 +347,7 @@ async fn noted(mount: &Mount, site: &Site<'_>, plan: &MintPlan, login: Login<'_>
             return Err(Unmade::Unknown(e));
         }
     }
-    note.is_made(mount.ports.clock.now());
+    note.is_made(mount.stamp());
     if let Err(e) = note.store(storage, &key).await {
         mount.rotation.queue.plan(&key, site.db_name, note.due());
         if let Err(why) = end::end(mount, note.doomed(&key)).await {

@@ -7,7 +7,8 @@
 //! A user is ours if its marker names this mount, this connection and this very user, and carries this mount's seal.
 //! Anything else is somebody's, whatever it is called and whatever its comment says, and is not touched.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
@@ -20,6 +21,7 @@ use super::intent::{self, Intent, unix_seconds};
 use super::remnant::{self, instant};
 use super::request::{Reply, Response};
 use super::{Mount, marker, transit};
+use crate::secret::password;
 use crate::target::Marked;
 
 /// In the queue: a connection that is to be looked at.
@@ -33,8 +35,11 @@ const SOONEST: Duration = Duration::from_secs(15);
 const LOST: Duration = Duration::from_secs(5);
 /// How soon by a process that has just begun.
 const FIRST: Duration = Duration::from_secs(2);
-/// Looking takes at most this part of the time.
+/// Looking takes at most this part of the time, and this one while an answer that did not arrive is looked for.
 const SHARE: u32 = 100;
+const SHARE_OF_LOST: u32 = 10;
+/// The longest lease of a host that nobody has configured.
+const LONGEST: Duration = Duration::from_secs(32 * 24 * 3600);
 /// So many at once, and most of all there are, is more than a host leaves behind: it may be the clock.
 const MANY: usize = 20;
 
@@ -92,6 +97,55 @@ struct Look {
     users: usize,
     /// When the next one's time is over.
     next: Option<SystemTime>,
+    /// When the oldest was made, unix seconds.
+    oldest: Option<u64>,
+}
+
+impl Look {
+    fn count(&mut self, begun: u64) {
+        self.users += 1;
+        // Nobody wrote it down of the oldest ones of all.
+        self.oldest = Some(begun).filter(|begun| *begun > 0).into_iter().chain(self.oldest).min();
+    }
+}
+
+/// What the last look at a connection showed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sight {
+    /// When.
+    pub at: SystemTime,
+    /// Users of this mount that are there.
+    pub users: usize,
+    /// Those of them whose lease is over.
+    pub overdue: usize,
+    /// When the oldest of them was made, unix seconds.
+    pub oldest: Option<u64>,
+}
+
+/// The last looks, by connection.
+#[derive(Default)]
+pub struct Sights(Mutex<HashMap<String, Sight>>);
+
+impl Sights {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Sight>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn seen(&self, mount: &Mount, name: &str, look: &Look) {
+        let overdue = look.findings.iter().filter(|finding| finding.why.starts_with(OVERDUE)).count();
+        let sight = Sight { at: mount.ports.clock.now(), users: look.users, overdue, oldest: look.oldest };
+        self.lock().insert(name.to_owned(), sight);
+    }
+
+    /// What the last look at a connection showed; `None` before the first.
+    pub fn last(&self, name: &str) -> Option<Sight> {
+        self.lock().get(name).copied()
+    }
+
+    /// The connection is gone.
+    pub fn forget(&self, name: &str) {
+        self.lock().remove(name);
+    }
 }
 
 /// Every connection, and when it is due.
@@ -108,17 +162,25 @@ pub async fn when_due(mount: &Mount, name: &str) {
         queue.forget(&key(name));
         return;
     }
+    let mut has_marked_users = false;
     let looked = match mount.connections.get(mount, name).await {
         // What has notes has its own places in the queue, but for what they cannot know.
         Ok(connection) if !connection.driver.keeps_marker() => of_lost_requests(mount, name).await,
-        Ok(connection) => look_at_markers(mount, name, &connection).await,
+        Ok(connection) => {
+            has_marked_users = true;
+            look_at_markers(mount, name, &connection).await
+        }
         Err(e) => Err(e),
     };
     let took = mount.ports.clock.steady().saturating_sub(begun);
     let now = mount.ports.clock.now();
-    let mut pause = PERIOD.mul_f64(0.8 + 0.4 * rand::random::<f64>());
+    let mut share = SHARE;
+    let mut pause = PERIOD.mul_f64(0.8 + 0.4 * (password::number() as f64 / u64::MAX as f64));
     match looked {
         Ok(look) => {
+            if has_marked_users {
+                mount.sights.seen(mount, name, &look);
+            }
             if let Some(next) = look.next {
                 let until = next.duration_since(now).unwrap_or_default() + intent::GRACE + Duration::from_secs(1);
                 pause = pause.min(until.max(SOONEST));
@@ -136,20 +198,32 @@ pub async fn when_due(mount: &Mount, name: &str) {
             }
             if let Some(known_for) = transit::looked(mount, name) {
                 pause = pause.min(known_for.max(LOST));
+                share = SHARE_OF_LOST;
             }
         }
         Err(e) => tracing::debug!(connection = name, "cannot be looked at: {e}"),
     }
-    queue.plan(&key(name), name, now + pause.max(took * SHARE));
+    queue.plan(&key(name), name, now + pause.max(took * share));
 }
 
 async fn look(mount: &Mount, name: &str) -> Result<Look, Error> {
     let connection = mount.connections.get(mount, name).await?;
-    if connection.driver.keeps_marker() {
-        look_at_markers(mount, name, &connection).await
+    let look = if connection.driver.keeps_marker() {
+        look_at_markers(mount, name, &connection).await?
     } else {
-        look_at_notes(mount, name, &connection).await
-    }
+        look_at_notes(mount, name, &connection).await?
+    };
+    mount.sights.seen(mount, name, &look);
+    Ok(look)
+}
+
+/// Looks at a connection now, for somebody who only wants to know.
+///
+/// # Errors
+/// Why the database or storage did not answer.
+pub async fn sight(mount: &Mount, name: &str) -> Result<Option<Sight>, Error> {
+    look(mount, name).await?;
+    Ok(mount.sights.last(name))
 }
 
 /// The time by which users of the connection end.
@@ -159,7 +233,9 @@ pub async fn certain_time(mount: &Mount, connection: &Connection) -> SystemTime 
         tracing::debug!("a database does not say what time it is: {e}");
         None
     });
-    let certain = mount.clocks.certain(clock, database);
+    // Whoever cannot be asked allows what hosts allow by themselves.
+    let longest = mount.ports.host.max_lease_ttl().await.unwrap_or(LONGEST);
+    let certain = mount.clocks.certain(clock, database, longest);
     if clock.now().duration_since(certain).is_ok_and(|ahead| ahead > Duration::from_secs(1)) {
         tracing::warn!(
             certain = %instant(unix_seconds(certain)),
@@ -180,7 +256,7 @@ async fn look_at_markers(mount: &Mount, name: &str, connection: &Connection) -> 
     let limit = overdue_since(certain_time(mount, connection).await);
     // After the users: a request that comes again is taken off before it makes one.
     let lost = transit::requests(mount, name);
-    let mut look = Look { findings: Vec::new(), users: 0, next: None };
+    let mut look = Look { findings: Vec::new(), users: 0, next: None, oldest: None };
     let mut elsewhere = Elsewhere::default();
     for Marked { username, marker, barred } in marked {
         let user = Doomed {
@@ -199,7 +275,7 @@ async fn look_at_markers(mount: &Mount, name: &str, connection: &Connection) -> 
         if elsewhere.has(mount, name, &marker.connection).await? {
             continue;
         }
-        look.users += 1;
+        look.count(marker.begun);
         let is_remnant = mount.rotation.queue.state(&remnant::key_of(&user)).is_some();
         if is_remnant {
             look.findings.push(finding(user, "its end is not over: see remnants/", Action::Wait));
@@ -242,7 +318,7 @@ fn hold_back(mount: &Mount, look: &mut Look) {
 
 /// Users of requests whose answers did not arrive, by their notes.
 async fn of_lost_requests(mount: &Mount, name: &str) -> Result<Look, Error> {
-    let mut look = Look { findings: Vec::new(), users: 0, next: None };
+    let mut look = Look { findings: Vec::new(), users: 0, next: None, oldest: None };
     for request in transit::requests(mount, name) {
         for key in intent::of_request(mount, &request).await? {
             // A request that has come again since is not lost, and what there is now is somebody's.
@@ -274,7 +350,8 @@ async fn look_at_notes(mount: &Mount, name: &str, connection: &Connection) -> Re
     let present = connection.target.present(&names).await.map_err(|e| Error::Failed(e.to_string()))?;
     let present: BTreeSet<String> = present.into_iter().collect();
     let lost = of_lost_requests(mount, name).await?;
-    let mut look = Look { users: notes.len(), ..lost };
+    let mut look = lost;
+    notes.iter().for_each(|(_, note)| look.count(note.begun));
     let lost: BTreeSet<String> = look.findings.iter().map(|finding| finding.user.username.clone()).collect();
     for (key, note) in notes {
         let (why, action) = match note.made {

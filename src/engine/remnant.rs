@@ -45,7 +45,8 @@ pub enum State {
 }
 
 impl State {
-    fn name(self) -> &'static str {
+    /// In one word.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Contained => "contained",
             Self::Grace => "grace",
@@ -228,6 +229,7 @@ pub async fn after(mount: &Mount, user: &Doomed, landed: &Result<Report, Trouble
         Ok(false) => queue.forget(&key),
         Err(e) => {
             // It is tried again as long as this process lives, and by whoever got the error.
+            mount.ending.keep(&key, user.clone());
             queue.away(&key, &user.db_name, now, &reason);
             return Err(Trouble::new(format!("{reason}; and this could not be written down: {e}"), outage));
         }
@@ -291,7 +293,11 @@ pub async fn scheduled(mount: &Mount) -> Result<Vec<(String, String, SystemTime)
         match Remnant::load(mount, &key).await {
             Ok(Some(record)) => found.push((key, record.user.db_name, SystemTime::UNIX_EPOCH)),
             Ok(None) => {}
-            Err(e) => tracing::error!("{e}"),
+            // It may be storage and not what is in it: whoever tries finds out.
+            Err(e) => {
+                tracing::error!("{e}");
+                found.push((key, String::new(), mount.ports.clock.now()));
+            }
         }
     }
     Ok(found)
@@ -319,6 +325,7 @@ pub async fn of_connection(mount: &Mount, name: &str) -> Result<Vec<Remnant>, Er
 pub async fn when_due(mount: &Mount, key: &str) -> Result<(), Trouble> {
     match Remnant::load(mount, key).await {
         Ok(Some(record)) => end::end(mount, record.user).await.map(drop),
+        Ok(None) if let Some(user) = mount.ending.kept(key) => end::end(mount, user).await.map(drop),
         Ok(None) => {
             mount.rotation.queue.forget(key);
             Ok(())

@@ -20,6 +20,7 @@ use tokio::sync::OwnedMutexGuard;
 use super::Mount;
 use super::error::Error;
 use super::journal::{self, MOST_CANDIDATES, Record};
+use super::meter::{self, Work};
 use super::port::StorageError;
 use crate::secret::{Secret, password};
 use crate::target::{LoginError, Outcome, Script, Target, TargetError};
@@ -41,6 +42,8 @@ const BETWEEN_PROOFS: Duration = Duration::from_millis(200);
 pub trait Account: Send + Sync {
     /// Where its record is.
     fn key(&self) -> &str;
+    /// The connection where it is.
+    fn connection(&self) -> &str;
     /// Its name at the target.
     fn username(&self) -> &str;
     /// The password that is stored, if there is one.
@@ -176,6 +179,12 @@ impl Locks {
 /// # Errors
 /// After [`Failure::Before`] and [`Failure::Refused`] the account has the password it had.
 pub async fn change(mount: &Mount, account: &mut dyn Account) -> Result<(), Failure> {
+    let connection = account.connection().to_owned();
+    let why = |changed: &Result<(), Failure>| changed.as_ref().err().map(Failure::to_string);
+    meter::timed(mount, &connection, Work::Rotate, to_another(mount, account), why).await
+}
+
+async fn to_another(mount: &Mount, account: &mut dyn Account) -> Result<(), Failure> {
     let storage = mount.ports.storage.as_ref();
     let key = account.key().to_owned();
     let mut record = match settle(mount, account).await? {
@@ -199,7 +208,8 @@ pub async fn change(mount: &Mount, account: &mut dyn Account) -> Result<(), Fail
     };
     record.candidates.push(fresh.duplicate());
     record.started = journal::nanoseconds(at);
-    record.store(storage, &key).await?;
+    // What could not be written may be there all the same.
+    record.store(storage, &key).await.inspect_err(|_| mount.rotation.queue.outdated())?;
     account.expect(mount, &fresh);
 
     let target = account.target();

@@ -1,5 +1,8 @@
 //! When an account's password is to change next.
 
+pub mod rule;
+pub mod timing;
+
 use std::time::{Duration, SystemTime};
 
 use croner::Cron;

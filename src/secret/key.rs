@@ -7,10 +7,10 @@ use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1_SIGNING, ECDSA_P521_SHA512_ASN1_SIGNING, EcdsaKeyPair,
     EcdsaSigningAlgorithm, Ed25519KeyPair, KeyPair, RSA_PKCS1_SHA256, RSA_PKCS1_SHA384, RSA_PKCS1_SHA512, RsaKeyPair,
 };
-use base64::prelude::{BASE64_STANDARD, Engine as _};
+use base64::prelude::BASE64_STANDARD;
 use zeroize::Zeroizing;
 
-use crate::secret::Secret;
+use crate::secret::{Secret, push_base64};
 
 /// What kind of key is drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -234,7 +234,7 @@ pub(super) fn pem(label: &str, der: &[u8]) -> String {
     let mut text = String::with_capacity(encoded + encoded / 64 + 2 * label.len() + 40);
     text.extend(["-----BEGIN ", label, "-----\n"]);
     for line in der.chunks(48) {
-        BASE64_STANDARD.encode_string(line, &mut text);
+        push_base64(&mut text, &BASE64_STANDARD, line);
         text.push('\n');
     }
     text.extend(["-----END ", label, "-----\n"]);

@@ -16,6 +16,11 @@ use rustix::process::{Resource, Rlimit};
 /// would leave its old content behind.
 pub struct Wiping<A>(A);
 
+/// False in a build that shows what it is for (`scripts/build-unwiped`): freed memory is cleared.
+pub const WIPE_FREED: bool = cfg!(not(wiping = "types"));
+/// False in two builds that show what it is for: buffers that stay in use keep nothing of what passed through.
+pub const WIPE_KEPT: bool = cfg!(not(any(wiping = "types", wiping = "freed")));
+
 #[global_allocator]
 static ALLOCATOR: Wiping<System> = Wiping(System);
 
@@ -36,11 +41,55 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for Wiping<A> {
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         unsafe {
-            block.write_bytes(0, layout.size());
-            // Without it the compiler drops a store that nothing reads any more.
-            zeroize::optimization_barrier(&*block);
+            if WIPE_FREED && !(layout.size() >= LARGE && give_back(block, layout.size())) {
+                clear(block, layout.size());
+            }
             self.0.dealloc(block, layout);
         }
+    }
+}
+
+/// From this size on a block is a mapping of its own (the largest threshold of glibc is 32 MiB, that of musl 128 KiB), and
+/// most of it may never have been used: a driver reserves what a server says that its next message will have. To clear
+/// such a block by writing would bring in all of it.
+const LARGE: usize = 64 << 20;
+
+/// # Safety
+/// The caller owns so many bytes from `block` on.
+unsafe fn clear(block: *mut u8, size: usize) {
+    if size == 0 {
+        return;
+    }
+    unsafe {
+        block.write_bytes(0, size);
+        // Without it the compiler drops a store that nothing reads any more.
+        zeroize::optimization_barrier(&*block);
+    }
+}
+
+/// Clears a large block by giving its pages back to the system; false if that is refused.
+///
+/// # Safety
+/// The caller owns so many bytes from `block` on, and frees them next.
+unsafe fn give_back(block: *mut u8, size: usize) -> bool {
+    /// The largest pages there are on the machines that we build for.
+    const PAGE: usize = 64 * 1024;
+    let before = block.align_offset(PAGE);
+    let whole = (size - before) / PAGE * PAGE;
+    // SAFETY: all of it is within the block. Pages that are locked are not given back; the lock ends with the mapping, which
+    // ends now.
+    unsafe {
+        let first = block.add(before);
+        let _ = rustix::mm::munlock(first.cast(), whole);
+        #[cfg(target_os = "linux")]
+        let given = rustix::mm::madvise(first.cast(), whole, rustix::mm::Advice::LinuxDontNeed).is_ok();
+        #[cfg(not(target_os = "linux"))]
+        let given = false;
+        if given {
+            clear(block, before);
+            clear(first.add(whole), size - before - whole);
+        }
+        given
     }
 }
 
@@ -70,6 +119,15 @@ pub enum HardenError {
 ///
 /// To be called first in `main`. Returns what could not be done.
 pub fn harden() -> Vec<HardenError> {
+    let mut failed = conceal();
+    if let Err(e) = clear_environment() {
+        failed.push(e);
+    }
+    failed
+}
+
+/// The same, but the environment stays: for what runs at a person's command and hands it on.
+pub fn conceal() -> Vec<HardenError> {
     let mut failed = Vec::new();
     #[cfg(target_os = "linux")]
     if let Err(e) = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable) {
@@ -78,9 +136,6 @@ pub fn harden() -> Vec<HardenError> {
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     if let Err(e) = rustix::process::setrlimit(Resource::Core, none) {
         failed.push(HardenError::CoreLimit(e.into()));
-    }
-    if let Err(e) = clear_environment() {
-        failed.push(e);
     }
     failed
 }
@@ -198,6 +253,44 @@ mod tests {
         }
         assert_eq!(allocator.0.freed.load(Relaxed), 2);
         assert_eq!(allocator.0.dirty.load(Relaxed), 0);
+    }
+
+    /// The most memory that the process ever had, in MiB.
+    #[cfg(target_os = "linux")]
+    fn peak() -> u64 {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn clears_a_large_block_without_bringing_in_what_was_never_used() {
+        let allocator = Wiping(Inspector::default());
+        let used = Layout::from_size_align(LARGE + 12_345, 8).unwrap();
+        // SAFETY: written within its size, and freed once with its own layout.
+        unsafe {
+            let block = allocator.alloc(used);
+            block.write_bytes(7, used.size());
+            allocator.dealloc(block, used);
+        }
+        assert_eq!((allocator.0.freed.load(Relaxed), allocator.0.dirty.load(Relaxed)), (1, 0));
+        let reserved = Layout::from_size_align(1 << 30, 1).unwrap();
+        let before = peak();
+        for locked in [false, true] {
+            // SAFETY: as above; only its ends are used.
+            unsafe {
+                let block = ALLOCATOR.alloc(reserved);
+                assert!(!block.is_null());
+                if locked && rustix::mm::mlock_with(block.cast(), 1 << 30, rustix::mm::MlockFlags::ONFAULT).is_err() {
+                    eprintln!("nothing was proven of locked memory");
+                }
+                block.write(7);
+                block.add((1 << 30) - 1).write(7);
+                ALLOCATOR.dealloc(block, reserved);
+            }
+        }
+        assert!(peak() < before + 200, "{before} MiB became {}", peak());
     }
 
     #[test]

@@ -4,7 +4,7 @@ use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use zeroize::Zeroizing;
 
-use crate::secret::{Secret, password};
+use crate::secret::{Secret, password, push_base64};
 
 /// Why there is no key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -29,7 +29,7 @@ impl Signer {
         let seed = password::bytes::<32>()?;
         // Reserved at full size: a text that grows leaves copies behind.
         let mut text = String::with_capacity(64);
-        BASE64_STANDARD.encode_string(seed.as_slice(), &mut text);
+        push_base64(&mut text, &BASE64_STANDARD, seed.as_slice());
         Ok(Secret::new(text))
     }
 

@@ -12,8 +12,8 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::secret::Secret;
 use crate::secret::password::{self, NoRandomness};
+use crate::secret::{Secret, push_base64};
 
 /// Rounds of a SCRAM verifier unless a role or a connection says otherwise: PostgreSQL's own default, and the least that
 /// RFC 7677 allows. Some client libraries refuse fewer.
@@ -81,11 +81,11 @@ fn scram_sha_256_with_salt(password: &Secret, salt: &[u8], iterations: u32) -> S
     text.push_str("SCRAM-SHA-256$");
     text.push_str(&iterations.to_string());
     text.push(':');
-    STANDARD.encode_string(salt, &mut text);
+    push_base64(&mut text, &STANDARD, salt);
     text.push('$');
-    STANDARD.encode_string(stored_key, &mut text);
+    push_base64(&mut text, &STANDARD, stored_key);
     text.push(':');
-    STANDARD.encode_string(server_key.as_slice(), &mut text);
+    push_base64(&mut text, &STANDARD, server_key.as_slice());
     stored_key.as_mut_slice().zeroize();
     Secret::new(text)
 }

@@ -2,6 +2,7 @@
 //! leases or of callers.
 
 pub mod arn;
+mod attached;
 mod client;
 mod failure;
 mod key;
@@ -71,6 +72,26 @@ pub enum Source {
         /// The file. It is read at each exchange.
         token_file: String,
     },
+}
+
+/// A role that we assume ourselves.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct AssumedAs {
+    /// The role.
+    pub role_arn: String,
+    /// The name of the session; empty for ours.
+    #[serde(default)]
+    pub session_name: String,
+    /// What the role's trust may ask for; empty for none.
+    #[serde(default)]
+    pub external_id: String,
+}
+
+impl AssumedAs {
+    /// A role that asks for nothing more.
+    pub fn role(arn: &str) -> Self {
+        Self { role_arn: arn.to_owned(), ..Self::default() }
+    }
 }
 
 /// A long-term key of a user.
@@ -245,7 +266,7 @@ pub trait Cloud: Send + Sync {
     /// The same place, reached with another key.
     fn with_key(&self, key: &AccessKey) -> Arc<dyn Cloud>;
     /// The same place, reached as a role that we assume.
-    fn assuming(&self, role_arn: &str) -> Arc<dyn Cloud>;
+    fn assuming(&self, role: &AssumedAs) -> Arc<dyn Cloud>;
 
     /// AssumeRole.
     async fn assume_role(&self, plan: &SessionPlan) -> Result<Session, Failure>;
@@ -279,6 +300,12 @@ pub trait Cloud: Send + Sync {
     async fn policy(&self, holder: &Holder, name: &str) -> Result<Option<String>, Failure>;
     /// Removes an inline policy. One that is gone is a success.
     async fn delete_policy(&self, holder: &Holder, name: &str) -> Result<(), Failure>;
+    /// Makes a managed policy of that name what the document says, and attaches it.
+    async fn attach_policy(&self, holder: &Holder, name: &str, document: &str) -> Result<(), Failure>;
+    /// The document of a managed policy of that name, if it is attached.
+    async fn attached_policy(&self, holder: &Holder, name: &str) -> Result<Option<String>, Failure>;
+    /// Detaches a managed policy and removes it. One that is gone is a success.
+    async fn detach_policy(&self, holder: &Holder, name: &str) -> Result<(), Failure>;
     /// How long a session of the role may be.
     async fn longest_session(&self, role_arn: &str) -> Result<Duration, Failure>;
 }

@@ -20,7 +20,8 @@ use tokio::time::Instant;
 
 use self::breaker::Breaker;
 use self::lanes::{Lanes, Permit};
-use super::TargetError;
+use super::{TargetError, Vitals};
+use crate::secret::memory::WIPE_KEPT;
 
 pub use self::lanes::Lane;
 
@@ -91,7 +92,9 @@ pub trait Session: Send + 'static {
 pub fn covering(sql: &str, length: usize) -> String {
     let mut text = String::with_capacity(sql.len().max(length));
     text.push_str(sql);
-    text.extend(std::iter::repeat_n(' ', length.saturating_sub(sql.len())));
+    if WIPE_KEPT {
+        text.extend(std::iter::repeat_n(' ', length.saturating_sub(sql.len())));
+    }
     text
 }
 
@@ -254,6 +257,19 @@ impl<S: Session> Pool<S> {
 
     fn idle(&self) -> MutexGuard<'_, Vec<Idle<S>>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What its sessions are at.
+    pub fn vitals(&self) -> Vitals {
+        let (in_use, [waiting_to_issue, waiting_to_end]) = self.lanes.vitals();
+        Vitals {
+            limit: self.limits.max_open,
+            in_use,
+            idle: self.idle().len(),
+            waiting_to_issue,
+            waiting_to_end,
+            outage: self.breaker.outage(Instant::now()),
+        }
     }
 
     /// Drops idle sessions: one of them was found dead, and the others are no younger.

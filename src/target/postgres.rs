@@ -6,8 +6,13 @@ mod end;
 mod marker;
 mod mint;
 mod password;
+mod record;
+mod rehearse;
 mod session;
+mod standing;
 mod usage;
+
+pub use record::UNRECORDED;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,8 +25,8 @@ use tokio::sync::Semaphore;
 use super::dsn::PgEndpoint;
 use super::pool::{Checkout, Lane, Limits, NotOpened, Pool, Trust, jitter};
 use super::{
-    Capability, EndOptions, EndPlan, Ended, Login, LoginError, Marked, MintPlan, Outcome, RenewPlan, Script, Target,
-    TargetError, Usage,
+    Capability, EndOptions, EndPlan, Ended, Login, LoginError, Marked, MintPlan, Outcome, Rehearsal, RenewPlan, Script,
+    Standing, Target, TargetError, Usage, Vitals,
 };
 use crate::secret::Secret;
 use session::{PgSession, Problem};
@@ -157,6 +162,10 @@ impl Target for Postgres {
         mint::mint(self, plan, login).await
     }
 
+    async fn rehearse(&self, plan: &Rehearsal, login: Login<'_>) -> Option<Result<(), TargetError>> {
+        Some(rehearse::rehearse(self, plan, login).await)
+    }
+
     async fn renew(&self, plan: &RenewPlan) -> Result<(), TargetError> {
         mint::renew(self, plan).await
     }
@@ -171,6 +180,18 @@ impl Target for Postgres {
 
     async fn usage(&self, username: &str) -> Result<Option<Usage>, TargetError> {
         usage::usage(self, username).await
+    }
+
+    async fn silence(&self, username: &str) -> Result<Option<u64>, TargetError> {
+        usage::silence(self, username).await
+    }
+
+    async fn standing(&self, mount: &str) -> Result<Vec<Standing>, TargetError> {
+        standing::standing(self, mount).await
+    }
+
+    async fn records(&self) -> Result<(), TargetError> {
+        record::records(self).await
     }
 
     async fn present(&self, usernames: &[String]) -> Result<Vec<String>, TargetError> {
@@ -191,6 +212,10 @@ impl Target for Postgres {
 
     async fn login(&self, username: &str, password: &Secret) -> Result<(), LoginError> {
         password::login(self, username, password).await
+    }
+
+    fn vitals(&self) -> Option<Vitals> {
+        Some(self.pool.vitals())
     }
 
     async fn close(&self) {

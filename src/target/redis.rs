@@ -18,7 +18,7 @@ use async_trait::async_trait;
 use super::pool::{Checkout, Lane, NotOpened, Pool, Trust};
 use super::{
     Capability, EndOptions, EndPlan, Ended, Login, LoginError, Marked, MintPlan, Outcome, RenewPlan, Script, Target,
-    TargetError,
+    TargetError, Vitals,
 };
 use crate::secret::Secret;
 use crate::secret::verifier::redis::acl_rule;
@@ -328,6 +328,10 @@ impl Target for Redis {
             Ok(ended) => ended,
             Err(_) => Err(TargetError::Lost("the task that ends the user died".into())),
         }
+    }
+
+    fn vitals(&self) -> Option<Vitals> {
+        Some(self.core.pool.vitals())
     }
 
     async fn close(&self) {

@@ -12,6 +12,7 @@ use crate::engine::error::Error;
 use crate::engine::request::{
     Caller, Datum, Existence, Fields, LeaseGrant, LeaseRef, Operation, Reply, Request, Response,
 };
+use crate::secret::memory::WIPE_KEPT;
 
 /// Above this size a message leaves in several frames, and padding is needed at its end too: a short last frame would
 /// be copied like a short first part.
@@ -204,7 +205,7 @@ fn data(fields: &[(String, Datum)]) -> String {
             longest(key) + value + 2
         })
         .sum();
-    let pad = if secret { PADDING } else { 0 };
+    let pad = if secret && WIPE_KEPT { PADDING } else { 0 };
     let mut json = String::with_capacity(pad + 2 + size + pad);
     let room = json.capacity();
     json.extend(std::iter::repeat_n(' ', pad));
@@ -221,8 +222,8 @@ fn data(fields: &[(String, Datum)]) -> String {
         }
     }
     json.push('}');
-    if secret && json.len() > ONE_FRAME {
-        json.extend(std::iter::repeat_n(' ', PADDING));
+    if json.len() > ONE_FRAME {
+        json.extend(std::iter::repeat_n(' ', pad));
     }
     debug_assert_eq!(json.capacity(), room, "the text had to grow");
     json

@@ -14,6 +14,7 @@ use tonic_prost::ProstCodec;
 
 use super::host::MESSAGE_LIMIT;
 use super::proto::pb;
+use crate::secret::memory::WIPE_KEPT;
 
 /// How many bytes cover the part that is copied, whichever the transport.
 pub(super) const PADDING: usize = 1280;
@@ -54,8 +55,10 @@ impl Encoder for PutEncoder {
 
     fn encode(&mut self, item: Self::Item, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
         out.reserve(FIELD.len() + PADDING + item.encoded_len());
-        out.put_slice(&FIELD);
-        out.put_bytes(0, PADDING);
+        if WIPE_KEPT {
+            out.put_slice(&FIELD);
+            out.put_bytes(0, PADDING);
+        }
         item.encode(out).map_err(|e| Status::internal(e.to_string()))
     }
 }

@@ -13,6 +13,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
+use crate::secret::memory::WIPE_KEPT;
+
 /// How long a message may stay in the library's block. A busy connection is scrubbed that often, not after each message.
 const DELAY: Duration = Duration::from_millis(100);
 /// Length of a frame's header.
@@ -99,7 +101,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Scrubbed<S> {
             polled
         };
         this.frames.read(&buf.filled()[before..]);
-        if std::mem::take(&mut this.frames.messages) && this.due.is_none() {
+        if std::mem::take(&mut this.frames.messages) && this.due.is_none() && WIPE_KEPT {
             let mut due = Box::pin(tokio::time::sleep(this.delay));
             // So that it wakes this task.
             let _ = due.as_mut().poll(cx);

@@ -6,20 +6,26 @@
 #![allow(clippy::disallowed_methods, reason = "tests live in real time")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod advisories;
 mod architecture;
 mod aws;
 mod caps;
 mod certificates;
 mod chaos;
 mod check;
+mod cluster;
 mod connections;
+mod dist;
 mod drivers;
 mod ending;
+mod examples;
 mod faults;
 mod hostile;
 mod jit;
 mod manifest;
+mod migrate;
 mod notrace;
+mod operations;
 mod parity;
 mod protocol;
 mod reconcile;

@@ -1,31 +1,106 @@
 //! No secret that was answered or used leaves a copy: not in the memory of the plugin, which is read from outside and
 //! searched, and not in what anybody writes.
 
+mod aws;
+mod process;
 mod world;
 
+use std::path::Path;
 use std::time::Duration;
 
+use aws::Site;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use rustix::process::Pid;
 use serde_json::{Value, json};
+use world::{SIGNING_KEY, World};
 
+use crate::support::bao::Bao;
 use crate::support::search::Search;
-use crate::support::{bao, memory, redis, words};
-use world::World;
+use crate::support::{bao, memory, redis, repository, words};
 
 /// How many credentials of each kind are minted.
 const MINTS: usize = 200;
+/// How many clients mint at a time.
+const CLIENTS: usize = 4;
 /// How long the plugin is left alone before its memory is read.
 const QUIET: Duration = Duration::from_secs(2);
 
+/// A host that shows what it stores, with everything that is asked of it in `audit.log`, and another build of the plugin
+/// if one is given.
+fn started(build: Option<&Path>) -> Bao {
+    let bao = Bao::start_as("trace", |dir| {
+        let file = dir.join("audit.log");
+        format!("raw_storage_endpoint = true\naudit \"file\" \"file\" {{ options {{ file_path = {file:?} }} }}")
+    });
+    if let Some(build) = build {
+        std::fs::copy(build, bao.plugins().join("leasehold")).unwrap();
+    }
+    bao
+}
+
 #[test]
 fn no_copy_of_a_secret_stays_in_memory() {
-    if !rustix::process::geteuid().is_root() {
-        assert!(std::env::var_os("CI").is_none(), "only root may read another process's memory");
-        eprintln!("nothing was proven: only root may read another process's memory");
+    if !may_look() {
         return;
     }
-    let world = World::start(&[]);
+    let world = used_databases(None);
+    let lives: Vec<String> = ["pg", "my", "rd"].map(|name| format!("{name}: root password in force")).into();
+    let lives: Vec<&str> = lives.iter().map(String::as_str).chain([SIGNING_KEY]).collect();
+    judge(world.plugin(), &world.search(), world.bao.temporary(), &lives, "pg: minted password");
+}
+
+#[test]
+fn no_copy_of_an_aws_secret_stays_in_memory() {
+    if !may_look() {
+        return;
+    }
+    let site = used_account(None);
+    let planted = "aws: minted secret key, assumed_role";
+    judge(site.plugin(), &site.search(), site.bao.temporary(), &[aws::IN_FORCE], planted);
+}
+
+/// How many copies each of the builds in the folder `LEASEHOLD_UNWIPED` leaves (`scripts/build-unwiped` makes them).
+#[test]
+fn what_wiping_is_for() {
+    let Some(folder) = std::env::var_os("LEASEHOLD_UNWIPED") else {
+        eprintln!("nothing was measured: LEASEHOLD_UNWIPED is not set");
+        return;
+    };
+    let folder = repository().join(folder);
+    println!("| build | engine | secrets | must live | copies that should not be there | in the core image |");
+    println!("|---|---|---|---|---|---|");
+    for build in ["types", "freed", "all"] {
+        let program = folder.join(build);
+        let databases = used_databases(Some(&program));
+        row(build, "database", databases.plugin(), &databases.search(), databases.bao.temporary());
+        drop(databases);
+        let account = used_account(Some(&program));
+        row(build, "AWS", account.plugin(), &account.search(), account.bao.temporary());
+    }
+}
+
+fn row(build: &str, engine: &str, process: Pid, search: &Search, directory: &Path) {
+    std::thread::sleep(QUIET);
+    let reports = [memory::scan(process, search), memory::scan_core(process, search, directory)];
+    let lives = |what: &str| what.ends_with("in force") || what == SIGNING_KEY;
+    let live = reports[0].copies.iter().filter(|copy| lives(&copy.what)).count();
+    let others = reports.each_ref().map(|report| report.copies.iter().filter(|copy| !lives(&copy.what)).count());
+    eprintln!("{build}, {engine}: {}", reports[0].explained());
+    println!("| {build} | {engine} | {} | {live} | {} | {} |", search.known().len(), others[0], others[1]);
+}
+
+fn may_look() -> bool {
+    if rustix::process::geteuid().is_root() {
+        return true;
+    }
+    assert!(std::env::var_os("CI").is_none(), "only root may read another process's memory");
+    eprintln!("nothing was proven: only root may read another process's memory");
+    false
+}
+
+fn used_databases(build: Option<&Path>) -> World {
+    let world = World::start(&[], build);
     world.configure();
     for role in ["pg", "my", "rd"] {
         world.mint(role, MINTS);
@@ -33,30 +108,37 @@ fn no_copy_of_a_secret_stays_in_memory() {
     for role in ["pg-text", "my-text", "ec", "rsa"] {
         world.mint(role, 20);
     }
+    world.grant(MINTS);
     world.rotate();
     world.know_verifiers();
-    let search = world.search();
-    let process = world.plugin();
-    std::thread::sleep(QUIET);
-    let report = memory::scan(process, &search);
-    println!("{} secrets, memory: {}", search.known().len(), report.explained());
-    let core = memory::scan_core(process, &search, world.bao.temporary());
-    println!("{} secrets, core image: {}", search.known().len(), core.explained());
+    world
+}
 
-    let about = |file: &str| std::fs::read(format!("/proc/{}/{file}", process.as_raw_nonzero())).unwrap();
-    for file in ["environ", "cmdline"] {
-        assert_eq!(words::found(&search, &about(file)), [""; 0], "{file}");
+fn used_account(build: Option<&Path>) -> Site {
+    let site = Site::start(build);
+    site.configure();
+    for kind in aws::KINDS {
+        site.mint(kind, MINTS);
     }
-    let (status, limits) = (about("status"), String::from_utf8(about("limits")).unwrap());
-    let locked = String::from_utf8(status).unwrap().lines().find_map(|line| {
-        line.strip_prefix("VmLck:").map(|size| size.trim().trim_end_matches(" kB").parse::<u64>().unwrap())
-    });
-    assert!(locked.is_some_and(|size| size > 1024), "memory is locked: {locked:?} KiB");
-    let files = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
-    assert_eq!(files.split_whitespace().nth(4), Some("0"), "no core files");
+    site.rotate();
+    // With the key that is in force now.
+    for kind in aws::KINDS {
+        site.mint(kind, CLIENTS);
+    }
+    site
+}
+
+/// Nothing but what `lives` is in the process, each of it once; and the process keeps others out.
+fn judge(process: Pid, search: &Search, directory: &Path, lives: &[&str], planted: &str) {
+    std::thread::sleep(QUIET);
+    let report = memory::scan(process, search);
+    println!("{} secrets, memory: {}", search.known().len(), report.explained());
+    let core = memory::scan_core(process, search, directory);
+    println!("{} secrets, core image: {}", search.known().len(), core.explained());
+    closed_to_others(process, search, true);
 
     // Would a copy have been seen? In each form, where no code of the process looks.
-    let (_, known) = search.known().iter().enumerate().find(|(_, known)| known.what == "pg: minted password").unwrap();
+    let known = search.known().iter().find(|known| known.what == planted).unwrap();
     let text = String::from_utf8(known.bytes.clone()).unwrap();
     let wide: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
     let hex: String = text.bytes().map(|byte| format!("{byte:02x}")).collect();
@@ -77,24 +159,43 @@ fn no_copy_of_a_secret_stays_in_memory() {
     ]
     .concat();
     memory::plant(process, &bytes);
-    let planted = [memory::scan(process, &search), memory::scan_core(process, &search, world.bao.temporary())];
+    let found = [memory::scan(process, search), memory::scan_core(process, search, directory)];
 
-    for (report, planted) in [&report, &core].into_iter().zip(&planted) {
-        for connection in ["pg", "my", "rd"] {
-            let what = format!("{connection}: root password in force");
-            assert_eq!(report.counts().get(what.as_str()), Some(&1), "{what} must live, in one place");
+    for (report, found) in [&report, &core].into_iter().zip(&found) {
+        for what in lives {
+            assert_eq!(report.counts().get(what), Some(&1), "{what} must live, in one place: {}", report.explained());
         }
-        assert_eq!(report.copies.len(), 3, "copies were left behind: {}", report.explained());
-        assert_eq!(planted.copies.len(), 3 + 7, "planted copies were not seen: {}", planted.explained());
-        assert_eq!(planted.counts().get("pg: minted password"), Some(&7));
+        assert_eq!(report.copies.len(), lives.len(), "copies were left behind: {}", report.explained());
+        assert_eq!(found.copies.len(), lives.len() + 7, "planted copies were not seen: {}", found.explained());
+        assert_eq!(found.counts().get(planted), Some(&7));
     }
+}
+
+/// No secret is where the system shows it, no core file is written, and memory is locked if it may be.
+fn closed_to_others(process: Pid, search: &Search, may_lock: bool) {
+    let directory = format!("/proc/{}", process.as_raw_nonzero());
+    let about = |file: &str| std::fs::read(format!("{directory}/{file}")).unwrap();
+    for file in ["environ", "cmdline"] {
+        assert_eq!(words::found(search, &about(file)), [""; 0], "{file}");
+    }
+    let (status, limits) = (about("status"), String::from_utf8(about("limits")).unwrap());
+    let locked = String::from_utf8(status).unwrap().lines().find_map(|line| {
+        line.strip_prefix("VmLck:").map(|size| size.trim().trim_end_matches(" kB").parse::<u64>().unwrap())
+    });
+    assert_eq!(locked.is_some_and(|size| size > 1024), may_lock, "{locked:?} KiB of memory are locked");
+    let files = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(
+        files.split_whitespace().collect::<Vec<_>>()[4..6],
+        ["0", "0"],
+        "no core files, and none to be had back"
+    );
 }
 
 /// With everything logged that can be: the plugin's records at `trace`, the host's too, every statement at the servers,
 /// and errors of all kinds.
 #[test]
 fn no_secret_is_in_a_log_or_an_error() {
-    let world = World::start(&["--log-level=trace"]);
+    let world = World::start(&["--log-level=trace"], None);
     words::note("the host's environment", bao::INHERITED_TOKEN);
     let (mut monitor, mut heard) = (world.redis.session(redis::ADMIN, redis::ADMIN_PASSWORD), String::new());
     assert_eq!(monitor.ask("MONITOR").as_deref(), Some("+OK"));
@@ -146,30 +247,78 @@ fn no_secret_is_in_a_log_or_an_error() {
         assert!(!told.contains(secret), "{told}");
     }
 
+    world.grant(8);
+    let evidence = world.client.get("database/evidence/export").data().to_string();
+    let metrics = world.client.get("database/metrics").expect(200).to_string();
+    let reports = world.client.get("database/reports/metrics").data().to_string();
+
     let audit = world.bao.temporary().join("audit.log");
-    let mut wrote = vec![
-        ("the plugin and the host", world.bao.log()),
-        ("the audit device", std::fs::read_to_string(audit).unwrap()),
-        ("PostgreSQL", world.postgres.log()),
-        ("MariaDB", world.mariadb.general_log()),
-    ];
     while let Some(line) = monitor.heard() {
         heard.push_str(&line);
     }
-    wrote.push(("Redis", heard));
+    clean(&[
+        ("the plugin and the host", "leasehold", world.bao.log()),
+        ("the audit device", "hmac-sha256:", std::fs::read_to_string(audit).unwrap()),
+        ("PostgreSQL", "v-token-", world.postgres.log()),
+        ("MariaDB", "v-token-", world.mariadb.general_log()),
+        // Redis itself keeps what sets users out of it.
+        ("Redis", "127.0.0.1", heard),
+        ("the record of evidence", "issue.intent", evidence),
+        ("the numbers of the record", "issued", reports),
+        ("the metrics", "leasehold_", metrics),
+    ]);
+}
+
+/// The same of the AWS engine.
+#[test]
+fn no_aws_secret_is_in_a_log_or_an_error() {
+    let site = Site::start(None);
+    words::note("the host's environment", bao::INHERITED_TOKEN);
+    site.configure();
+    for kind in aws::KINDS {
+        site.mint(kind, 8);
+    }
+    site.rotate();
+
+    // What goes wrong with keys in it; the client searches each answer.
+    let secret = "not-the-secret-key-of-anybody-at-all";
+    let failing = |body: Value| {
+        let written = site.client.post("aws/config/root", body);
+        let failed = site.client.get("aws/creds/iam_user");
+        assert!(written.status >= 400 || failed.status >= 400, "{written:?} {failed:?}");
+        assert!(!format!("{written:?}{failed:?}").contains(secret), "{written:?} {failed:?}");
+    };
+    let root = json!({ "access_key": "AKIABOGUS", "secret_key": secret, "region": "us-east-1", "max_retries": 0,
+                       "iam_endpoint": site.aws.url(), "sts_endpoint": site.aws.url() });
+    for (field, value) in [
+        ("access_key", json!("AKIABOGUS")),
+        ("region", json!("nowhere")),
+        ("iam_endpoint", json!("http://127.0.0.1:1")),
+        ("iam_endpoint", json!("no url")),
+        ("secret_key", json!({ "a": [secret] })),
+        ("max_retries", json!(secret)),
+        ("sts_fallback_endpoints", json!([secret])),
+    ] {
+        let mut body = root.clone();
+        body[field] = value;
+        failing(body);
+    }
+    let audit = site.bao.temporary().join("audit.log");
+    clean(&[
+        ("the plugin and the host", "leasehold", site.bao.log()),
+        ("the audit device", "hmac-sha256:", std::fs::read_to_string(audit).unwrap()),
+        ("the account", "ministack", site.aws.log()),
+    ]);
+}
+
+/// No secret that was seen is in any of these: whose words, something that is in them for certain, the words.
+fn clean(wrote: &[(&str, &str, String)]) {
     let seen = words::seen();
     assert!(seen.len() > 40, "{} secrets", seen.len());
     let search = Search::new(seen.clone());
-    let planted = str::from_utf8(&seen.iter().find(|known| known.what == "password").unwrap().bytes).unwrap();
-    for (whose, text) in &wrote {
-        let proof = match *whose {
-            "the plugin and the host" => "leasehold",
-            "the audit device" => "hmac-sha256:",
-            // Redis itself keeps what sets users out of it.
-            "Redis" => "127.0.0.1",
-            _ => "v-token-",
-        };
-        assert!(text.contains(proof), "nothing is in what {whose} wrote");
+    let planted = str::from_utf8(&seen.iter().find(|known| known.what != "proof").unwrap().bytes).unwrap();
+    for (whose, proof, text) in wrote {
+        assert!(text.contains(proof), "nothing is in what {whose} wrote: {text:.2000}");
         assert_eq!(words::found(&search, text.as_bytes()), [""; 0], "{whose}");
         let text = format!("{text}{planted}");
         assert_eq!(words::found(&search, text.as_bytes()).len(), 1, "a planted one was not found");
@@ -177,7 +326,7 @@ fn no_secret_is_in_a_log_or_an_error() {
     println!(
         "{} secrets, {} bytes of words: 0 found",
         seen.len(),
-        wrote.iter().map(|(_, text)| text.len()).sum::<usize>()
+        wrote.iter().map(|(.., text)| text.len()).sum::<usize>()
     );
 }
 

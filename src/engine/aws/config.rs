@@ -13,6 +13,7 @@ use crate::engine::field::Input;
 use crate::engine::go::GoDuration;
 use crate::engine::journal::text;
 use crate::engine::request::{Fields, Reply, Response};
+use crate::engine::schedule::timing::Timing;
 use crate::secret::Secret;
 use crate::target::aws::{AccessKey, Settings, Source, StsPlace};
 
@@ -102,6 +103,20 @@ impl Root {
         Ok(stored?)
     }
 
+    /// When the key changes by itself.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] if what is stored cannot be read.
+    pub fn timing(&self) -> Result<Timing, Error> {
+        Timing::take(&mut self.other.clone())
+            .map_err(|e| Error::Failed(format!("the stored rotation of config/root cannot be read: {e}")))
+    }
+
+    /// Changes when that is.
+    pub fn set_timing(&mut self, timing: &Timing) {
+        timing.put(&mut self.other);
+    }
+
     /// The account as the target is to reach it.
     pub fn settings(&self) -> Settings {
         let source = if !self.access_key.is_empty() && !self.secret_key.is_empty() {
@@ -128,7 +143,7 @@ fn url(endpoint: &str) -> String {
 /// GET `config/root`: all but the secret.
 pub async fn read(mount: &Mount) -> Reply {
     let Some(root) = Root::load(mount).await? else { return Ok(None) };
-    Ok(Some(Response::data([
+    let mut data = vec![
         ("access_key", json!(root.access_key)),
         ("region", json!(root.region)),
         ("iam_endpoint", json!(root.iam_endpoint)),
@@ -140,7 +155,11 @@ pub async fn read(mount: &Mount) -> Reply {
         ("username_template", json!(root.username_template)),
         ("role_arn", json!(root.role_arn)),
         ("identity_token_file", json!(root.identity_token_file)),
-    ])))
+    ];
+    data.extend(root.timing()?.shown());
+    let error = mount.rotation.queue.state(super::root::RECORD).and_then(|state| state.error);
+    data.extend(error.map(|error| ("last_rotation_error", json!(error))));
+    Ok(Some(Response::data(data)))
 }
 
 /// POST and PUT `config/root`: lays what is given over what is stored.
@@ -195,6 +214,16 @@ pub async fn write(mount: &Mount, input: &Input) -> Reply {
     if let Some(retries) = input.int("max_retries") {
         root.max_retries = retries;
     }
+    let mut timing = root.timing()?;
+    timing.lay_over(input, mount.ports.clock.now())?;
+    if timing.is_active() && (root.access_key.is_empty() || root.secret_key.is_empty()) {
+        return Err(Error::Refused(
+            "rotation_period and rotation_schedule need an access_key and its secret_key: nothing else can be changed \
+             here; write disable_automated_rotation=true to keep them"
+                .into(),
+        ));
+    }
+    root.set_timing(&timing);
     check(&root, input).map_err(Error::Refused)?;
     root.store(mount).await?;
     mount.rotation.queue.outdated();

@@ -26,8 +26,8 @@ use crate::engine::field::Input;
 use crate::engine::intent::unix_seconds;
 use crate::engine::request::{Reply, Response};
 use crate::secret::Secret;
-use crate::target::aws::{Cloud, Holder, LONGEST_ROLE_SESSION, Session, SessionPlan, arn};
-use document::{By, Entry};
+use crate::target::aws::{AssumedAs, Cloud, Holder, LONGEST_ROLE_SESSION, Session, SessionPlan, arn};
+use document::{By, Entry, Identity};
 use place::Place;
 
 /// Where the lists are.
@@ -43,6 +43,8 @@ const NOT_WORTH: Duration = Duration::from_secs(2);
 const TOGETHER: Duration = Duration::from_millis(25);
 /// The least time between two writes to one role: AWS takes few of them.
 const BETWEEN_WRITES: Duration = Duration::from_millis(750);
+/// How much later AWS may begin a session than we think.
+const CLOCKS: Duration = Duration::from_secs(60);
 /// How long a role's write may take that only asks whether it is allowed.
 const PROBE: Duration = Duration::from_secs(15);
 
@@ -80,6 +82,14 @@ pub struct Where {
     via: Option<String>,
     #[serde(default)]
     overflow: Overflow,
+    /// How many managed policies may be attached for what the inline one has no room for.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    attached: u32,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde asks for it")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// What a lease knows of how its session is denied.
@@ -88,16 +98,43 @@ pub struct Denial {
     #[serde(flatten)]
     place: Where,
     by: By,
+    /// Whose it is, where the role says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    identity: Option<Identity>,
     /// When the session was issued, by AWS's clock, unix seconds.
     issued: u64,
     /// When it ends by itself, unix seconds.
     expires: u64,
 }
 
-impl Denial {
-    /// Of a session that was just issued.
-    pub fn of(place: Where, kind: Kind, wanted: &Wanted<'_>, plan: &SessionPlan, session: &Session) -> Self {
+/// How AWS knows a session.
+pub struct Seen {
+    /// What `aws:userid` says.
+    pub user_id: String,
+    /// When it was issued, unix seconds.
+    pub issued: u64,
+    /// When it ends by itself, unix seconds.
+    pub expires: u64,
+}
+
+impl Seen {
+    /// A session as STS described it.
+    pub fn of(session: &Session, plan: &SessionPlan) -> Self {
         let issued = session::issued(session, plan);
+        Self { user_id: session.user_id.clone(), issued, expires: unix_seconds(session.expires) }
+    }
+
+    /// One that is about to be asked for: its name is what is known of it. AWS's clock may be ahead of ours.
+    pub fn before(plan: &SessionPlan, now: SystemTime) -> Self {
+        let expires = unix_seconds(now + plan.duration + CLOCKS);
+        Self { user_id: format!("*:{}", plan.name), issued: unix_seconds(now), expires }
+    }
+}
+
+impl Denial {
+    /// Of a session.
+    pub fn of(place: Where, kind: Kind, wanted: &Wanted<'_>, plan: &SessionPlan, session: Seen) -> Self {
+        let issued = session.issued;
         let by = match (wanted.role.revocation, kind) {
             (Revocation::Older, _) => By::Older(issued),
             (_, Kind::SessionToken) => By::Issued(issued),
@@ -107,7 +144,12 @@ impl Denial {
             _ if session::chosen(kind, wanted).is_some() => By::UserIdUntil(session.user_id.clone(), issued + 1),
             _ => By::UserId(pattern(&session.user_id, &plan.name)),
         };
-        Self { place, by, issued, expires: unix_seconds(session.expires) }
+        let identity = match (&plan.source_identity, &wanted.role.principal_name) {
+            (source, _) if !source.is_empty() => Some(Identity::Source(source.clone())),
+            (_, principal) if !principal.is_empty() => all_of(&session.user_id, &plan.name).map(Identity::Names),
+            _ => None,
+        };
+        Self { place, by, identity, issued, expires: session.expires }
     }
 
     /// As a lease keeps it.
@@ -126,9 +168,12 @@ impl Denial {
         let (by, expires) = match &self.by {
             By::SourceIdentity(identity, _) => (By::SourceIdentity(identity.clone(), until), until + longest()),
             By::Older(_) => (By::Older(until), until + longest()),
-            other => (other.clone(), self.expires),
+            other => {
+                let entry = Entry::new(other.clone(), self.expires);
+                return Entry { issued: self.issued, identity: self.identity.clone(), ..entry };
+            }
         };
-        Entry { by, expires }
+        Entry::new(by, expires)
     }
 }
 
@@ -143,6 +188,12 @@ fn pattern(user_id: &str, name: &str) -> String {
         Some((_, random)) if random.len() == UNIQUE && user_id.ends_with(name) => format!("*-{random}"),
         _ => user_id.to_owned(),
     }
+}
+
+/// The pattern that the `aws:userid` of every session of the same principal matches, and no other's: it has their length.
+fn all_of(user_id: &str, name: &str) -> Option<String> {
+    let (principal, random) = user_id.rsplit_once('-')?;
+    (random.len() == UNIQUE && user_id.ends_with(name)).then(|| format!("{principal}-{}", "?".repeat(UNIQUE)))
 }
 
 /// The name of our policy: of this mount, since others may write to the same role.
@@ -160,7 +211,8 @@ pub async fn place(mount: &Mount, role: &Role, role_arn: &str) -> Result<Where, 
         Holder::Role(role_arn.to_owned())
     };
     let via = arn::account(holder.arn()).and_then(|account| role.revocation_role_arn(account)).map(str::to_owned);
-    Ok(Where { holder, via, overflow: role.revocation_overflow })
+    let (overflow, attached) = (role.revocation_overflow, role.revocation_attached_policies);
+    Ok(Where { holder, via, overflow, attached })
 }
 
 /// Whether the engine can write the denials of this role, by writing one that can match nobody and removing it. Gives who
@@ -193,18 +245,18 @@ pub async fn rights(mount: &Mount, role: &Role) -> Result<String, String> {
     answer.unwrap_or_else(|_| Err(format!("AWS did not answer within {} seconds", PROBE.as_secs())))
 }
 
-/// Ends a session. One that has ended by itself costs nothing.
+/// Ends a session; false if it has ended by itself, which costs nothing.
 ///
 /// # Errors
 /// [`Error::Failed`], a class that the host retries. If the denial is stored, the queue writes it too.
-pub async fn deny(mount: &Mount, denial: Denial) -> Result<(), Error> {
+pub async fn deny(mount: &Mount, denial: Denial) -> Result<bool, Error> {
     let now = mount.ports.clock.now();
     if denial.expires <= unix_seconds(now + NOT_WORTH) {
-        return Ok(());
+        return Ok(false);
     }
     super::may_end(mount, "session of", denial.place.holder.arn())?;
     let entry = denial.entry(unix_seconds(now));
-    submit(mount, denial.place, entry).await
+    submit(mount, denial.place, entry).await.map(|()| true)
 }
 
 /// Hands an entry in, and comes back when AWS has it.
@@ -349,7 +401,7 @@ pub async fn revoke_identity(mount: &Mount, input: &Input) -> Reply {
         let arn = place.holder.arn().to_owned();
         // AWS's clock may be a little ahead of ours.
         let by = By::SourceIdentity(identity.to_owned(), now + 1);
-        let entry = Entry { by, expires: now + longest() };
+        let entry = Entry::new(by, now + longest());
         async move { (arn, submit(mount, place, entry).await) }
     });
     let (mut done, mut failed) = (Vec::new(), Vec::new());
@@ -369,7 +421,7 @@ pub async fn revoke_identity(mount: &Mount, input: &Input) -> Reply {
 async fn writer(mount: &Mount, place: &Where) -> Result<Arc<dyn Cloud>, Error> {
     let cloud = cloud(mount).await?;
     Ok(match &place.via {
-        Some(role) => cloud.assuming(role),
+        Some(role) => cloud.assuming(&AssumedAs::role(role)),
         None => cloud,
     })
 }
@@ -383,5 +435,7 @@ mod tests {
         assert_eq!(pattern("AROA1:vault-x-abcdefABCDEF", "vault-x-abcdefABCDEF"), "*-abcdefABCDEF");
         assert_eq!(pattern("AROA1:deploy", "deploy"), "AROA1:deploy");
         assert_eq!(pattern("AROA1:a-b", "a-b"), "AROA1:a-b");
+        assert_eq!(all_of("AROA1:ann-abcdefABCDEF", "ann-abcdefABCDEF").as_deref(), Some("AROA1:ann-????????????"));
+        assert_eq!(all_of("AROA1:ann-x", "ann-x"), None);
     }
 }

@@ -10,13 +10,16 @@ use crate::engine::Mount;
 use crate::engine::error::Error;
 use crate::engine::journal::text;
 use crate::secret::Secret;
-use crate::target::aws::{AccessKey, Cause, Cloud, Failure};
+use crate::target::aws::{AccessKey, AssumedAs, Cause, Cloud, Failure};
 
 /// A change that has begun, and has not come to its end.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Record {
     /// Whose key.
     pub username: String,
+    /// The role that the user's account is reached as, if it is not the engine's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub via: Option<AssumedAs>,
     /// When it began, unix seconds.
     pub begun: u64,
     /// The keys that were there before.
@@ -89,7 +92,7 @@ pub async fn make(
     mount: &Mount,
     cloud: &dyn Cloud,
     key: &str,
-    username: &str,
+    (username, via): (&str, Option<AssumedAs>),
     begun: u64,
     in_use: Option<&str>,
     make_room: bool,
@@ -103,7 +106,7 @@ pub async fn make(
         cloud.delete_key(username, &oldest.id).await.map_err(|e| Unmade::Aws("DeleteAccessKey", e))?;
     }
     let before = keys.into_iter().map(|info| info.id).collect();
-    let mut record = Record { username: username.to_owned(), begun, before, fresh: None };
+    let mut record = Record { username: username.to_owned(), via, begun, before, fresh: None };
     record.store(mount, key).await?;
     let made = match cloud.create_key(username).await {
         Ok(made) => made,

@@ -1,14 +1,18 @@
 //! Leases: prolonged for users, ended for both.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use super::denial::{self, Denial};
+use super::role::Role;
 use super::{config, user};
 use crate::engine::Mount;
+use crate::engine::access::ending::REQUEST_FIELD;
+use crate::engine::end::Report;
 use crate::engine::error::Error;
 use crate::engine::intent::{self, Intent, unix_seconds};
+use crate::engine::issue;
 use crate::engine::lease::{MountTerms, Terms};
 use crate::engine::request::{Fields, LeaseGrant, LeaseRef, Reply, Response};
 
@@ -43,7 +47,7 @@ impl Leased {
 /// Renew, asked by the host's lease manager. A session cannot be prolonged: the host does not ask.
 pub async fn renew(mount: &Mount, lease: &LeaseRef) -> Reply {
     let Leased::User { note, .. } = Leased::of(&lease.internal)? else { return Ok(None) };
-    let ((ttl, max_ttl), bounds) = tokio::try_join!(config::lease(mount), MountTerms::ask(mount))?;
+    let ((mut ttl, mut max_ttl), bounds) = tokio::try_join!(config::lease(mount), MountTerms::ask(mount))?;
     let until = Terms::bounded(ttl, max_ttl, bounds).at_renew(mount.ports.clock.now(), lease.issued, lease.increment);
     if let Some(key) = note {
         // First: a note that ends later than its user does no harm.
@@ -51,6 +55,10 @@ pub async fn renew(mount: &Mount, lease: &LeaseRef) -> Reply {
         let mut note = Intent::load(storage, &key)
             .await?
             .ok_or_else(|| Error::Failed("the user of this lease has been ended: read a new one".into()))?;
+        let gate = Role::load(mount, &note.role).await?.map(|role| role.gate).unwrap_or_default();
+        let extension = issue::prolong(mount, &note.role, &gate, lease, until).await?;
+        (ttl, max_ttl) = extension.lease(mount, lease, ttl, max_ttl);
+        let until = extension.until();
         note.expires = unix_seconds(until);
         note.store(storage, &key).await?;
         mount.rotation.queue.plan(&key, &key, note.due());
@@ -60,24 +68,48 @@ pub async fn renew(mount: &Mount, lease: &LeaseRef) -> Reply {
 }
 
 /// Revoke, asked by the host's lease manager.
-pub async fn revoke(mount: &Mount, lease: &LeaseRef) -> Reply {
+pub async fn revoke(mount: &Mount, lease: &LeaseRef) -> Result<Report, Error> {
     let now = mount.ports.clock.now();
     let young = lease.issued.is_some_and(|at| now.duration_since(at).unwrap_or_default() < GROWN_UP);
-    end(mount, &lease.internal, young).await?;
-    Ok(None)
+    finish(mount, &lease.internal, young).await
 }
 
-async fn end(mount: &Mount, internal: &Fields, may_be_young: bool) -> Result<(), Error> {
+/// Ends what was issued of a grant, whose lease goes on. A user that is still noted and young may not be seen yet.
+pub async fn end(mount: &Mount, internal: &Fields) -> Result<Report, Error> {
+    let mut young = false;
+    if let Leased::User { note: Some(key), .. } = Leased::of(internal)?
+        && let Some(note) = Intent::load(mount.ports.storage.as_ref(), &key).await?
+    {
+        young = unix_seconds(mount.ports.clock.now()).saturating_sub(note.begun) < GROWN_UP.as_secs();
+    }
+    finish(mount, internal, young).await
+}
+
+async fn finish(mount: &Mount, internal: &Fields, may_be_young: bool) -> Result<Report, Error> {
     match Leased::of(internal)? {
         Leased::User { username, note } => {
-            user::end(mount, &username, may_be_young).await?;
+            // What the grant has ended, the lease finds gone.
+            let gone = internal.contains_key(REQUEST_FIELD) && !is_noted(mount, note.as_deref()).await?;
+            let report = user::end(mount, &username, may_be_young && !gone).await?;
             if let Some(key) = note {
                 intent::forget(mount, &key).await;
             }
-            Ok(())
+            Ok(report)
         }
-        Leased::Session { denial: Some(denial) } => denial::deny(mount, denial).await,
-        Leased::Session { denial: None } => Ok(()),
+        Leased::Session { denial: Some(denial) } => {
+            let begun = Instant::now();
+            let lived = denial::deny(mount, denial).await?;
+            // AWS has the denial; that each of its servers knows of it, nobody can see.
+            Ok(Report::whole(lived, begun.elapsed(), lived))
+        }
+        Leased::Session { denial: None } => Ok(Report::whole(false, Duration::ZERO, true)),
+    }
+}
+
+async fn is_noted(mount: &Mount, note: Option<&str>) -> Result<bool, Error> {
+    match note {
+        Some(key) => Ok(Intent::load(mount.ports.storage.as_ref(), key).await?.is_some()),
+        None => Ok(true),
     }
 }
 
@@ -85,8 +117,11 @@ async fn end(mount: &Mount, internal: &Fields, may_be_young: bool) -> Result<(),
 ///
 /// # Errors
 /// If it could not be ended now.
-pub async fn unwanted(mount: &Mount, internal: &Fields) -> Result<(), Error> {
-    let Err(error) = end(mount, internal, false).await else { return Ok(()) };
+pub async fn unwanted(mount: &Mount, internal: &Fields) -> Result<Report, Error> {
+    let error = match finish(mount, internal, false).await {
+        Ok(report) => return Ok(report),
+        Err(e) => e,
+    };
     let storage = mount.ports.storage.as_ref();
     if let Leased::User { note: Some(key), .. } = Leased::of(internal)?
         && let Ok(Some(note)) = Intent::load(storage, &key).await

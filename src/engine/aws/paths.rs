@@ -1,8 +1,11 @@
 //! The route table of the AWS engine: every path, field and help text there is.
 
+use crate::engine::access::{CREDS_FIELDS as ACCESS_FIELDS, ROLE_FIELDS as ROLE_ACCESS_FIELDS};
 use crate::engine::field::{Field, FieldType, Preset};
 use crate::engine::request::Operation::{self, Delete, List, Read, Update};
 use crate::engine::route::Route;
+use crate::engine::schedule::rule::{TIMEZONE_FIELD, WINDOW_FIELD};
+use crate::engine::schedule::timing::DISABLE_FIELD;
 
 /// A path of this engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,6 +95,25 @@ const ROOT_FIELDS: &[Field] = &[
         "identity_token_file",
         FieldType::String,
         "File with a web identity token that something else keeps fresh, on each server; read at each exchange.",
+    ),
+    Field::new(
+        "rotation_period",
+        FieldType::DurationSecond,
+        "The key changes within this many seconds, or this duration, of its last change; at least 10 seconds; 0 for never. \
+         Either this or rotation_schedule. The user must have no second key.",
+    ),
+    Field::new(
+        "rotation_schedule",
+        FieldType::String,
+        "The key changes after these times: a cron expression of five fields (\"0 3 * * SUN\"). Empty for never.",
+    ),
+    WINDOW_FIELD,
+    TIMEZONE_FIELD,
+    DISABLE_FIELD,
+    Field::new(
+        "identity_token_ttl",
+        FieldType::DurationSecond,
+        "How long a token of identity_token_audience would be good for. Means nothing: see there.",
     ),
     Field::new(
         "identity_token_audience",
@@ -185,14 +207,24 @@ const ROLE_FIELDS: &[Field] = &[
     Field::new(
         "revocation_overflow",
         FieldType::String,
-        "When no more denials fit: fail (the revocation is tried again until they do) or collective (every session of the \
-         AWS role that was issued until then ends).",
+        "When no more denials fit: fail (the revocation is tried again until they do), identity (where source_identity or \
+         principal_name says whose the sessions are, every session ends that an identity has by then, the one with the most \
+         denials first), or collective (the same, and if that is not enough every session of the AWS role that was issued \
+         until then ends).",
+    ),
+    Field::new(
+        "revocation_attached_policies",
+        FieldType::Int,
+        "Before that: how many managed policies may be made and attached for what the inline one has no room for; 0 by \
+         default. Each has room for 6,144 characters, and counts among those that AWS lets a role have.",
     ),
     Field::new(
         "wait_until_usable",
         FieldType::DurationSecond,
         "iam_user: seconds to wait at most until the new key works, before it is answered; 0 for not at all.",
     ),
+    ROLE_ACCESS_FIELDS[0],
+    ROLE_ACCESS_FIELDS[1],
     Field::new("policy", FieldType::String, "Deprecated: use policy_document with credential_type."),
     Field::new("arn", FieldType::String, "Deprecated: use role_arns or policy_arns with credential_type."),
 ];
@@ -208,6 +240,10 @@ const CREDS_FIELDS: &[Field] = &[
     )
     .query(),
     Field::new("mfa_code", FieldType::String, "session_token: code of the role's MFA device."),
+    ACCESS_FIELDS[0],
+    ACCESS_FIELDS[1],
+    ACCESS_FIELDS[2],
+    ACCESS_FIELDS[3],
 ];
 
 const STATIC_ROLE_FIELDS: &[Field] = &[
@@ -223,6 +259,13 @@ const STATIC_ROLE_FIELDS: &[Field] = &[
         "grace_period",
         FieldType::DurationSecond,
         "Seconds that the key before goes on working after a change; 0 for until the next change.",
+    ),
+    Field::new("assume_role_arn", FieldType::String, "ARN of a role to assume first, for a user of another account."),
+    Field::new("assume_role_session_name", FieldType::String, "With assume_role_arn: the name of that session."),
+    Field::new(
+        "external_id",
+        FieldType::String,
+        "With assume_role_arn: the external id that the role's trust asks for.",
     ),
 ];
 

@@ -11,14 +11,18 @@ use serde_json::{Value, json};
 
 use super::{denial, list};
 use crate::engine::Mount;
+use crate::engine::access::{self, Gate};
 use crate::engine::database::role::nanoseconds;
 use crate::engine::error::Error;
-use crate::engine::field::Input;
+use crate::engine::field::{Input, is_name};
 use crate::engine::request::{Fields, Reply, Response};
 use crate::secret::Secret;
 
 /// Where roles are.
 pub const PREFIX: &str = "role/";
+
+/// AWS lets a role or user have ten managed policies at first, the operator's own among them, and twenty at most.
+const MOST_ATTACHED: u32 = 20;
 
 /// What a role gives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,8 +95,23 @@ pub enum Overflow {
     /// The revocation fails and is tried again: room comes with every session that ends.
     #[default]
     Fail,
-    /// All sessions issued before the last revocation end.
+    /// All sessions end that the identities have whose sessions were revoked the most, as far as roles name them.
+    Identity,
+    /// And if that is not enough, all sessions issued before the last revocation end.
     Collective,
+}
+
+impl Overflow {
+    const ALL: [Self; 3] = [Self::Fail, Self::Identity, Self::Collective];
+
+    /// As operators write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fail => "fail",
+            Self::Identity => "identity",
+            Self::Collective => "collective",
+        }
+    }
 }
 
 /// One role. The stored form is the built-in engines', durations in nanoseconds; ours are further keys.
@@ -142,18 +161,29 @@ pub struct Role {
     pub revocation_role_arns: Vec<String>,
     /// What happens when denials do not fit.
     pub revocation_overflow: Overflow,
+    /// How many managed policies may carry what the inline one has no room for.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub revocation_attached_policies: u32,
     /// Template of the name of a user or session; empty for the mount's.
     pub principal_name: String,
     /// Template of the source identity; empty for none.
     pub source_identity: String,
     /// Session tags that go along when the session assumes another role.
     pub transitive_tag_keys: Vec<String>,
+    /// Who may have a credential, beyond the host's own ACL.
+    #[serde(flatten)]
+    pub gate: Gate,
     /// How long to wait for a new key to be usable.
     #[serde(with = "nanoseconds")]
     pub wait_until_usable: Duration,
     /// What other engines of this stored form keep here; carried along untouched.
     #[serde(flatten)]
     pub other: Fields,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde asks for it")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// A list that Go may have written as `null`.
@@ -170,6 +200,20 @@ impl Role {
     /// True if it gives sessions.
     pub fn gives_sessions(&self) -> bool {
         self.gives(Kind::AssumedRole) || self.gives(Kind::FederationToken) || self.gives(Kind::SessionToken)
+    }
+
+    /// What parameters of a request for access may narrow.
+    fn places(&mut self) -> impl Iterator<Item = &mut String> {
+        let tags = [&mut self.session_tags, &mut self.iam_tags].into_iter().flatten().flat_map(BTreeMap::values_mut);
+        [&mut self.policy_document, &mut self.principal_name].into_iter().chain(tags)
+    }
+
+    /// The role with the values of parameters in their places.
+    pub fn narrowed(mut self, params: &BTreeMap<String, String>) -> Self {
+        for place in self.places() {
+            *place = access::narrowed(std::slice::from_ref(place), params).concat();
+        }
+        self
     }
 
     /// The roles that may be assumed.
@@ -241,11 +285,13 @@ pub async fn read(mount: &Mount, name: &str) -> Reply {
         ("revocation", json!(role.revocation.name())),
         ("revocation_role_arns", json!(role.revocation_role_arns)),
         ("revocation_overflow", json!(role.revocation_overflow)),
+        ("revocation_attached_policies", json!(role.revocation_attached_policies)),
         ("principal_name", json!(role.principal_name)),
         ("source_identity", json!(role.source_identity)),
         ("transitive_tag_keys", json!(role.transitive_tag_keys)),
         ("wait_until_usable", json!(role.wait_until_usable.as_secs())),
     ];
+    data.extend(role.gate.shown());
     if !role.invalid_data.is_empty() {
         data.push(("invalid_data", json!(role.invalid_data)));
     }
@@ -257,6 +303,7 @@ pub async fn write(mount: &Mount, name: &str, input: &Input) -> Reply {
     mount.refuse_on_standby().await?;
     let mut warnings = Vec::new();
     let mut role = Role::load(mount, name).await?.unwrap_or_default();
+    let before = role.gate.clone();
     if !role.invalid_data.is_empty() {
         warnings.push(format!("Invalid data of {:?} cleared out of role", role.invalid_data));
         role.invalid_data.clear();
@@ -264,7 +311,7 @@ pub async fn write(mount: &Mount, name: &str, input: &Input) -> Reply {
     let new = role.credential_types.is_empty();
     match legacy::given(input)? {
         Some(text) => {
-            role = Role { revocation: role.revocation, ..legacy::role(text) };
+            role = Role { revocation: role.revocation, gate: role.gate, ..legacy::role(text) };
             if !role.invalid_data.is_empty() {
                 return Err(Error::Refused(format!("unable to parse supplied data: {:?}", role.invalid_data)));
             }
@@ -276,6 +323,7 @@ pub async fn write(mount: &Mount, name: &str, input: &Input) -> Reply {
             lay_over(&mut role, input)?;
         }
     }
+    access::staged::may_change(mount, &before, &role.gate).await?;
     role.version = 1;
     check::check(&role).map_err(Error::Refused)?;
     if new && !input.has("revocation") && role.gives_sessions() {
@@ -300,11 +348,25 @@ pub async fn write(mount: &Mount, name: &str, input: &Input) -> Reply {
     {
         warnings.push(format!("sessions of this role cannot be revoked yet: {why}"));
     }
+    if !role.gate.jit_policy.is_empty() && !is_name(name) {
+        return Err(Error::Refused(format!(
+            "a role with a jit_policy cannot be named {name:?}: letters, digits, _ . -"
+        )));
+    }
+    gate(&role)?;
     role.store(mount, name).await?;
     if warnings.is_empty() {
         return Ok(None);
     }
     Ok(Some(Response { warnings, ..Response::default() }))
+}
+
+/// Whether a gated role still is one that can be.
+///
+/// # Errors
+/// [`Error::Refused`], and why not.
+pub fn gate(role: &Role) -> Result<(), Error> {
+    check::gate(role).map_err(Error::Refused)
 }
 
 fn lay_over(role: &mut Role, input: &Input) -> Result<(), Error> {
@@ -368,14 +430,20 @@ fn lay_over(role: &mut Role, input: &Input) -> Result<(), Error> {
         })?;
     }
     if let Some(overflow) = input.text("revocation_overflow") {
-        role.revocation_overflow = match overflow {
-            "fail" => Overflow::Fail,
-            "collective" => Overflow::Collective,
-            other => {
-                return Err(Error::Refused(format!("revocation_overflow must be fail or collective, not {other:?}")));
-            }
-        };
+        role.revocation_overflow = Overflow::ALL.into_iter().find(|one| one.name() == overflow).ok_or_else(|| {
+            Error::Refused(format!("revocation_overflow must be one of fail, identity, collective, not {overflow:?}"))
+        })?;
     }
+    if let Some(number) = input.int("revocation_attached_policies") {
+        role.revocation_attached_policies = u32::try_from(number)
+            .ok()
+            .filter(|number| *number <= MOST_ATTACHED)
+            .ok_or_else(|| Error::Refused(format!("revocation_attached_policies must be 0 to {MOST_ATTACHED}")))?;
+    }
+    let mut gate = std::mem::take(&mut role.gate);
+    let places: Vec<String> = role.places().map(|text| text.clone()).collect();
+    gate.lay_over(input, ("policy_document, session_tags, iam_tags or principal_name", &places))?;
+    role.gate = gate;
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! `config/rotate-root`: the key that the engine itself uses.
+//! `config/rotate-root`: the key that the engine itself uses, changed on request and by itself.
 //!
 //! The new key is noted as soon as it is known, used before it is stored, and stored before the old one is deleted. Whatever
 //! stops in between leaves the record, and a key that works.
@@ -14,6 +14,7 @@ use crate::engine::Mount;
 use crate::engine::error::Error;
 use crate::engine::intent::unix_seconds;
 use crate::engine::request::{Reply, Response};
+use crate::engine::schedule::timing::Timing;
 use crate::target::aws::arn::Arn;
 use crate::target::aws::{Cause, Cloud, Failure, Principal};
 
@@ -31,8 +32,14 @@ pub async fn rotate(mount: &Mount) -> Reply {
     mount.refuse_on_standby().await?;
     let _lock = mount.rotation.locks.hold(RECORD).await;
     settle(mount).await?;
-    let mut root =
+    let root =
         Root::load(mount).await?.ok_or_else(|| Error::Failed("no configuration found for config/root".into()))?;
+    let (id, warnings) = change(mount, root).await?;
+    Ok(Some(Response { warnings, ..Response::data([("access_key", json!(id))]) }))
+}
+
+/// Changes the key now; gives the new one's id, and what is to be known of the old one. The caller holds the lock.
+async fn change(mount: &Mount, mut root: Root) -> Result<(String, Vec<String>), Error> {
     if root.access_key.is_empty() || root.secret_key.is_empty() {
         return Err(Error::Refused(
             "Cannot call config/rotate-root when either access_key or secret_key is empty".into(),
@@ -42,7 +49,7 @@ pub async fn rotate(mount: &Mount) -> Reply {
     let me = cloud.whoami().await.map_err(|e| failed("GetCallerIdentity", &e))?;
     let username = username(&me)?;
     let now = unix_seconds(mount.ports.clock.now());
-    let made = key::make(mount, cloud.as_ref(), RECORD, &username, now, Some(&root.access_key), false).await;
+    let made = key::make(mount, cloud.as_ref(), RECORD, (&username, None), now, Some(&root.access_key), false).await;
     let record = made.map_err(|unmade| match unmade {
         Unmade::Ours(e) => e,
         Unmade::Aws(call, failure) => failed(call, &failure),
@@ -59,17 +66,37 @@ pub async fn rotate(mount: &Mount) -> Reply {
     }
     let old = std::mem::replace(&mut root.access_key, fresh.id.clone());
     root.secret_key = fresh.secret.duplicate();
+    let mut timing = root.timing()?;
+    timing.rotated(SystemTime::UNIX_EPOCH + Duration::from_secs(now), mount.ports.clock.now());
+    root.set_timing(&timing);
     root.store(mount).await?;
     let mut warnings = Vec::new();
     match with_new.delete_key(&username, &old).await {
-        Ok(()) => key::forget(mount, RECORD).await,
+        Ok(()) => {
+            key::forget(mount, RECORD).await;
+            plan(mount, &timing);
+        }
         Err(e) => {
             let now = mount.ports.clock.now();
             mount.rotation.queue.failed(RECORD, RECORD, now, &e.to_string());
             warnings.push(format!("the new key is in use; the old one, {old}, is deleted as soon as it can be: {e}"));
         }
     }
-    Ok(Some(Response { warnings, ..Response::data([("access_key", json!(root.access_key))]) }))
+    tracing::info!(access_key = root.access_key, "the engine itself has a new key");
+    Ok((root.access_key, warnings))
+}
+
+/// When the key changes by itself.
+fn due(mount: &Mount, timing: &Timing) -> Option<SystemTime> {
+    timing.due(&mount.id, mount.ports.clock.now())
+}
+
+/// Tells the queue when that is, and that nothing is open.
+fn plan(mount: &Mount, timing: &Timing) {
+    match due(mount, timing) {
+        Some(due) => mount.rotation.queue.plan(RECORD, RECORD, due),
+        None => mount.rotation.queue.forget(RECORD),
+    }
 }
 
 fn failed(call: &str, failure: &Failure) -> Error {
@@ -139,20 +166,45 @@ async fn settle(mount: &Mount) -> Result<(), Error> {
     Ok(())
 }
 
-/// The unfinished change, if there is one.
+/// The unfinished change, or the next one.
 pub async fn scheduled(mount: &Mount) -> Result<Vec<(String, String, SystemTime)>, Error> {
-    let Some(record) = Record::load(mount, RECORD).await? else { return Ok(Vec::new()) };
-    let begun = SystemTime::UNIX_EPOCH + Duration::from_secs(record.begun);
-    Ok(vec![(RECORD.to_owned(), RECORD.to_owned(), begun + UNFINISHED)])
+    let at = match Record::load(mount, RECORD).await? {
+        Some(record) => Some(SystemTime::UNIX_EPOCH + Duration::from_secs(record.begun) + UNFINISHED),
+        None => match Root::load(mount).await? {
+            Some(root) => due(mount, &root.timing()?),
+            None => None,
+        },
+    };
+    Ok(at.into_iter().map(|at| (RECORD.to_owned(), RECORD.to_owned(), at)).collect())
 }
 
-/// Asked by the queue.
+/// Asked by the queue: settles what is open, and changes the key if that is due.
 pub async fn when_due(mount: &Mount) -> Result<(), Error> {
     let _lock = mount.rotation.locks.hold(RECORD).await;
-    let settled = settle(mount).await;
-    match &settled {
-        Ok(()) => mount.rotation.queue.forget(RECORD),
-        Err(e) => mount.rotation.queue.failed(RECORD, RECORD, mount.ports.clock.now(), &e.to_string()),
+    let queue = &mount.rotation.queue;
+    let done = async {
+        settle(mount).await?;
+        let Some(root) = Root::load(mount).await? else {
+            queue.forget(RECORD);
+            return Ok(());
+        };
+        let timing = root.timing()?;
+        match due(mount, &timing) {
+            Some(due) if due <= mount.ports.clock.now() => change(mount, root).await.map(drop),
+            // What went wrong is shown until it is made good.
+            Some(due) if queue.has_failed(RECORD) && timing.has_missed(due) => {
+                queue.postpone(RECORD, due);
+                Ok(())
+            }
+            _ => {
+                plan(mount, &timing);
+                Ok(())
+            }
+        }
+    };
+    let done: Result<(), Error> = done.await;
+    if let Err(e) = &done {
+        queue.failed(RECORD, RECORD, mount.ports.clock.now(), &e.to_string());
     }
-    settled
+    done
 }

@@ -6,12 +6,11 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Value, json};
 
 use super::creds::{Wanted, templates};
-use super::denial::{self, Denial};
+use super::denial::{self, Denial, Seen};
 use super::identity::{self, Facts};
 use super::name::{self, Named};
 use super::role::{Kind, Revocation};
 use super::{SECRET_KIND, cloud, config, refused};
-use crate::engine::access::Gate;
 use crate::engine::error::Error;
 use crate::engine::intent::unix_seconds;
 use crate::engine::issue::{self, Permit};
@@ -28,18 +27,20 @@ const TAG_LENGTH: usize = 12;
 const LONGEST_POLICY: usize = 2048;
 
 /// Gets a session for the caller.
-pub async fn mint(mount: &Mount, kind: Kind, wanted: Wanted<'_>, request: &Request) -> Reply {
+pub async fn mint(mount: &Mount, kind: Kind, mut wanted: Wanted<'_>, request: &Request) -> Reply {
     let (ttl, revocation) = (wanted.ttl(), wanted.role.revocation);
     // What is denied at the end of its lease may live longer at AWS.
-    let duration = match revocation {
-        Revocation::Off => ttl,
-        _ => ttl.max(SHORTEST_SESSION),
-    };
-    lengths(kind, duration)?;
-    let until = mount.ports.clock.now() + ttl;
-    let permit = issue::authorize(mount, wanted.name, &Gate::default(), request, until).await?;
+    let length = |ttl: Duration| if revocation == Revocation::Off { ttl } else { ttl.max(SHORTEST_SESSION) };
+    lengths(kind, length(ttl))?;
+    super::role::gate(&wanted.role)?;
+    let now = mount.ports.clock.now();
+    let permit = issue::authorize(mount, wanted.name, &wanted.role.gate, request, now + ttl).await?;
+    let ttl = permit.until().duration_since(now).unwrap_or_default().min(ttl);
+    if let Some(params) = permit.params() {
+        wanted.role = wanted.role.narrowed(params);
+    }
     let cloud = cloud(mount).await?;
-    let plan = plan(mount, cloud.as_ref(), kind, &wanted, &permit, duration).await?;
+    let plan = plan(mount, cloud.as_ref(), kind, &wanted, &permit, length(ttl)).await?;
     // Known before there is a session: who carries its denial.
     let place = match revocation {
         Revocation::Off => None,
@@ -48,9 +49,18 @@ pub async fn mint(mount: &Mount, kind: Kind, wanted: Wanted<'_>, request: &Reque
     if !plan.source_identity.is_empty() {
         denial::remember_identity(mount, &wanted.role, &plan.role_arn, &plan.source_identity).await?;
     }
-    let session = ask(cloud.as_ref(), kind, &plan).await?;
-    let denial = place.map(|place| Denial::of(place, kind, &wanted, &plan, &session));
-    Ok(Some(answer(mount, kind, &wanted, &plan, session, denial, ttl)?))
+    let denial = |seen| place.clone().map(|place| Denial::of(place, kind, &wanted, &plan, seen));
+    let planned = internal(kind, &wanted, &plan, denial(Seen::before(&plan, now)))?;
+    let make = async {
+        let session = ask(cloud.as_ref(), kind, &plan).await?;
+        Ok((internal(kind, &wanted, &plan, denial(Seen::of(&session, &plan)))?, session))
+    };
+    let (internal, session) = issue::recorded(mount, &permit, &plan.name, planned, make, |_, _| ()).await?;
+    let mut response = answer(mount, kind, session, internal, ttl);
+    if let Some(data) = &mut response.data {
+        data.extend(permit.answer(mount).await);
+    }
+    Ok(Some(response))
 }
 
 /// What AWS would refuse, in words that name the remedy.
@@ -159,9 +169,10 @@ async fn session_name(
     let role = &wanted.role;
     let named = if kind == Kind::FederationToken { Named::Federated } else { Named::Session };
     if let Some(name) = chosen(kind, wanted) {
-        if !role.principal_name.is_empty() || !role.source_identity.is_empty() {
+        if !role.principal_name.is_empty() || !role.source_identity.is_empty() || permit.params().is_some() {
             return Err(Error::Refused(
-                "role_session_name is not the caller's to choose: the role has a principal_name or source_identity"
+                "role_session_name is not the caller's to choose: the role has a principal_name, source_identity or \
+                 jit_policy"
                     .into(),
             ));
         }
@@ -175,7 +186,11 @@ async fn session_name(
     }
     let template = config::Root::load(mount).await?.unwrap_or_default().username_template;
     let name = name::by_template(mount, &template, permit.display_name(), wanted.name, named)?;
-    if role.revocation == Revocation::Session { name::unique(&name, named) } else { Ok(name) }
+    if role.revocation == Revocation::Session || permit.params().is_some() {
+        name::unique(&name, named)
+    } else {
+        Ok(name)
+    }
 }
 
 /// The name that the caller chose.
@@ -249,19 +264,8 @@ async fn ask(cloud: &dyn Cloud, kind: Kind, plan: &SessionPlan) -> Result<Sessio
     }
 }
 
-fn answer(
-    mount: &Mount,
-    kind: Kind,
-    wanted: &Wanted<'_>,
-    plan: &SessionPlan,
-    session: Session,
-    denial: Option<Denial>,
-    ttl: Duration,
-) -> Result<Response, Error> {
-    let now = mount.ports.clock.now();
-    let left = session.expires.duration_since(now).unwrap_or_default();
-    // Without a denial at its end, the credential is as good as its session.
-    let lease = if denial.is_some() { ttl.min(left) } else { left };
+/// The internal data of a lease: the built-in engine's, and what ends the session.
+fn internal(kind: Kind, wanted: &Wanted<'_>, plan: &SessionPlan, denial: Option<Denial>) -> Result<Fields, Error> {
     let policy = match kind {
         Kind::AssumedRole => plan.role_arn.clone(),
         _ => wanted.role.policy_document.clone(),
@@ -275,9 +279,17 @@ fn answer(
     .into_iter()
     .map(|(key, value)| (key.to_owned(), value))
     .collect();
+    internal.extend(super::gated(wanted, &plan.role_arn));
     if let Some(denial) = denial {
         internal.insert(denial::LEASE_FIELD.to_owned(), denial.encode()?);
     }
+    Ok(internal)
+}
+
+fn answer(mount: &Mount, kind: Kind, session: Session, internal: Fields, ttl: Duration) -> Response {
+    let left = session.expires.duration_since(mount.ports.clock.now()).unwrap_or_default();
+    // Without a denial at its end, the credential is as good as its session.
+    let lease = if internal.contains_key(denial::LEASE_FIELD) { ttl.min(left) } else { left };
     let mut data = vec![
         ("access_key".to_owned(), Datum::Plain(json!(session.key.id))),
         ("secret_key".to_owned(), Datum::Secret(session.key.secret)),
@@ -289,7 +301,7 @@ fn answer(
         data.push(("arn".to_owned(), Datum::Plain(json!(session.arn))));
     }
     let grant = LeaseGrant { ttl: lease, max_ttl: Duration::ZERO, renewable: false, internal };
-    Ok(Response { data: Some(data), lease: Some(grant), ..Response::default() })
+    Response { data: Some(data), lease: Some(grant), ..Response::default() }
 }
 
 /// When STS says that a session was issued: its own clock, to the second.

@@ -1,5 +1,6 @@
 //! `static-roles/:name`, `static-creds/:name`, `rotate-role/:name`: users that were there before, whose key we change.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
@@ -7,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::key::{self, Record, Unmade};
-use super::{cloud, refused};
+use super::{cloud, identity, refused};
 use crate::engine::Mount;
 use crate::engine::database::role::nanoseconds;
 use crate::engine::error::Error;
@@ -16,7 +17,8 @@ use crate::engine::intent::unix_seconds;
 use crate::engine::journal::text;
 use crate::engine::request::{Datum, Fields, Reply, Response};
 use crate::secret::Secret;
-use crate::target::aws::Failure;
+use crate::target::aws::arn::Arn;
+use crate::target::aws::{AssumedAs, Cloud, Failure};
 
 /// Where static roles are.
 pub const PREFIX: &str = "static-roles/";
@@ -42,6 +44,13 @@ struct StaticRole {
     rotation_period: Duration,
     #[serde(with = "nanoseconds")]
     grace_period: Duration,
+    /// The role to reach the user's account as; empty for the engine's own credentials.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    assume_role_arn: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    assume_role_session_name: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    external_id: String,
     #[serde(flatten)]
     other: Fields,
 }
@@ -90,14 +99,80 @@ impl StaticRole {
         Ok(mount.ports.storage.put(&format!("{PREFIX}{name}"), &Secret::new(text), false).await?)
     }
 
+    /// The role that the user's account is reached as.
+    fn via(&self) -> Option<AssumedAs> {
+        (!self.assume_role_arn.is_empty()).then(|| AssumedAs {
+            role_arn: self.assume_role_arn.clone(),
+            session_name: self.assume_role_session_name.clone(),
+            external_id: self.external_id.clone(),
+        })
+    }
+
+    /// The account that the user is in.
+    async fn cloud(&self, mount: &Mount) -> Result<Arc<dyn Cloud>, Error> {
+        let cloud = cloud(mount).await?;
+        Ok(self.via().map_or(cloud.clone(), |role| cloud.assuming(&role)))
+    }
+
+    /// Of a creation that did not come to its end.
+    fn of_record(record: Record) -> Self {
+        let via = record.via.unwrap_or_default();
+        Self {
+            username: record.username,
+            assume_role_arn: via.role_arn,
+            assume_role_session_name: via.session_name,
+            external_id: via.external_id,
+            ..Self::default()
+        }
+    }
+
+    /// What of it says how the user's account is reached.
+    fn lay_over(&mut self, input: &Input) -> Result<(), Error> {
+        let texts = [
+            ("assume_role_arn", &mut self.assume_role_arn),
+            ("assume_role_session_name", &mut self.assume_role_session_name),
+            ("external_id", &mut self.external_id),
+        ];
+        for (field, place) in texts {
+            if let Some(text) = input.text(field) {
+                text.clone_into(place);
+            }
+        }
+        let (arn, name) = (&self.assume_role_arn, &self.assume_role_session_name);
+        if !arn.is_empty() && Arn::parse(arn).ok().and_then(|arn| arn.name("role")).is_none() {
+            return Err(Error::Refused(format!("invalid assume_role_arn parameter: {arn:?} is no ARN of a role")));
+        }
+        if arn.is_empty() && !(name.is_empty() && self.external_id.is_empty()) {
+            return Err(Error::Refused(
+                "assume_role_session_name and external_id mean nothing without assume_role_arn".into(),
+            ));
+        }
+        if !name.is_empty() {
+            identity::principal(name, 64)
+                .map_err(|why| Error::Refused(format!("assume_role_session_name {name:?} {why}")))?;
+        }
+        Ok(())
+    }
+
     fn answer(&self) -> Reply {
-        Ok(Some(Response::data([
-            ("name", json!(self.name)),
-            ("id", json!(self.id)),
-            ("username", json!(self.username)),
-            ("rotation_period", json!(self.rotation_period.as_secs())),
-            ("grace_period", json!(self.grace_period.as_secs())),
-        ])))
+        let reached = [
+            ("assume_role_arn", &self.assume_role_arn),
+            ("assume_role_session_name", &self.assume_role_session_name),
+            ("external_id", &self.external_id),
+        ];
+        let reached = reached.into_iter().filter(|_| !self.assume_role_arn.is_empty());
+        let reached = reached.map(|(key, text)| (key, json!(text)));
+        Ok(Some(Response::data(
+            [
+                ("name", json!(self.name)),
+                ("id", json!(self.id)),
+                ("username", json!(self.username)),
+                ("rotation_period", json!(self.rotation_period.as_secs())),
+                ("grace_period", json!(self.grace_period.as_secs())),
+            ]
+            .into_iter()
+            .chain(reached),
+        )))
     }
 }
 
@@ -201,6 +276,7 @@ pub async fn write(mount: &Mount, name: &str, input: &Input) -> Reply {
     if !role.grace_period.is_zero() && role.grace_period >= role.rotation_period {
         return Err(Error::Refused("grace_period must be shorter than rotation_period".into()));
     }
+    role.lay_over(input)?;
     role.id = same_user(mount, &role).await?;
     if creating {
         change(mount, name, &role).await?;
@@ -223,7 +299,7 @@ fn expiration(rotated: u64, period: Duration) -> Option<Timestamp> {
 
 /// The id of the role's user, if it is the one that it always was.
 async fn same_user(mount: &Mount, role: &StaticRole) -> Result<String, Error> {
-    let found = cloud(mount).await?.user(&role.username).await;
+    let found = role.cloud(mount).await?.user(&role.username).await;
     let unable = format!("unable to validate username {:?}", role.username);
     let user = found
         .map_err(|e| refused(&unable, &e))?
@@ -241,11 +317,11 @@ async fn same_user(mount: &Mount, role: &StaticRole) -> Result<String, Error> {
 async fn change(mount: &Mount, name: &str, role: &StaticRole) -> Result<(), Error> {
     let key = record_key(name);
     settle(mount, name, role).await?;
-    let cloud = cloud(mount).await?;
+    let cloud = role.cloud(mount).await?;
     let stored = Creds::load(mount, name).await?;
     let in_use = stored.as_ref().map(|creds| creds.access_key.clone());
     let now = unix_seconds(mount.ports.clock.now());
-    let made = key::make(mount, cloud.as_ref(), &key, &role.username, now, in_use.as_deref(), true).await;
+    let made = key::make(mount, cloud.as_ref(), &key, (&role.username, role.via()), now, in_use.as_deref(), true).await;
     let record = made.map_err(|unmade| match unmade {
         Unmade::Ours(e) => e,
         Unmade::Aws(call, failure) => {
@@ -288,7 +364,7 @@ async fn settle(mount: &Mount, name: &str, role: &StaticRole) -> Result<(), Erro
     let Some(record) = Record::load(mount, &key).await? else { return Ok(()) };
     let stored = Creds::load(mount, name).await?;
     let open = |e: Failure| Error::Failed(format!("an earlier change of the key is open: {e}"));
-    let cloud = cloud(mount).await?;
+    let cloud = role.cloud(mount).await?;
     if let Some(fresh) = record.fresh.as_ref().filter(|_| record.username == role.username) {
         let is_stored = stored.as_ref().is_some_and(|creds| creds.access_key == fresh.id);
         if !is_stored && cloud.keys(&role.username).await.map_err(open)?.iter().any(|info| info.id == fresh.id) {
@@ -329,7 +405,7 @@ pub async fn delete(mount: &Mount, name: &str) -> Reply {
     let Some(role) = StaticRole::load(mount, name).await? else {
         // A role that was never made may have left a key.
         if let Some(record) = Record::load(mount, &key).await? {
-            let role = StaticRole { username: record.username, ..StaticRole::default() };
+            let role = StaticRole::of_record(record);
             remove(mount, name, &role).await?;
         }
         return Ok(None);
@@ -342,7 +418,7 @@ pub async fn delete(mount: &Mount, name: &str) -> Reply {
 async fn remove(mount: &Mount, name: &str, role: &StaticRole) -> Result<(), Error> {
     settle(mount, name, role).await?;
     if let Some(creds) = Creds::load(mount, name).await? {
-        let cloud = cloud(mount).await?;
+        let cloud = role.cloud(mount).await?;
         for id in [&creds.access_key, &creds.previous] {
             if !id.is_empty() {
                 let gone = cloud.delete_key(&role.username, id).await;
@@ -392,7 +468,7 @@ async fn see_to(mount: &Mount, name: &str) -> Result<(), Error> {
     let Some(role) = StaticRole::load(mount, name).await? else {
         if let Some(record) = Record::load(mount, &key).await? {
             // A creation that did not come to its end: its key is nobody's.
-            let role = StaticRole { username: record.username, ..StaticRole::default() };
+            let role = StaticRole::of_record(record);
             remove(mount, name, &role).await?;
         }
         queue.forget(&key);
@@ -405,7 +481,7 @@ async fn see_to(mount: &Mount, name: &str) -> Result<(), Error> {
     };
     let rotated = SystemTime::UNIX_EPOCH + Duration::from_secs(creds.rotated);
     if !creds.previous.is_empty() && !role.grace_period.is_zero() && rotated + role.grace_period <= now {
-        let gone = cloud(mount).await?.delete_key(&role.username, &creds.previous).await;
+        let gone = role.cloud(mount).await?.delete_key(&role.username, &creds.previous).await;
         gone.map_err(|e| refused("error calling DeleteAccessKey", &e))?;
         creds.previous.clear();
         creds.store(mount, name).await?;

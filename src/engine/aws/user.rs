@@ -8,9 +8,8 @@ use serde_json::{Value, json};
 use super::creds::{Wanted, templates};
 use super::identity::{self, Facts};
 use super::name::{self, Named};
-use super::role::Role;
 use super::{SECRET_KIND, cloud, config, refused};
-use crate::engine::access::Gate;
+use crate::engine::end::Report;
 use crate::engine::end::wishes::Wishes;
 use crate::engine::error::Error;
 use crate::engine::intent::{self, Intent, unix_seconds};
@@ -32,29 +31,39 @@ const PROOFS: u32 = 3;
 const BETWEEN_PROOFS: Duration = Duration::from_millis(500);
 
 /// Makes a user with a key.
-pub async fn mint(mount: &Mount, wanted: Wanted<'_>, request: &Request) -> Reply {
+pub async fn mint(mount: &Mount, mut wanted: Wanted<'_>, request: &Request) -> Reply {
     let (lease, lease_max) = config::lease(mount).await?;
     let now = mount.ports.clock.now();
     let terms = Terms::bounded(lease, lease_max, wanted.bounds);
-    let permit = issue::authorize(mount, wanted.name, &Gate::default(), request, terms.at_issue(now)).await?;
+    super::role::gate(&wanted.role)?;
+    let permit = issue::authorize(mount, wanted.name, &wanted.role.gate, request, terms.at_issue(now)).await?;
+    if let Some(params) = permit.params() {
+        wanted.role = wanted.role.narrowed(params);
+    }
     let id = password::base62(24).map_err(|e| Error::Failed(e.to_string()))?;
     let key = format!("{PREFIX}{id}");
     let plan = plan(mount, &wanted, &permit, &key).await?;
     let cloud = cloud(mount).await?;
-    let (access, internal) = make(mount, cloud.as_ref(), &wanted, &permit, &plan, &key).await?;
+    let note = note(mount, &wanted, &permit, &plan);
+    let planned = internal(&note, &wanted, &key)?;
+    let make = make(mount, cloud.as_ref(), note, &plan, (&key, planned.clone()));
+    let (internal, access) = issue::recorded(mount, &permit, &plan.name, planned, make, |_, _| ()).await?;
     let mut warnings = Vec::new();
     if !wanted.role.wait_until_usable.is_zero() && !usable(cloud.as_ref(), &access, wanted.role.wait_until_usable).await
     {
         warnings.push("the key is not usable everywhere yet: AWS needs some more seconds".to_owned());
     }
+    let mut data = vec![
+        ("access_key".to_owned(), Datum::Plain(json!(access.id))),
+        ("secret_key".to_owned(), Datum::Secret(access.secret)),
+        ("security_token".to_owned(), Datum::Plain(Value::Null)),
+        ("session_token".to_owned(), Datum::Plain(Value::Null)),
+    ];
+    data.extend(permit.answer(mount).await);
+    let (ttl, max_ttl) = permit.lease(mount, lease, lease_max);
     Ok(Some(Response {
-        data: Some(vec![
-            ("access_key".into(), Datum::Plain(json!(access.id))),
-            ("secret_key".into(), Datum::Secret(access.secret)),
-            ("security_token".into(), Datum::Plain(Value::Null)),
-            ("session_token".into(), Datum::Plain(Value::Null)),
-        ]),
-        lease: Some(LeaseGrant { ttl: lease, max_ttl: lease_max, renewable: true, internal }),
+        data: Some(data),
+        lease: Some(LeaseGrant { ttl, max_ttl, renewable: true, internal }),
         warnings,
         ..Response::default()
     }))
@@ -93,18 +102,9 @@ fn mark(key: &str) -> &str {
     key.strip_prefix(PREFIX).unwrap_or(key)
 }
 
-/// Writes the note, makes the user, and gives back its key with what the host is to keep. A user that is not made to its
-/// end is removed at once, or by its note.
-async fn make(
-    mount: &Mount,
-    cloud: &dyn Cloud,
-    wanted: &Wanted<'_>,
-    permit: &Permit,
-    plan: &UserPlan,
-    key: &str,
-) -> Result<(AccessKey, Fields), Error> {
-    let (storage, queue) = (mount.ports.storage.as_ref(), &mount.rotation.queue);
-    let mut note = Intent {
+/// What is written down of a user before it is made.
+fn note(mount: &Mount, wanted: &Wanted<'_>, permit: &Permit, plan: &UserPlan) -> Intent {
+    Intent {
         username: plan.name.clone(),
         role: wanted.name.to_owned(),
         db_name: ACCOUNT.to_owned(),
@@ -116,8 +116,19 @@ async fn make(
         made: false,
         wishes: Wishes::default(),
         incarnation: mount.incarnation.clone(),
-    };
-    let internal = internal(&note, &wanted.role, key)?;
+    }
+}
+
+/// Writes the note, makes the user, and gives back what the host is to keep with its key. A user that is not made to its
+/// end is removed at once, or by its note.
+async fn make(
+    mount: &Mount,
+    cloud: &dyn Cloud,
+    mut note: Intent,
+    plan: &UserPlan,
+    (key, internal): (&str, Fields),
+) -> Result<(Fields, AccessKey), Error> {
+    let (storage, queue) = (mount.ports.storage.as_ref(), &mount.rotation.queue);
     // Who finds the note leaves it alone for as long as we are at it.
     let _lock = mount.rotation.locks.hold(key).await;
     note.store(storage, key).await?;
@@ -145,7 +156,7 @@ async fn make(
         return Err(e);
     }
     queue.plan(key, key, note.due());
-    Ok((access, internal))
+    Ok((internal, access))
 }
 
 fn step(step: Step) -> &'static str {
@@ -159,15 +170,16 @@ fn step(step: Step) -> &'static str {
 }
 
 /// The internal data of a lease: the built-in engine's, and where its note is.
-fn internal(note: &Intent, role: &Role, key: &str) -> Result<Fields, Error> {
+fn internal(note: &Intent, wanted: &Wanted<'_>, key: &str) -> Result<Fields, Error> {
     let fields = [
         ("username", json!(note.username)),
-        ("policy", role.encode()?),
+        ("policy", wanted.role.encode()?),
         ("is_sts", json!(false)),
         (intent::LEASE_FIELD, json!(key)),
         (SECRET_TYPE, json!(SECRET_KIND)),
     ];
-    Ok(fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
+    let fields = fields.into_iter().map(|(key, value)| (key.to_owned(), value));
+    Ok(fields.chain(super::gated(wanted, ACCOUNT)).collect())
 }
 
 /// Waits until a new key works several times in a row. AWS tells its servers one after the other.
@@ -196,10 +208,12 @@ async fn usable(cloud: &dyn Cloud, key: &AccessKey, limit: Duration) -> bool {
 ///
 /// # Errors
 /// [`Error::Failed`], a class that the host retries.
-pub async fn end(mount: &Mount, username: &str, may_be_young: bool) -> Result<(), Error> {
+pub async fn end(mount: &Mount, username: &str, may_be_young: bool) -> Result<Report, Error> {
     super::may_end(mount, "user", username)?;
+    let begun = Instant::now();
     let ended = cloud(mount).await?.end_user(username).await;
-    match ended.map_err(|e| Error::Failed(format!("the user {username:?} could not be removed: {e}")))? {
+    let ended = ended.map_err(|e| Error::Failed(format!("the user {username:?} could not be removed: {e}")))?;
+    match ended {
         UserEnd::Gone => {}
         UserEnd::Missing if may_be_young => {
             return Err(Error::Failed(format!(
@@ -209,7 +223,7 @@ pub async fn end(mount: &Mount, username: &str, may_be_young: bool) -> Result<()
         UserEnd::Missing => tracing::info!(username, "the user was gone already"),
     }
     tracing::info!(username, "ended");
-    Ok(())
+    Ok(Report::whole(ended == UserEnd::Gone, begun.elapsed(), false))
 }
 
 /// The users that have a note.
@@ -268,5 +282,5 @@ async fn end_noted(mount: &Mount, note: &Intent, key: &str) -> Result<(), Error>
     }
     let what = if note.made { "outlived its lease" } else { "was left by a mint that did not come to its end" };
     tracing::warn!(username = note.username, role = note.role, request = note.request, "ending a user that {what}");
-    end(mount, &note.username, false).await
+    end(mount, &note.username, false).await.map(drop)
 }

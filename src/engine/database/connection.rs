@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::timing::{self, Timing};
 use super::{check, root};
 use crate::engine::Mount;
 use crate::engine::end::mode::{self, RevocationMode};
@@ -15,6 +14,7 @@ use crate::engine::error::Error;
 use crate::engine::field::Input;
 use crate::engine::go::instant;
 use crate::engine::request::{Fields, Reply, Response};
+use crate::engine::schedule::timing::{self, Timing};
 use crate::engine::template::{self, Names, OsEntropy, Template};
 use crate::engine::{caps, live};
 use crate::secret::Secret;
@@ -113,7 +113,7 @@ impl Config {
         let unreadable = || Error::Failed(format!("the stored connection {name:?} cannot be read"));
         let mut stored: Stored = serde_json::from_str(entry.expose()).map_err(|_| unreadable())?;
         let mut config = Self {
-            timing: Timing::take(&mut stored.other).map_err(|()| unreadable())?,
+            timing: Timing::take(&mut stored.other).map_err(|_| unreadable())?,
             plugin_name: stored.plugin_name,
             plugin_version: stored.plugin_version,
             allowed_roles: stored.allowed_roles.unwrap_or_default(),
@@ -385,6 +385,12 @@ impl Connections {
         self.lock().by_name.get(name).cloned()
     }
 
+    /// The live connection of that name, or one that has yet to answer for the first time.
+    pub fn known(&self, name: &str) -> Option<Arc<Connection>> {
+        let live = self.lock();
+        live.by_name.get(name).or_else(|| live.unproven.get(name)).cloned()
+    }
+
     /// The live connection of that name; the first use opens and verifies it. If that fails while a change of its
     /// password is open, the change is settled first.
     pub async fn get(&self, mount: &Mount, name: &str) -> Result<Arc<Connection>, Error> {
@@ -630,6 +636,8 @@ pub async fn delete(mount: &Mount, name: &str, input: &Input) -> Reply {
     mount.rotation.queue.forget(&record);
     mount.ports.storage.delete(&key(name)).await?;
     mount.connections.forget(name);
+    mount.meter.forget(name);
+    mount.sights.forget(name);
     mount.caps.outdated();
     Ok(None)
 }

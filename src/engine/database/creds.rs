@@ -1,5 +1,6 @@
 //! `creds/:name`: from a role to a plan, and from a lease back to one.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -14,12 +15,13 @@ use crate::engine::error::Error;
 use crate::engine::intent::{self, Intent, unix_seconds};
 use crate::engine::issue::{self, Permit, Site};
 use crate::engine::lease::{MountTerms, Terms};
+use crate::engine::meter::{self, Work};
 use crate::engine::request::{Datum, Fields, LeaseGrant, LeaseRef, Reply, Request, Response};
 use crate::engine::template::{Names, OsEntropy};
-use crate::engine::{Mount, access, caps, end, marker, reconcile, remnant};
+use crate::engine::{Mount, access, caps, end, marker, reconcile, remnant, transit};
 use crate::secret::Secret;
 use crate::secret::password;
-use crate::target::{Marker, MintPlan, RenewPlan, Script, Usage};
+use crate::target::{Marker, MintPlan, RenewPlan, Script, TargetError, Usage};
 
 /// The server refuses the login this long after the lease's end: its clock and the host's may differ, and the host
 /// needs a moment to renew. The built-in engine's own figure.
@@ -45,13 +47,17 @@ pub async fn read(mount: &Mount, name: &str, request: &Request) -> Reply {
         return Err(Error::Failed("empty creation statements".into()));
     }
     let terms = Terms::of(&role, bounds?);
-    let permit = issue::authorize(mount, name, &role.gate, request, terms.at_issue(mount.ports.clock.now())).await?;
-    let mut plan = plan(mount, name, &role, &connection, &permit)?;
+    let mut permit = issue::authorize(mount, name, &role.gate, request, terms.at_issue(mount.stamp())).await?;
+    if permit.wants_record() {
+        let able = connection.target.records().await.map_err(|e| e.to_string());
+        permit.record(able, mount.ports.clock.now())?;
+    }
+    let mut plan = plan(mount, name, &role, &connection, &Purpose::of(&permit))?;
     if connection.driver.keeps_marker() {
         plan.marker = marker::sealed(mount, &plan.username, plan.marker).await?;
     }
     let place = caps::enter(mount, &role.limits, &connection, &plan).await?;
-    let made = make(mount, name, &role, &connection, &permit, &plan).await?;
+    let made = make(mount, name, &role, &connection, permit.display_name(), &plan).await?;
     let site = Site {
         db_name: &role.db_name,
         driver: connection.driver,
@@ -92,12 +98,12 @@ pub(super) async fn allowed(mount: &Mount, name: &str, db_name: &str) -> Result<
 }
 
 /// What the caller will log in with, of the role's type.
-async fn make(
+pub(super) async fn make(
     mount: &Mount,
     name: &str,
     role: &Role,
     connection: &Connection,
-    permit: &Permit,
+    display_name: &str,
     plan: &MintPlan,
 ) -> Result<Made, Error> {
     match role.credential_type {
@@ -114,7 +120,7 @@ async fn make(
         }
         CredentialType::RsaPrivateKey => credential::rsa_private_key(&role.credential_config).await,
         CredentialType::ClientCertificate => {
-            let names = Names { display_name: permit.display_name(), role_name: name, username: Some(&plan.username) };
+            let names = Names { display_name, role_name: name, username: Some(&plan.username) };
             let now = mount.ports.clock.now();
             credential::client_certificate(&role.credential_config, &names, now, plan.expiration).await
         }
@@ -133,33 +139,72 @@ pub(super) async fn password_for(mount: &Mount, config: &Settings, connection_po
         .ok_or_else(|| Error::Failed("failed to generate password: no password policy found".into()))
 }
 
+/// Whom a user is for.
+pub(super) struct Purpose<'a> {
+    /// What stands for the caller in names.
+    pub display_name: &'a str,
+    /// The host's id of the request.
+    pub request_id: &'a str,
+    /// The caller's entity.
+    pub entity_id: &'a str,
+    /// The request for access that it is a use of.
+    pub grant_id: &'a str,
+    /// What narrows the role.
+    pub params: Option<&'a BTreeMap<String, String>>,
+    /// What it does has to be in its target's log.
+    pub recorded: bool,
+    /// When the user ends.
+    pub until: SystemTime,
+}
+
+impl<'a> Purpose<'a> {
+    fn of(permit: &'a Permit) -> Self {
+        Self {
+            display_name: permit.display_name(),
+            request_id: permit.request_id(),
+            entity_id: permit.entity_id(),
+            grant_id: permit.grant_id(),
+            params: permit.params(),
+            recorded: permit.is_recorded(),
+            until: permit.until(),
+        }
+    }
+}
+
 /// What will run at the target. Pure but for the random part of the name.
-fn plan(mount: &Mount, name: &str, role: &Role, connection: &Connection, permit: &Permit) -> Result<MintPlan, Error> {
-    let names = Names { display_name: permit.display_name(), role_name: name, username: None };
+pub(super) fn plan(
+    mount: &Mount,
+    name: &str,
+    role: &Role,
+    connection: &Connection,
+    purpose: &Purpose<'_>,
+) -> Result<MintPlan, Error> {
+    let names = Names { display_name: purpose.display_name, role_name: name, username: None };
     let username = connection
         .username
         .render(&names, &mut OsEntropy, mount.ports.clock.now())
         .map_err(|e| Error::Failed(format!("failed to generate username: {e}")))?;
     let dialect = connection.driver.dialect();
     Ok(MintPlan {
-        creation: match permit.params() {
+        creation: match purpose.params {
             Some(params) => Script::parse(&access::narrowed(&role.statements.creation, params), dialect),
             None => Script::parse(&role.statements.creation, dialect),
         },
         rollback: Script::parse(&role.statements.rollback, dialect),
-        expiration: permit.until() + LOGIN_GRACE,
+        expiration: purpose.until + LOGIN_GRACE,
         scram_iterations: role.scram_iterations,
         marker: Marker {
             mount: mount.id.clone(),
             role: name.to_owned(),
-            request: permit.request_id().to_owned(),
-            entity: permit.entity_id().to_owned(),
-            begun: unix_seconds(mount.ports.clock.now()),
-            expires: unix_seconds(permit.until()),
+            request: purpose.request_id.to_owned(),
+            entity: purpose.entity_id.to_owned(),
+            begun: unix_seconds(mount.stamp()),
+            expires: unix_seconds(purpose.until),
             connection: role.db_name.clone(),
-            grant: permit.grant_id().to_owned(),
+            grant: purpose.grant_id.to_owned(),
             seal: String::new(),
         },
+        recorded: purpose.recorded,
         repeats: mount.clocks.is_young(mount.ports.clock.as_ref()),
         username,
     })
@@ -197,7 +242,12 @@ pub async fn renew(mount: &Mount, lease: &LeaseRef) -> Reply {
     let role = role?
         .ok_or_else(|| Error::Failed(format!("error during renew: could not find role with name {:?}", leased.role)))?;
     let terms = Terms::of(&role, bounds?);
-    let until = terms.at_renew(mount.ports.clock.now(), lease.issued, lease.increment);
+    let now = mount.stamp();
+    let until = terms.at_renew(now, lease.issued, lease.increment);
+    if until <= now {
+        // Nothing is taken from it either: the host knows when it ends.
+        return Err(Error::Failed("past the max TTL, cannot renew".into()));
+    }
     let extension = issue::prolong(mount, &leased.role, &role.gate, lease, until).await?;
     let until = extension.until();
     let db_name = if leased.db_name.is_empty() { &role.db_name } else { &leased.db_name };
@@ -213,7 +263,8 @@ pub async fn renew(mount: &Mount, lease: &LeaseRef) -> Reply {
         expires: unix_seconds(until),
     };
     // The host's own texts around this one count the errors, as the built-in engine's do.
-    let renewed = connection.target.renew(&plan).await;
+    let why = |renewed: &Result<(), TargetError>| renewed.as_ref().err().map(TargetError::to_string);
+    let renewed = meter::timed(mount, db_name, Work::Renew, connection.target.renew(&plan), why).await;
     renewed.map_err(|e| Error::Failed(format!("1 error occurred:\n\t* {e}\n\n")))?;
     let (ttl, max_ttl) = extension.lease(mount, lease, role.default_ttl, role.max_ttl);
     Ok(Some(Response {
@@ -247,12 +298,13 @@ async fn prolong(
         wishes: leased.wishes.clone(),
         request: String::new(),
         entity: String::new(),
-        begun: unix_seconds(mount.ports.clock.now()),
+        begun: unix_seconds(mount.stamp()),
         expires: 0,
         made: true,
         incarnation: mount.incarnation.clone(),
     });
-    note.expires = unix_seconds(until);
+    // A renewal may shorten the lease, and may fail: then the host keeps the longer one.
+    note.expires = note.expires.max(unix_seconds(until));
     note.store(storage, key).await?;
     mount.rotation.queue.plan(key, db_name, note.due());
     Ok(())
@@ -268,6 +320,13 @@ pub async fn usage(mount: &Mount, internal: &Fields) -> Result<Option<Usage>, Er
     let user = leased(internal)?;
     let connection = mount.connections.get(mount, &user.db_name).await?;
     connection.target.usage(&user.username).await.map_err(|e| Error::Failed(e.to_string()))
+}
+
+/// For how long the sessions of the user of a lease have been silent, in seconds; `None` if it has none.
+pub async fn silence(mount: &Mount, internal: &Fields) -> Result<Option<u64>, Error> {
+    let user = leased(internal)?;
+    let connection = mount.connections.get(mount, &user.db_name).await?;
+    connection.target.silence(&user.username).await.map_err(|e| Error::Failed(e.to_string()))
 }
 
 /// Ends the user of a lease: for the host's lease manager, or because its grant is over.
@@ -320,7 +379,11 @@ pub async fn scheduled(mount: &Mount) -> Result<Vec<(String, String, SystemTime)
             }
             Ok(Some(note)) => found.push((key, note.db_name.clone(), note.due())),
             Ok(None) => {}
-            Err(e) => tracing::error!("{e}"),
+            // It may be storage and not what is in it: whoever tries finds out.
+            Err(e) => {
+                tracing::error!("{e}");
+                found.push((key, String::new(), mount.ports.clock.now()));
+            }
         }
     }
     Ok(found)
@@ -365,6 +428,13 @@ pub async fn when_due(mount: &Mount, key: &str) -> Result<(), Trouble> {
         queue.postpone(key, now + intent::GRACE);
         return Ok(());
     }
+    if !note.made && may_be_at_work(mount, &note) {
+        let ended = end::end(mount, note.doomed_now(key)).await;
+        if ended.is_ok() {
+            queue.plan(key, &note.db_name, now + intent::UNFINISHED / 4);
+        }
+        return ended.map(drop);
+    }
     let what = if note.made { "outlived its lease" } else { "was left by a mint that did not come to its end" };
     tracing::warn!(username = note.username, role = note.role, request = note.request, "ending a user that {what}");
     let ended = end::end(mount, note.doomed(key)).await;
@@ -375,6 +445,15 @@ pub async fn when_due(mount: &Mount, key: &str) -> Result<(), Trouble> {
         queue.away(key, &note.db_name, now, &trouble.to_string());
     }
     ended.map(drop)
+}
+
+/// Whether what was sent to make the user may still be at work, whatever the wall clock said when it was.
+fn may_be_at_work(mount: &Mount, note: &Intent) -> bool {
+    if note.incarnation == mount.incarnation {
+        transit::is_lost(mount, &note.db_name, &note.request)
+    } else {
+        mount.clocks.age(mount.ports.clock.as_ref()) < intent::UNFINISHED
+    }
 }
 
 /// Whether the time of a user is over by every clock. A database that cannot be asked now cannot end anybody either.

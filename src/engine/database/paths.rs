@@ -1,10 +1,12 @@
 //! The route table of the `database` engine: every path, field and help text there is. Router, `path-help`, the OpenAPI
 //! document and the field reference in the documentation all come from here.
 
-use crate::engine::access::ROLE_FIELDS;
+use crate::engine::access::{CREDS_FIELDS, ROLE_FIELDS};
 use crate::engine::field::{Field, FieldType, Preset};
 use crate::engine::request::Operation::{self, Create, Delete, List, Read, Update};
 use crate::engine::route::Route;
+use crate::engine::schedule::rule::{TIMEZONE_FIELD, WINDOW_FIELD};
+use crate::engine::schedule::timing::DISABLE_FIELD;
 
 /// A path of this engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +37,14 @@ pub enum Path {
     RotateRole,
     /// `rotate-root/:name`
     RotateRoot,
+    /// `roles/:name/test`
+    RoleTest,
+    /// `status`
+    Statuses,
+    /// `status/:name`
+    Status,
+    /// `metrics`
+    Metrics,
     /// `reconcile/:name`
     Reconcile,
     /// `remnants/`
@@ -61,18 +71,6 @@ const ALL: &[Operation] = &[Create, Update, Read, Delete];
 
 const AFTER: Field = Field::new("after", FieldType::String, "List entries after this one, exclusive.").query();
 const LIMIT: Field = Field::new("limit", FieldType::Int, "List this many entries at most; without it, all.").query();
-
-const ROTATION_WINDOW: Field = Field::new(
-    "rotation_window",
-    FieldType::DurationSecond,
-    "With rotation_schedule: for how many seconds a missed time is made up for, at least 3600; then the next time is waited \
-     for. Without it there is no limit.",
-);
-const ROTATION_TIMEZONE: Field = Field::new(
-    "rotation_timezone",
-    FieldType::String,
-    "With rotation_schedule: whose clock it means, such as Europe/Berlin. Empty means UTC.",
-);
 
 const OWNED_OBJECTS: &str = "What becomes of objects that a minted user owns when it ends. fail: they stay, and with them \
                              the user, which can do nothing any more; see remnants/. drop: they go with it. \
@@ -306,13 +304,9 @@ pub const ROUTES: &[Route<Path>] = &[
                 "The password of the account used here changes after these times: a cron expression of five fields (\"0 3 \
                  * * SUN\"). Empty for never.",
             ),
-            ROTATION_WINDOW,
-            ROTATION_TIMEZONE,
-            Field::new(
-                "disable_automated_rotation",
-                FieldType::Bool,
-                "Keep rotation_period or rotation_schedule, and do not follow it; counted anew when this ends.",
-            ),
+            WINDOW_FIELD,
+            TIMEZONE_FIELD,
+            DISABLE_FIELD,
         ],
         details: Some(CONNECTION_DETAILS),
         synopsis: "Configure connection details of a database.",
@@ -450,6 +444,11 @@ than it may do. Changes nothing.",
             Field::new("owned_objects", FieldType::String, OWNED_OBJECTS),
             Field::new("sessions", FieldType::String, SESSIONS),
             Field::new("verify", FieldType::String, VERIFY),
+            Field::new(
+                "validate",
+                FieldType::Bool,
+                "Try the role as roles/:name/test does before it is stored; what fails is not stored. Not kept.",
+            ),
         ],
         details: None,
         synopsis: "Manage the roles that can be created with this backend.",
@@ -459,25 +458,26 @@ A role says at which connection a user is made, with which statements, and for h
 A write lays the given fields over those that are stored. Leases that are out keep what is needed to end them.",
     },
     Route {
+        id: Path::RoleTest,
+        pattern: "roles/{name}/test",
+        operations: WRITE,
+        fields: &[Field::new("name", FieldType::String, "Name of the role.")],
+        details: None,
+        synopsis: "Make a user of the role, end it, and say what came of it.",
+        description: "\
+PostgreSQL runs creation, renewal and revocation statements in one transaction that is rolled back: nobody else ever sees
+the user. Elsewhere the user is real, logs in once, and is ended at once; nobody gets its password.",
+    },
+    Route {
         id: Path::Creds,
         pattern: "creds/{name}",
         operations: &[Read],
         fields: &[
             Field::new("name", FieldType::String, "Name of the role."),
-            Field::new("request_id", FieldType::String, "Of a role with jit_policy: use this grant.").query(),
-            Field::new("params", FieldType::KvPairs, "Of a role with jit_policy: use the grant for these params.").query(),
-            Field::new(
-                "identity_proof",
-                FieldType::Secret,
-                "Of a role whose policy asks for it (require_proof): a JWT of the workload itself.",
-            )
-            .query(),
-            Field::new(
-                "wait",
-                FieldType::DurationSecond,
-                "Of a role with jit_policy: how long to wait for an approval, in seconds or as a duration; at most 60s.",
-            )
-            .query(),
+            CREDS_FIELDS[0],
+            CREDS_FIELDS[1],
+            CREDS_FIELDS[2],
+            CREDS_FIELDS[3],
         ],
         details: None,
         synopsis: "Request database credentials for a certain role.",
@@ -515,8 +515,8 @@ what to do; a sidecar that tries again gets the credential once the request is a
                 FieldType::String,
                 "The password changes at these times: a cron expression of five fields (\"0 3 * * SUN\").",
             ),
-            ROTATION_WINDOW,
-            ROTATION_TIMEZONE,
+            WINDOW_FIELD,
+            TIMEZONE_FIELD,
             Field::new(
                 "rotation_mode",
                 FieldType::String,
@@ -605,6 +605,39 @@ A rotation_period begins anew; a rotation_schedule is not moved. Refused while s
         description: "\
 Afterwards only Leasehold knows it. Sessions go on. A later write of the connection that brings an earlier password back is
 answered with a warning, and the valid one is kept.",
+    },
+    Route {
+        id: Path::Statuses,
+        pattern: "status/?",
+        operations: &[Read],
+        fields: &[],
+        details: None,
+        synopsis: "Show how every connection is doing.",
+        description: "\
+Answers from what the active node knows; no database is asked. unwell names the connections that somebody should look at.",
+    },
+    Route {
+        id: Path::Status,
+        pattern: "status/{name}",
+        operations: &[Read],
+        fields: &[Field::new("name", FieldType::String, "Name of the connection.")],
+        details: None,
+        synopsis: "Show how a connection is doing.",
+        description: "\
+Its live users and the oldest of them, users whose end is not over and why, when which password changes next and what is
+late, the sessions at the database, whether it answers, what waits, and how long the latest 512 operations of each kind took
+(the numbers begin with the process). The database is asked for the users that it has, for three seconds at most.",
+    },
+    Route {
+        id: Path::Metrics,
+        pattern: "metrics",
+        operations: &[Read],
+        fields: &[],
+        details: None,
+        synopsis: "Show the figures of this node for Prometheus.",
+        description: "\
+OpenMetrics text. Each node answers for itself: what is counted here was done here, and a node on standby knows no users,
+remnants or queue. No database is asked.",
     },
     Route {
         id: Path::Reconcile,

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::credential::{CredentialType, Settings};
 use crate::engine::Mount;
-use crate::engine::access::Gate;
+use crate::engine::access::{self, Gate};
 use crate::engine::caps::{self, Limits};
 use crate::engine::end::wishes::Wishes;
 use crate::engine::error::Error;
@@ -191,7 +191,9 @@ pub async fn write(mount: &Mount, name: &str, input: &Input) -> Reply {
         role.statements.renewal = list.to_vec();
     }
 
-    role.gate.lay_over(input, &role.statements.creation)?;
+    let gate = role.gate.clone();
+    role.gate.lay_over(input, ("creation_statements", &role.statements.creation))?;
+    access::staged::may_change(mount, &gate, &role.gate).await?;
     role.limits.write(input)?;
     let mut wishes = role.wishes();
     wishes.write(input)?;
@@ -199,6 +201,10 @@ pub async fn write(mount: &Mount, name: &str, input: &Input) -> Reply {
 
     let mut warnings = super::check::judge(mount, name, &role).await?;
 
+    if input.flag("validate").unwrap_or(false) {
+        let tried = super::rehearsal::rehearse(mount, name, &role).await;
+        tried.map_err(|e| Error::Refused(format!("nothing is stored, the role does not work: {e}")))?;
+    }
     role.store(mount, name).await?;
     // Users that were made while nobody counted are in no book.
     mount.caps.outdated();

@@ -9,12 +9,12 @@ use serde_json::{Value, json};
 use super::connection::{Config, Connection, missing};
 use super::credential::Settings;
 use super::creds::password_for;
-use super::timing::Timing;
 use crate::engine::Mount;
 use crate::engine::error::Error;
 use crate::engine::journal::Record;
 use crate::engine::request::Reply;
 use crate::engine::rotation::{self, Account, Failure, Settled};
+use crate::engine::schedule::timing::Timing;
 use crate::secret::{Secret, verifier};
 use crate::target::{Script, Target};
 
@@ -45,6 +45,9 @@ struct Root {
 impl Account for Root {
     fn key(&self) -> &str {
         &self.key
+    }
+    fn connection(&self) -> &str {
+        &self.name
     }
     fn username(&self) -> &str {
         &self.username
@@ -183,7 +186,11 @@ pub async fn scheduled(mount: &Mount) -> Result<Vec<(String, String, SystemTime)
                 found.extend(due(mount, &name, &config.timing).map(|due| (record_key(&name), name, due)));
             }
             Ok(None) => {}
-            Err(e) => tracing::error!(connection = name, "its password is not changed: {e}"),
+            Err(e) => {
+                tracing::error!(connection = name, "its password is not changed: {e}");
+                // It may be storage and not what is in it.
+                found.push((record_key(&name), name, mount.ports.clock.now()));
+            }
         }
     }
     Ok(found)

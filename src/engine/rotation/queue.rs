@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 use crate::engine::error::Error;
 use crate::engine::port::Clock;
 use crate::engine::{Mount, database};
+use crate::secret::password;
 
 /// How often the queue is looked at.
 const TICK: Duration = Duration::from_secs(1);
@@ -61,6 +62,8 @@ impl Lane {
 struct Item {
     connection: String,
     due: SystemTime,
+    /// When it was to be done first, before anything failed.
+    wanted: SystemTime,
     failures: u32,
     error: Option<String>,
     running: bool,
@@ -70,7 +73,7 @@ struct Item {
 
 impl Item {
     fn new(connection: &str, due: SystemTime, running: bool) -> Self {
-        Self { connection: connection.to_owned(), due, failures: 0, error: None, running, away: false }
+        Self { connection: connection.to_owned(), due, wanted: due, failures: 0, error: None, running, away: false }
     }
 }
 
@@ -81,6 +84,25 @@ pub struct State {
     pub due: SystemTime,
     /// Why the last one failed, if it did.
     pub error: Option<String>,
+}
+
+/// One piece of work in the queue.
+#[derive(Debug, Clone)]
+pub struct Waiting {
+    /// The key of its record.
+    pub key: String,
+    /// Its connection; empty if nobody knows.
+    pub connection: String,
+    /// When the next attempt is made.
+    pub due: SystemTime,
+    /// When it was to be done first; 1970 for what a process that died has left.
+    pub wanted: SystemTime,
+    /// How often it has failed since.
+    pub failures: u32,
+    /// Why, the last time.
+    pub error: Option<String>,
+    /// It is being done.
+    pub running: bool,
 }
 
 /// The queue of a mount.
@@ -165,10 +187,11 @@ impl Queue {
             Some(item) if item.failures > 0 && item.due > now => (item.failures, item.due),
             _ => {
                 let failures = before.map_or(0, |item| item.failures).saturating_add(1);
-                (failures, now + pause(failures, rand::random()))
+                (failures, now + pause(failures, password::number() as u8))
             }
         };
-        let item = Item { failures, error: Some(error.to_owned()), ..Item::new(connection, due, running) };
+        let wanted = before.map_or(now, |item| item.wanted);
+        let item = Item { wanted, failures, error: Some(error.to_owned()), ..Item::new(connection, due, running) };
         items.by_key.insert(key.to_owned(), item);
     }
 
@@ -178,9 +201,11 @@ impl Queue {
         let mut items = self.lock();
         let before = items.by_key.get(key);
         let (failures, running) = before.map_or((0, false), |item| (item.failures, item.running));
+        let wanted = before.map_or(now, |item| item.wanted);
         let due = now + BETWEEN_PROBES.0.saturating_mul(1 << failures.min(5));
         let failures = failures.saturating_add(1);
-        let item = Item { failures, error: Some(error.to_owned()), away: true, ..Item::new(connection, due, running) };
+        let error = Some(error.to_owned());
+        let item = Item { wanted, failures, error, away: true, ..Item::new(connection, due, running) };
         items.by_key.insert(key.to_owned(), item);
     }
 
@@ -220,10 +245,35 @@ impl Queue {
         self.lock().by_key.get(key).map(|item| State { due: item.due, error: item.error.clone() })
     }
 
+    /// All that is in it.
+    pub fn all(&self) -> Vec<Waiting> {
+        let items = self.lock();
+        let waiting = items.by_key.iter().map(|(key, item)| Waiting {
+            key: key.clone(),
+            connection: item.connection.clone(),
+            due: item.due,
+            wanted: item.wanted,
+            failures: item.failures,
+            error: item.error.clone(),
+            running: item.running,
+        });
+        waiting.collect()
+    }
+
     /// The task is never started: a test does its work.
     #[cfg(test)]
     pub(in crate::engine) fn by_hand(&self) {
         self.lock().started = true;
+    }
+
+    /// When the next look is worth its while; `None` if nothing is known.
+    #[cfg(test)]
+    pub(in crate::engine) fn next(&self) -> Option<SystemTime> {
+        let items = self.lock();
+        if !items.loaded {
+            return Some(SystemTime::UNIX_EPOCH);
+        }
+        items.by_key.values().filter(|item| !item.running).map(|item| item.due).min()
     }
 
     /// Starts the task, once.
@@ -328,6 +378,8 @@ pub async fn due(mount: &Mount) -> Result<Vec<Group>, Error> {
             let sooner = |known: &mut Item| {
                 if known.failures == 0 || !waits {
                     known.due = known.due.min(due);
+                    // What was left behind counts as such, though its account has a time of its own.
+                    known.wanted = known.wanted.min(due);
                 }
             };
             items.by_key.entry(key).and_modify(sooner).or_insert(item);

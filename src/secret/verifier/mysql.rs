@@ -3,15 +3,14 @@
 //! Each can be given to the server in place of the password, so that neither the password nor anything a log could be
 //! searched for travels in a statement. None of the texts made here needs quoting or escaping inside `'…'`.
 
-use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use curve25519_dalek::edwards::EdwardsPoint;
 use sha1::Sha1;
 use sha2::{Digest, Sha256, Sha512};
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::secret::Secret;
 use crate::secret::password::{self, NoRandomness};
+use crate::secret::{Secret, push_base64};
 
 /// The alphabet of crypt(3), in the order of its 6-bit values.
 const CRYPT: &[u8; 64] = b"./0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
@@ -82,7 +81,7 @@ pub fn ed25519(password: &Secret) -> Secret {
     digest.as_mut_slice().zeroize();
     let public = EdwardsPoint::mul_base_clamped(*scalar).compress();
     let mut text = String::with_capacity(43);
-    STANDARD_NO_PAD.encode_string(public.as_bytes(), &mut text);
+    push_base64(&mut text, &STANDARD_NO_PAD, public.as_bytes());
     Secret::new(text)
 }
 

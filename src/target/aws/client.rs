@@ -12,8 +12,8 @@ use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 
 use super::failure::{self, Failure};
 use super::{
-    AccessKey, Cloud, Holder, KeyInfo, Principal, Session, SessionPlan, Settings, StsPlace, Unmade, User, UserEnd,
-    UserPlan, key, policy, session, source, user,
+    AccessKey, AssumedAs, Cloud, Holder, KeyInfo, Principal, Session, SessionPlan, Settings, StsPlace, Unmade, User,
+    UserEnd, UserPlan, attached, key, policy, session, source, user,
 };
 
 /// One try of one call.
@@ -168,8 +168,8 @@ impl Cloud for Account {
         Arc::new(Self::new(self.shared.clone(), source::key(key)))
     }
 
-    fn assuming(&self, role_arn: &str) -> Arc<dyn Cloud> {
-        let source = source::Assumed::new(self.sts.clone(), role_arn);
+    fn assuming(&self, role: &AssumedAs) -> Arc<dyn Cloud> {
+        let source = source::Assumed::new(self.sts.clone(), role.clone());
         Arc::new(Self::new(self.shared.clone(), SharedCredentialsProvider::new(source)))
     }
 
@@ -211,6 +211,15 @@ impl Cloud for Account {
     }
     async fn delete_policy(&self, holder: &Holder, name: &str) -> Result<(), Failure> {
         policy::delete(&self.iam, holder, name).await
+    }
+    async fn attach_policy(&self, holder: &Holder, name: &str, document: &str) -> Result<(), Failure> {
+        attached::attach(&self.iam, holder, name, document).await
+    }
+    async fn attached_policy(&self, holder: &Holder, name: &str) -> Result<Option<String>, Failure> {
+        attached::get(&self.iam, holder, name).await
+    }
+    async fn detach_policy(&self, holder: &Holder, name: &str) -> Result<(), Failure> {
+        attached::detach(&self.iam, holder, name).await
     }
     async fn longest_session(&self, role_arn: &str) -> Result<Duration, Failure> {
         policy::longest_session(&self.iam, role_arn).await

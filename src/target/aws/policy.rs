@@ -10,7 +10,7 @@ use super::failure::{self, Cause, Failure};
 use super::{Holder, LONGEST_ROLE_SESSION};
 
 /// The name by which IAM knows a holder.
-fn name(holder: &Holder) -> Result<&str, Failure> {
+pub(super) fn name(holder: &Holder) -> Result<&str, Failure> {
     let kind = match holder {
         Holder::Role(_) => "role",
         Holder::User(_) => "user",
@@ -101,7 +101,7 @@ pub(super) async fn longest_session(iam: &Client, role_arn: &str) -> Result<Dura
 }
 
 /// IAM answers with documents as URLs have them.
-fn decoded(document: &str) -> String {
+pub(super) fn decoded(document: &str) -> String {
     if document.trim_start().starts_with('{') {
         return document.to_owned();
     }

@@ -8,7 +8,7 @@ use aws_sdk_iam::config::{BehaviorVersion, Credentials, ProvideCredentials, Regi
 
 use super::client::{Shared, http, in_turn};
 use super::failure::{self, Failure};
-use super::{AccessKey, Source};
+use super::{AccessKey, AssumedAs, Source};
 
 /// What the SDK calls the origin of credentials.
 const NAME: &str = "leasehold";
@@ -93,17 +93,20 @@ impl ProvideCredentials for WebIdentity {
 #[derive(Debug)]
 pub(super) struct Assumed {
     sts: Vec<aws_sdk_sts::Client>,
-    role_arn: String,
+    role: AssumedAs,
 }
 
 impl Assumed {
-    pub(super) fn new(sts: Vec<aws_sdk_sts::Client>, role_arn: &str) -> Self {
-        Self { sts, role_arn: role_arn.to_owned() }
+    pub(super) fn new(sts: Vec<aws_sdk_sts::Client>, role: AssumedAs) -> Self {
+        Self { sts, role }
     }
 
     async fn assume(&self) -> Result<Credentials, CredentialsError> {
         let answer = in_turn(&self.sts, |sts| {
-            let call = sts.assume_role().role_arn(&self.role_arn).role_session_name(NAME);
+            let AssumedAs { role_arn, session_name, external_id } = &self.role;
+            let name = if session_name.is_empty() { NAME } else { session_name };
+            let external_id = Some(external_id.clone()).filter(|id| !id.is_empty());
+            let call = sts.assume_role().role_arn(role_arn).role_session_name(name).set_external_id(external_id);
             async move { call.send().await.map_err(failure::of) }
         });
         let answer = answer.await.map_err(|e: Failure| CredentialsError::provider_error(e))?;

@@ -70,6 +70,14 @@ impl Breaker {
         self.lock().refusal(now).map_or(Ok(()), Err)
     }
 
+    /// The outage that is going on, if any.
+    pub fn outage(&self, now: Instant) -> Option<crate::target::Outage> {
+        let state = self.lock();
+        let outage = state.outage.as_ref().filter(|_| state.failures >= FAILURES)?;
+        let age = now.saturating_duration_since(outage.since);
+        Some(crate::target::Outage { age, said: outage.said.clone() })
+    }
+
     /// Leave to make an attempt. During an outage one has it at a time.
     ///
     /// # Errors

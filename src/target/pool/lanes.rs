@@ -111,6 +111,13 @@ impl Lanes {
         }
     }
 
+    /// How many sessions are in use, and how many requests wait for one in each lane.
+    pub fn vitals(&self) -> (usize, [usize; 2]) {
+        let in_use = self.limits.max_open.saturating_sub(self.all.available_permits());
+        // Who has just been let in counts as waiting for an instant.
+        (in_use, [&self.issue, &self.end].map(|entrance| entrance.waiting.load(Ordering::Relaxed)))
+    }
+
     /// Lets nobody in any more; who waits is sent away.
     pub fn close(&self) {
         for semaphore in [&self.all, &self.issue.places, &self.end.places] {

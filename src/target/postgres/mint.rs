@@ -7,6 +7,7 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 
 use super::marker::{self, comment};
+use super::record;
 use super::session::{PgSession, Problem};
 use super::{PasswordForm, Postgres, check_name, quoted_name, quoted_text, timestamp};
 use crate::secret::{Secret, verifier};
@@ -211,7 +212,7 @@ async fn ask_fate(session: &mut PgSession, asked: &str, proof: Option<&str>) -> 
 }
 
 /// The statements and the marker, in as few messages as their text allows.
-fn messages(
+pub fn messages(
     target: &Postgres,
     plan: &MintPlan,
     login: Login<'_>,
@@ -228,7 +229,8 @@ fn messages(
         expiration: Some(&expiration),
     })?;
     let mut messages = joined(target, &plan.creation, &filled)?;
-    let marker = Secret::new(comment(&plan.username, &plan.marker)?);
+    let last = record::statements(plan);
+    let marker = Secret::new(format!("{last}{}", comment(&plan.username, &plan.marker)?));
     match messages.last_mut() {
         Some(last) if plan.creation.statements().last().is_some_and(|statement| statement.is_closed()) => {
             *last = Secret::new(format!("{}{BETWEEN}{}", last.expose(), marker.expose()));
@@ -291,7 +293,7 @@ pub fn joined(target: &Postgres, script: &Script, filled: &[Secret]) -> Result<V
 
 /// A server quotes what it cannot read, and statements may put a password anywhere: a message that shows a part of it is
 /// not passed on.
-fn withheld(problem: Problem, password: &Secret) -> Problem {
+pub fn withheld(problem: Problem, password: &Secret) -> Problem {
     /// The shortest piece that counts. Shorter ones are found in any message.
     const PIECE: usize = 6;
     match problem {
@@ -310,7 +312,7 @@ fn shares_piece(text: &str, secret: &str, length: usize) -> bool {
 }
 
 /// The marker could not be set because there is nothing to set it on: says so in the words of the fix.
-fn explained(problem: Problem, plan: &MintPlan) -> Problem {
+pub fn explained(problem: Problem, plan: &MintPlan) -> Problem {
     match problem {
         Problem::Server { message, code }
             if code == "42704" && message == format!("role \"{}\" does not exist", plan.username) =>
@@ -425,7 +427,8 @@ async fn prolong(session: &mut Checkout<PgSession>, plan: &RenewPlan, messages: 
     }
     let moved = comment_now
         .and_then(|text| marker::read(&text))
-        .and_then(|marker| comment(&plan.username, &Marker { expires: plan.expires, ..marker }).ok());
+        .map(|marker| Marker { expires: plan.expires.max(marker.expires), ..marker })
+        .and_then(|marker| comment(&plan.username, &marker).ok());
     let commit = moved.map_or_else(|| "COMMIT".to_owned(), |comment| format!("{comment};\nCOMMIT"));
     session.run(&commit).await.map(drop)
 }

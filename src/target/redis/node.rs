@@ -20,6 +20,9 @@ use crate::target::{dial, pool};
 /// How often a session that was told to go is looked for again.
 const POLL: Duration = Duration::from_millis(5);
 
+/// The size of the library's buffer for what is sent, in bytes.
+const SENT: usize = 8 * 1024;
+
 /// What the server says first to a login with a wrong password.
 pub const WRONG_PASSWORD: &[&str] = &["WRONGPASS"];
 
@@ -46,7 +49,16 @@ impl Node {
         tries.succeed();
         let mut node = Self { connection, id: 0, limit: settings.command_timeout };
         node.id = node.ask(cmd("CLIENT").arg("ID")).await?;
+        node.cover_login().await?;
         Ok(node)
+    }
+
+    /// The library's buffer still holds the login, until it is full and begins anew.
+    async fn cover_login(&mut self) -> Result<(), TargetError> {
+        match self.ask::<String>(cmd("PING").arg("0".repeat(SENT))).await {
+            Ok(_) | Err(TargetError::Answer { .. }) => Ok(()),
+            Err(e) => Err(e),
+        }
     }
 
     /// Runs one command. [`TargetError::Lost`] and [`TargetError::Timeout`] leave open whether it took effect.

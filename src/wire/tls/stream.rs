@@ -17,6 +17,8 @@ use rustls::{ClientConfig, ServerConfig};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use zeroize::Zeroize as _;
 
+use crate::secret::memory::WIPE_KEPT;
+
 /// How much is read from the socket at once: a record of the largest size.
 const RECORD: usize = 5 + 16 * 1024 + 256;
 /// The most that one write takes in.
@@ -178,7 +180,9 @@ impl<C: Side> Session<C> {
                 Ok(())
             });
             // Decrypted in place: this is the text.
-            self.incoming[..discard].zeroize();
+            if WIPE_KEPT {
+                self.incoming[..discard].zeroize();
+            }
             self.incoming.copy_within(discard..self.filled, 0);
             self.filled -= discard;
             if let Err(error) = state {
@@ -306,7 +310,9 @@ impl<C> Session<C> {
             let fits = part.len().min(buf.remaining());
             let part = &mut part[..fits];
             buf.put_slice(part);
-            part.zeroize();
+            if WIPE_KEPT {
+                part.zeroize();
+            }
             moved += part.len();
         }
         self.plaintext.drain(..moved);

@@ -1,9 +1,14 @@
 //! A host with our engine, a server of each kind, and every secret that goes through.
 
+use std::path::Path;
 use std::sync::Mutex;
 
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
+use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD as URL, Engine as _};
 use rustix::process::Pid;
 use serde_json::{Value, json};
+
+use super::{CLIENTS, started};
 
 use crate::support::bao::{self, Bao, PLUGIN};
 use crate::support::client::Client;
@@ -14,8 +19,8 @@ use crate::support::search::{Known, Search};
 use crate::support::tls::Authority;
 use crate::support::words;
 
-/// How many clients mint at a time.
-const CLIENTS: usize = 4;
+/// What signs the record of evidence.
+pub const SIGNING_KEY: &str = "evidence: signing key";
 
 /// A host with our engine, three servers and an account of its own at each, and every secret that was seen.
 pub struct World {
@@ -33,12 +38,9 @@ fn fresh() -> String {
 }
 
 impl World {
-    /// With further arguments for the plugin. Everything that is asked of the host is in `audit.log`.
-    pub fn start(arguments: &[&str]) -> World {
-        let bao = Bao::start_as("trace", |dir| {
-            let file = dir.join("audit.log");
-            format!("raw_storage_endpoint = true\naudit \"file\" \"file\" {{ options {{ file_path = {file:?} }} }}")
-        });
+    /// With further arguments for the plugin, and another build of it if one is given.
+    pub fn start(arguments: &[&str], build: Option<&Path>) -> World {
+        let bao = started(build);
         bao::register(&bao.client(), &bao.plugins(), arguments);
         bao.mount("database", PLUGIN);
         let client = bao.client();
@@ -159,6 +161,47 @@ impl World {
         });
     }
 
+    /// Mints `count` credentials of a role that is gated, each with a token of the workload's own and a proof of its own.
+    pub fn grant(&self, count: usize) {
+        let key = Ed25519KeyPair::from_seed_unchecked(&[7; 32]).unwrap();
+        let jwk = json!({ "kty": "OKP", "crv": "Ed25519", "kid": "k", "x": URL.encode(key.public_key().as_ref()) });
+        let settings = json!({ "proof_keys": { "keys": [jwk] }, "proof_audience": "leasehold", "proof_issuers": "c" });
+        self.client.post("database/config/jit", settings).expect(204);
+        let policy = json!({ "steps": [], "approval": "auto", "eligible_classes": "service", "require_reason": 0,
+                             "max_active": 0, "uses": 0, "require_proof": "workload" });
+        let written = self.client.post("database/policies/p", policy);
+        assert!(written.status < 300, "{}", written.body);
+        let create = "CREATE ROLE \"{{name}}\" LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}'";
+        let role = json!({ "db_name": "pg", "creation_statements": create, "jit_policy": "p" });
+        self.client.post("database/roles/gated", role).expect(204);
+        let read = json!({ "policy": "path \"database/creds/gated\" { capabilities = [\"read\"] }" });
+        self.client.post("sys/policies/acl/reader", read).expect(204);
+        self.client.post("sys/auth/approle", json!({ "type": "approle" })).expect(204);
+        let path = "auth/approle/role/robot";
+        self.client.post(path, json!({ "token_policies": ["reader"] })).expect(204);
+        let subject = self.client.get(&format!("{path}/role-id")).data()["role_id"].clone();
+        let secret = self.client.post(&format!("{path}/secret-id"), json!({})).data()["secret_id"].clone();
+        let login = json!({ "role_id": subject, "secret_id": secret });
+        let login = self.client.post("auth/approle/login", login).expect(200);
+        let workload = self.client.with_token(login["auth"]["client_token"].as_str().unwrap());
+        for number in 0..count {
+            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+            let claims = json!({ "sub": subject, "iss": "c", "aud": "leasehold", "iat": now, "exp": now + 600,
+                                 "jti": number.to_string() });
+            let header = json!({ "alg": "EdDSA", "kid": "k" });
+            let body = format!("{}.{}", URL.encode(header.to_string()), URL.encode(claims.to_string()));
+            let signature = URL.encode(key.sign(body.as_bytes()).as_ref());
+            // What comes before it says nothing that could be used.
+            self.know("gated: proof", &signature);
+            let read = format!("database/creds/gated?identity_proof={body}.{signature}");
+            let minted = workload.get(&read).expect(200);
+            self.take("gated: minted password", &minted["data"]["password"]);
+            if number % 4 == 0 {
+                self.client.revoke(minted["lease_id"].as_str().unwrap()).expect(204);
+            }
+        }
+    }
+
     /// Reads and rotates the accounts with fixed names, and changes the root passwords.
     pub fn rotate(&self) {
         for db in ["pg", "my"] {
@@ -191,13 +234,18 @@ impl World {
         kept.lines().filter(|line| line.len() > 20).for_each(|hash| self.know("my: hash", hash));
     }
 
-    /// The root password in force, from the host's storage.
+    /// The root password in force.
     fn root_password(&self, connection: &str) -> Value {
+        let stored: Value = serde_json::from_str(&self.stored(&format!("config/{connection}"))).unwrap();
+        stored["connection_details"]["password"].clone()
+    }
+
+    /// What the mount has in the host's storage.
+    fn stored(&self, key: &str) -> String {
         let mounts = self.client.get("sys/mounts").data();
         let mount = mounts["database/"]["uuid"].as_str().unwrap();
-        let raw = self.client.get(&format!("sys/raw/logical/{mount}/config/{connection}")).data();
-        let stored: Value = serde_json::from_str(raw["value"].as_str().unwrap()).unwrap();
-        stored["connection_details"]["password"].clone()
+        let raw = self.client.get(&format!("sys/raw/logical/{mount}/{key}")).data();
+        raw["value"].as_str().unwrap().to_owned()
     }
 
     /// All that was seen. What is in use now has a name of its own.
@@ -208,6 +256,9 @@ impl World {
             known.retain(|known| known.bytes != password.as_bytes());
             known.push(Known::new(&format!("{connection}: root password in force"), &password));
         }
+        let text = self.stored("evidence/key");
+        let bytes = BASE64_STANDARD.decode(text.trim()).expect("a key");
+        known.push(Known { what: SIGNING_KEY.to_owned(), bytes });
         Search::new(known)
     }
 

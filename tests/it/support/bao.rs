@@ -128,6 +128,15 @@ impl Bao {
         register(&self.client(), &self.plugins(), &[]);
     }
 
+    /// Puts another build of the plugin beside it, and into the catalogue, under this name.
+    pub fn add(&self, build: &Path, name: &str) {
+        let file = self.plugins().join(name);
+        std::fs::copy(build, &file).unwrap_or_else(|e| panic!("{}: {e}", build.display()));
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let plugin = json!({ "command": name, "args": ["database"], "sha256": sha256_of(&file) });
+        self.client().post(&format!("sys/plugins/catalog/secret/{name}"), plugin).expect(204);
+    }
+
     /// Mounts an engine: `database` for the built-in one, [`PLUGIN`] for ours.
     #[track_caller]
     pub fn mount(&self, path: &str, engine: &str) {
@@ -160,13 +169,23 @@ pub fn register(client: &Client, plugins: &Path, arguments: &[&str]) {
 
 /// The checksum of the plugin in this directory, as the catalogue wants it.
 pub fn sha256(plugins: &Path) -> String {
-    let binary = std::fs::read(plugins.join("leasehold")).unwrap();
+    sha256_of(&plugins.join("leasehold"))
+}
+
+/// The checksum of a file.
+pub fn sha256_of(file: &Path) -> String {
+    let binary = std::fs::read(file).unwrap();
     Sha256::digest(&binary).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The children of a server that run the plugin of this directory.
+/// The children of a server that run a plugin of this directory.
 pub fn plugin_processes(server: Pid, plugins: &Path) -> Vec<Pid> {
-    let binary = plugins.join("leasehold");
+    let ours = |(child, exe): (Pid, PathBuf)| (exe.parent() == Some(plugins)).then_some(child);
+    children(server).into_iter().filter_map(ours).collect()
+}
+
+/// The children of a server, each with the program that it runs.
+pub fn children(server: Pid) -> Vec<(Pid, PathBuf)> {
     let children = std::fs::read_dir(format!("/proc/{}/task", server.as_raw_nonzero()))
         .into_iter()
         .flatten()
@@ -176,8 +195,10 @@ pub fn plugin_processes(server: Pid, plugins: &Path) -> Vec<Pid> {
         .join(" ");
     children
         .split_whitespace()
-        .filter(|child| std::fs::read_link(format!("/proc/{child}/exe")).is_ok_and(|exe| exe == binary))
-        .filter_map(|child| Pid::from_raw(child.parse().ok()?))
+        .filter_map(|child| {
+            let exe = std::fs::read_link(format!("/proc/{child}/exe")).ok()?;
+            Some((Pid::from_raw(child.parse().ok()?)?, exe))
+        })
         .collect()
 }
 

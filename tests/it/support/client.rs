@@ -112,8 +112,12 @@ impl Client {
         let text = response.body_mut().read_to_string()?;
         let body =
             if text.is_empty() { Value::Null } else { serde_json::from_str(&text).unwrap_or(Value::String(text)) };
+        super::words::note_proof(path);
         if status < 400 {
             super::words::note_all(&body);
+            if super::words::NEVER.iter().any(|part| path.split(['/', '?']).any(|word| word == *part)) {
+                super::words::check(path, body.to_string().as_bytes());
+            }
         } else {
             super::words::check("an error of the host", body.to_string().as_bytes());
         }

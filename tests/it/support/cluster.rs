@@ -79,6 +79,34 @@ impl Cluster {
         killed
     }
 
+    /// Kills a server (SIGKILL, and nothing but the server) and leaves it down.
+    pub fn crash(&mut self, node: usize) {
+        self.end(node, Signal::KILL);
+    }
+
+    /// Tells a server to end, waits until it has, and leaves it down.
+    pub fn stop(&mut self, node: usize) {
+        self.end(node, Signal::TERM);
+    }
+
+    fn end(&mut self, node: usize, signal: Signal) {
+        let node = &mut self.nodes[node];
+        node.server.signal(signal);
+        super::wait_for("its end", LIMIT, || node.server.ended().then_some(()));
+    }
+
+    /// Starts a server that was crashed, on its storage, unseals it, and waits until it is a node again.
+    pub fn revive(&mut self, node: usize) {
+        let node = &mut self.nodes[node];
+        node.server = super::wait_for("the server again", LIMIT, || launch(&node.dir, &node.address).ok());
+        let (nobody, client) = (node.client(""), node.client(&self.token));
+        super::wait_for("a key to be taken", LIMIT, || {
+            let unsealing = nobody.try_request("POST", "sys/unseal", Some(&json!({ "key": self.key })), &[]).ok()?;
+            (unsealing.status == 200 && unsealing.body["sealed"] == false).then_some(())
+        });
+        super::wait_for("its mounts", LIMIT, || (ready(&client, 429) || ready(&client, 200)).then_some(()));
+    }
+
     /// A client of one node, with the root token.
     pub fn client(&self, node: usize) -> Client {
         self.nodes[node].client(&self.token)
@@ -96,6 +124,11 @@ impl Cluster {
             [one] => *one,
             other => panic!("not one plugin process on node {node}: {other:?}"),
         }
+    }
+
+    /// Which node is active, if one is.
+    pub fn active_now(&self) -> Option<usize> {
+        (0..self.nodes.len()).find(|node| ready(&self.client(*node), 200))
     }
 
     /// Which node is active; waits until one is.
@@ -162,13 +195,24 @@ impl Node {
         Client::new(&self.address, token)
     }
 
-    fn plugins(&self) -> PathBuf {
+    /// The directory that holds the plugin's binary.
+    pub fn plugins(&self) -> PathBuf {
         self.dir.path().join("plugins")
     }
 
     /// The process ids of the plugin as this node runs it.
     pub fn plugin_processes(&self) -> Vec<Pid> {
         bao::plugin_processes(self.server.pid(), &self.plugins())
+    }
+
+    /// The names of the programs from the directory of plugins that this node runs.
+    pub fn plugins_run(&self) -> Vec<String> {
+        let plugins = self.plugins();
+        let run = bao::children(self.server.pid()).into_iter().filter_map(|(_, exe)| {
+            let name = exe.strip_prefix(&plugins).ok()?;
+            Some(name.display().to_string())
+        });
+        run.collect()
     }
 
     /// All that the server and its plugins have logged.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::{Kind, Revocation, Role};
+use crate::engine::access;
 use crate::engine::aws::identity;
 use crate::target::aws::LONGEST_ROLE_SESSION;
 use crate::target::aws::arn::Arn;
@@ -26,6 +27,28 @@ pub fn check(role: &Role) -> Result<(), String> {
     let count = if wrong.len() == 1 { "1 error".to_owned() } else { format!("{} errors", wrong.len()) };
     let lines: String = wrong.iter().map(|text| format!("\t* {text}\n")).collect();
     Err(format!("error(s) validating supplied role data: {:?}", format!("{count} occurred:\n{lines}\n")))
+}
+
+/// What a gated role has to be so that what was approved is what is given, and ends when it is to.
+pub fn gate(role: &Role) -> Result<(), String> {
+    if role.gate.jit_policy.is_empty() {
+        return Ok(());
+    }
+    if role.gives(Kind::SessionToken) || role.credential_types.len() != 1 {
+        return Err("jit_policy: a role of this credential_type gives what cannot be told apart, and so not be ended \
+                    alone: gate one of iam_user, assumed_role or federation_token"
+            .to_owned());
+    }
+    if role.role_arns().len() > 1 {
+        return Err("jit_policy: name one of the role_arns: what is approved must be one thing".to_owned());
+    }
+    if role.gives_sessions() && role.revocation == Revocation::Off {
+        return Err("jit_policy needs a revocation: with revocation=off a session would outlive its grant".to_owned());
+    }
+    if let Some(name) = role.gate.params_allowed.keys().find(|name| name.contains('.')) {
+        return Err(format!("params_allowed: {name:?} cannot be the name of a parameter: no dots"));
+    }
+    Ok(())
 }
 
 fn built_in(role: &Role) -> Vec<String> {
@@ -111,8 +134,11 @@ fn ours(role: &Role) -> Vec<String> {
     if role.wait_until_usable > LONGEST_WAIT {
         wrong.push(format!("wait_until_usable must be {} seconds or less", LONGEST_WAIT.as_secs()));
     }
+    // As it is once parameters have their values.
+    let values = role.gate.params_allowed.keys().map(|name| (name.clone(), "x".to_owned())).collect();
     for (field, template) in templates(role) {
-        if let Err(why) = identity::Template::parse(template) {
+        let filled = access::narrowed(&[template.to_owned()], &values).concat();
+        if let Err(why) = identity::Template::parse(&filled) {
             wrong.push(format!("invalid {field} parameter: {why}"));
         }
     }

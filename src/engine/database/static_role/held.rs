@@ -39,6 +39,9 @@ impl Account for Held {
     fn key(&self) -> &str {
         &self.key
     }
+    fn connection(&self) -> &str {
+        &self.role.db_name
+    }
     fn username(&self) -> &str {
         self.role.static_account.user(self.second).0
     }

@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 use crate::engine::Mount;
 use crate::engine::database::credential::{CredentialType, Settings};
 use crate::engine::database::role::{Statements, nanoseconds};
-use crate::engine::database::rule::Rule;
 use crate::engine::error::Error;
 use crate::engine::go::instant;
 use crate::engine::journal::text;
 use crate::engine::request::Fields;
+use crate::engine::schedule::rule::Rule;
 use crate::engine::schedule::{self, Schedule};
 use crate::secret::Secret;
 

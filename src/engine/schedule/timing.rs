@@ -1,5 +1,5 @@
-//! When the password of a connection's own account changes by itself: what an operator writes, how it is stored, and which
-//! moment follows from it.
+//! When what an engine itself logs in with, the password of a connection's account or an AWS key, changes by itself: what
+//! an operator writes, how it is stored, and which moment follows from it.
 
 use std::time::{Duration, SystemTime};
 
@@ -8,13 +8,20 @@ use serde_json::{Value, json};
 
 use super::rule::Rule;
 use crate::engine::error::Error;
-use crate::engine::field::Input;
+use crate::engine::field::{Field, FieldType, Input};
 use crate::engine::go::instant;
 use crate::engine::request::Fields;
 use crate::engine::schedule::{self, Schedule};
 
 /// Stops what the rule says.
 const DISABLE: &str = "disable_automated_rotation";
+
+/// The field of a request that does.
+pub const DISABLE_FIELD: Field = Field::new(
+    DISABLE,
+    FieldType::Bool,
+    "Keep rotation_period or rotation_schedule, and do not follow it; counted anew when this ends.",
+);
 
 /// True for a field of a request that belongs here.
 pub fn is_field(name: &str) -> bool {
@@ -50,10 +57,22 @@ impl Timing {
     ///
     /// # Errors
     /// If it cannot be read.
-    pub fn take(stored: &mut Fields) -> Result<Self, ()> {
-        let own = Rule::FIELDS.into_iter().chain([DISABLE, "last_vault_rotation", "next_vault_rotation"]);
-        let taken: Fields = own.filter_map(|key| stored.remove_entry(key)).collect();
-        serde_json::from_value(Value::Object(taken)).map_err(drop)
+    pub fn take(stored: &mut Fields) -> Result<Self, String> {
+        let taken: Fields = Self::own().filter_map(|key| stored.remove_entry(key)).collect();
+        serde_json::from_value(Value::Object(taken)).map_err(|e| e.to_string())
+    }
+
+    /// The keys of the stored form.
+    fn own() -> impl Iterator<Item = &'static str> {
+        Rule::FIELDS.into_iter().chain([DISABLE, "last_vault_rotation", "next_vault_rotation"])
+    }
+
+    /// Puts it among the other keys of what is stored, in place of what was there.
+    pub fn put(&self, stored: &mut Fields) {
+        for key in Self::own() {
+            stored.remove(key);
+        }
+        stored.extend(self.stored());
     }
 
     /// Its stored form.

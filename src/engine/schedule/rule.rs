@@ -1,13 +1,13 @@
 //! The rule by which a password changes by itself, as an operator writes it and as it is stored: a period, or a schedule
-//! with its window and time zone. Static roles and the accounts of connections have the same one.
+//! with its window and time zone. Static roles, the accounts of connections and the AWS engine's own key have the same one.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::role::nanoseconds;
+use crate::engine::database::role::nanoseconds;
 use crate::engine::error::Error;
-use crate::engine::field::Input;
+use crate::engine::field::{Field, FieldType, Input};
 use crate::engine::schedule::{self, Schedule};
 
 /// Vault's.
@@ -30,6 +30,20 @@ pub struct Rule {
     #[serde(rename = "rotation_timezone", skip_serializing_if = "String::is_empty")]
     pub zone: String,
 }
+
+/// The field of a request with the window of a schedule.
+pub const WINDOW_FIELD: Field = Field::new(
+    "rotation_window",
+    FieldType::DurationSecond,
+    "With rotation_schedule: for how many seconds a missed time is made up for, at least 3600; then the next time is waited \
+     for. Without it there is no limit.",
+);
+/// The one with its time zone.
+pub const TIMEZONE_FIELD: Field = Field::new(
+    "rotation_timezone",
+    FieldType::String,
+    "With rotation_schedule: whose clock it means, such as Europe/Berlin. Empty means UTC.",
+);
 
 impl Rule {
     /// Its fields in a request.
