@@ -71,6 +71,6 @@ fn main() {
         ..Policy::default()
     };
     measure("structured rules", || {
-        black_box(permit(black_box(&policy), &who, Act::Issue, now).expect("permitted"));
+        assert!(permit(black_box(&policy), &who, Act::Issue, now).is_ok());
     });
 }

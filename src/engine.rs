@@ -5,6 +5,7 @@
 
 pub mod access;
 pub mod aws;
+pub mod caps;
 pub mod clocks;
 pub mod database;
 pub mod end;
@@ -17,6 +18,7 @@ pub mod intent;
 pub mod issue;
 pub mod journal;
 pub mod lease;
+pub mod live;
 pub mod marker;
 pub mod meter;
 pub mod metrics;
@@ -45,7 +47,7 @@ use field::Input;
 use port::{Clock, Host, Scratch, Storage, Web};
 use request::{Existence, Fields, LeaseGrant, LeaseRef, Operation, Reply, Request, Response};
 
-use crate::secret::Secret;
+use crate::secret::{Secret, password};
 use crate::target::{Connector, Standing, Usage};
 
 /// Whether users are ended at all.
@@ -127,6 +129,7 @@ pub struct Inner {
     rotation: Rotation,
     ending: end::Ending,
     access: access::Access,
+    caps: caps::Caps,
     evidence: evidence::Log,
     clocks: clocks::Clocks,
     transit: transit::Transit,
@@ -167,7 +170,7 @@ impl Mount {
         let (connections, ahead, rotation) = (Connections::default(), Ahead::default(), Rotation::default());
         let (ending, clocks) = (end::Ending::default(), clocks::Clocks::new(ports.clock.as_ref()));
         let transit = transit::Transit::default();
-        let (incarnation, seals) = (format!("{:016x}", rand::random::<u64>()), tokio::sync::OnceCell::new());
+        let (incarnation, seals) = (format!("{:016x}", password::number()), tokio::sync::OnceCell::new());
         Self(Arc::new(Inner {
             kind,
             id,
@@ -185,6 +188,7 @@ impl Mount {
             incarnation,
             seals,
             access: access::Access::default(),
+            caps: caps::Caps::default(),
             evidence: evidence::Log::default(),
         }))
     }
@@ -193,6 +197,11 @@ impl Mount {
     pub fn start(&self) {
         self.rotation.queue.start(self);
         self.access.start(self);
+    }
+
+    /// The time by which ends are written down: see [`clocks`].
+    fn stamp(&self) -> SystemTime {
+        self.clocks.stamp(self.ports.clock.as_ref())
     }
 
     fn weak(&self) -> WeakMount {
@@ -414,6 +423,10 @@ impl Mount {
             self.connections.forget(name);
             self.aws.forget();
             self.rotation.queue.outdated();
+            self.caps.outdated();
+        }
+        if key.starts_with("role/") {
+            caps::supersede::outdated(self);
         }
         if key.starts_with(evidence::PREFIX) {
             self.evidence.outdated();
@@ -426,6 +439,7 @@ impl Mount {
             .any(|prefix| key.starts_with(prefix))
             || [journal::PREFIX, intent::PREFIX, remnant::PREFIX].iter().any(|prefix| key.starts_with(prefix))
         {
+            self.caps.outdated();
             self.rotation.queue.outdated();
         }
     }
@@ -449,11 +463,14 @@ impl Mount {
             }
             Err(e) => Err(e),
         };
-        if let Err(e) = told {
+        if let Err(e) = &told {
             tracing::error!("a credential that reached nobody could not be ended yet, and is tried again: {e}");
         }
-        if let Some(underway) = underway {
-            transit::arrived(self, underway);
+        match (underway, told) {
+            (Some(underway), Ok(_)) => transit::arrived(self, underway),
+            // Should what is written of it get lost with this process, the next one knows.
+            (Some(underway), Err(_)) => transit::lost(self, underway),
+            (None, _) => {}
         }
     }
 
@@ -482,7 +499,12 @@ impl Mount {
 
     /// The error that makes the host forward the request to the active node.
     async fn refuse_on_standby(&self) -> Result<(), Error> {
-        if self.ports.host.is_standby().await? { Err(Error::ReadOnly) } else { Ok(()) }
+        if self.ports.host.is_standby().await? {
+            // Others make users now.
+            self.caps.outdated();
+            return Err(Error::ReadOnly);
+        }
+        Ok(())
     }
 }
 

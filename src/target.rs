@@ -382,7 +382,8 @@ pub struct RenewPlan {
     pub renew: Script,
     /// The new end.
     pub expiration: SystemTime,
-    /// When the marker should say the user ends, unix seconds.
+    /// When the marker should say the user ends, unix seconds. It never says an earlier time than before: if this call
+    /// fails, the lease may be the longer one.
     pub expires: u64,
 }
 

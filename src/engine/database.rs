@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::json;
 
 use super::Mount;
+use super::caps::supersede;
 use super::end::Trouble;
 use super::error::Error;
 use super::field::Input;
@@ -50,7 +51,7 @@ pub async fn handle(mount: &Mount, path: Path, name: &str, input: &Input, reques
         (Path::Configs, List) => connection::list(mount, input).await,
         (Path::Config, Read) => connection::read(mount, name).await,
         (Path::Config, Create | Update) => connection::write(mount, name, input, &request.data).await,
-        (Path::Config, Delete) => connection::delete(mount, name).await,
+        (Path::Config, Delete) => connection::delete(mount, name, input).await,
         (Path::Check, Read) => check::read(mount, name).await,
         (Path::Reset, Create | Update) => connection::reset(mount, name).await,
         (Path::Reload, Create | Update) => connection::reload(mount, name).await,
@@ -99,6 +100,7 @@ pub async fn scheduled(mount: &Mount) -> Result<Vec<(String, String, SystemTime)
     found.extend(creds::scheduled(mount).await?);
     found.extend(remnant::scheduled(mount).await?);
     found.extend(reconcile::scheduled(mount).await?);
+    found.extend(supersede::scheduled(mount).await?);
     Ok(found)
 }
 
@@ -107,7 +109,7 @@ pub fn lane(key: &str) -> Lane {
     let is = |prefixes: &[&str]| prefixes.iter().any(|prefix| key.starts_with(prefix));
     match key {
         _ if is(&[intent::PREFIX, remnant::PREFIX]) => Lane::Ends,
-        _ if is(&[reconcile::PREFIX]) => Lane::Sweeps,
+        _ if is(&[reconcile::PREFIX, supersede::PREFIX]) => Lane::Sweeps,
         _ => Lane::Passwords,
     }
 }
@@ -120,6 +122,9 @@ pub async fn when_due(mount: &Mount, key: &str) -> Result<(), Error> {
         root::when_due(mount, name).await
     } else if let Some(name) = key.strip_prefix(reconcile::PREFIX) {
         reconcile::when_due(mount, name).await;
+        Ok(())
+    } else if let Some(name) = key.strip_prefix(supersede::PREFIX) {
+        supersede::when_due(mount, name).await;
         Ok(())
     } else {
         mount.rotation.queue.forget(key);
@@ -139,6 +144,10 @@ pub async fn end_due(mount: &Mount, key: &str) -> Result<(), Trouble> {
 /// Whether the database of a connection answers, in `patience` or in the time that its own settings give it. A connection
 /// that is not there any more answers too: what comes of it, everybody finds out for himself.
 pub async fn answers(mount: &Mount, name: &str, patience: Option<Duration>) -> Result<(), String> {
+    if name.is_empty() {
+        // Of what could not be read.
+        return Ok(());
+    }
     let asking = async {
         match mount.connections.live(name) {
             Some(connection) => connection::verify(&connection).await,

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use super::access::Gate;
 use super::access::ending::REQUEST_FIELD;
 use super::access::gate::{self, Use};
+use super::caps::Place;
 use super::end::Doomed;
 use super::end::wishes::Wishes;
 use super::error::Error;
@@ -125,7 +126,7 @@ pub async fn authorize(
         grant.record(Err(why.into()), mount.ports.clock.now())?;
     }
     let until = grant.as_ref().map_or(until, |grant| until.min(grant.bound()));
-    if until <= mount.ports.clock.now() {
+    if until <= mount.stamp() {
         return Err(Error::Refused(format!("role {role:?} has no time left: its max_ttl or the mount's is too short")));
     }
     Ok(Permit {
@@ -201,12 +202,13 @@ pub async fn mint(
     site: &Site<'_>,
     plan: &mut MintPlan,
     login: Login<'_>,
+    place: Option<Place>,
 ) -> Result<(Fields, Underway), Error> {
     let (name, named) = (plan.username.clone(), intent::lease(&site.doomed(plan, None)));
     let ended = |underway: Underway, is_ended| {
         if is_ended { transit::arrived(mount, &underway) } else { transit::lost(mount, &underway) }
     };
-    recorded(mount, permit, &name, named, made(mount, site, plan, login), ended).await
+    recorded(mount, permit, &name, named, made(mount, site, plan, login, place), ended).await
 }
 
 /// Makes a credential that is called `name`. Of a gated role the use is in the record before, with `planned`, which is enough
@@ -251,6 +253,7 @@ async fn made(
     site: &Site<'_>,
     plan: &mut MintPlan,
     login: Login<'_>,
+    place: Option<Place>,
 ) -> Result<(Fields, Underway), Error> {
     let underway = transit::begin(mount, site.db_name, &plan.marker.request);
     let made = if site.driver.keeps_marker() {
@@ -258,10 +261,13 @@ async fn made(
     } else {
         noted(mount, site, plan, login).await
     };
+    if let Some(place) = place.filter(|_| !matches!(made, Err(Unmade::Certain(_)))) {
+        place.keep();
+    }
     match made {
         Ok(internal) => Ok((internal, underway)),
         Err(Unmade::Certain(e)) => {
-            transit::arrived(mount, &underway);
+            transit::unmade(mount, &underway);
             Err(e)
         }
         Err(Unmade::Unknown(e)) => {
@@ -325,7 +331,11 @@ async fn noted(mount: &Mount, site: &Site<'_>, plan: &MintPlan, login: Login<'_>
     let key = intent::key_of(&plan.marker.request)?;
     // Who finds the note leaves it alone for as long as we are at it, however long that is.
     let _lock = mount.rotation.locks.hold(&key).await;
-    note.store(storage, &key).await?;
+    if let Err(e) = note.store(storage, &key).await {
+        // It may be there all the same.
+        mount.rotation.queue.plan(&key, site.db_name, note.due());
+        return Err(e.into());
+    }
     match at_target(mount, site, plan, login).await {
         Outcome::Done(()) => {}
         Outcome::Failed(e) => {
@@ -337,7 +347,7 @@ async fn noted(mount: &Mount, site: &Site<'_>, plan: &MintPlan, login: Login<'_>
             return Err(Unmade::Unknown(e));
         }
     }
-    note.is_made(mount.ports.clock.now());
+    note.is_made(mount.stamp());
     if let Err(e) = note.store(storage, &key).await {
         mount.rotation.queue.plan(&key, site.db_name, note.due());
         if let Err(why) = end::end(mount, note.doomed(&key)).await {

@@ -2,6 +2,7 @@
 
 mod access;
 mod aws;
+mod caps;
 mod check;
 mod ending;
 mod mint;
@@ -9,6 +10,7 @@ mod mode;
 mod reconcile;
 mod root;
 mod rotation;
+mod simulation;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -354,7 +356,7 @@ impl Target for Database {
             None => return Err(TargetError::Connect("no such user".into())),
         }
         if let Some(marker) = self.world.markers.lock().unwrap().get_mut(&plan.username) {
-            marker.expires = plan.expires;
+            marker.expires = marker.expires.max(plan.expires);
         }
         Ok(())
     }

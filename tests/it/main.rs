@@ -9,6 +9,7 @@
 mod advisories;
 mod architecture;
 mod aws;
+mod caps;
 mod certificates;
 mod chaos;
 mod check;

@@ -168,7 +168,7 @@ async fn attempt(mount: &Mount, role: &str, gate: &Gate, wish: &Wish, source: &R
     }
 }
 
-/// The caller's open requests that the read may mean, the oldest first.
+/// The caller's open requests that the read may mean: whoever broke the glass means that, else the oldest first.
 async fn find(mount: &Mount, case: &Case<'_>, wish: &Wish) -> Result<Vec<AccessRequest>, Error> {
     let mut found = rules::open(mount, case.role).await?;
     found.retain(|request| {
@@ -178,7 +178,8 @@ async fn find(mount: &Mount, case: &Case<'_>, wish: &Wish) -> Result<Vec<AccessR
     });
     let now = unix_seconds(evidence::now(mount).await);
     found.retain(|request| request.overdue(now) == super::request::Overdue::No);
-    found.sort_by(|a, b| a.id.cmp(&b.id));
+    let place = |request: &AccessRequest| (request.mode != Mode::BreakGlass, request.id.clone());
+    found.sort_by_cached_key(place);
     Ok(found)
 }
 

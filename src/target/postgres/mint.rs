@@ -427,7 +427,8 @@ async fn prolong(session: &mut Checkout<PgSession>, plan: &RenewPlan, messages: 
     }
     let moved = comment_now
         .and_then(|text| marker::read(&text))
-        .and_then(|marker| comment(&plan.username, &Marker { expires: plan.expires, ..marker }).ok());
+        .map(|marker| Marker { expires: plan.expires.max(marker.expires), ..marker })
+        .and_then(|marker| comment(&plan.username, &marker).ok());
     let commit = moved.map_or_else(|| "COMMIT".to_owned(), |comment| format!("{comment};\nCOMMIT"));
     session.run(&commit).await.map(drop)
 }

@@ -290,3 +290,42 @@ fn a_key_in_another_account_is_changed_through_a_role_there() {
     stage.client.delete("aws/static-roles/far").expect(204);
     assert!(!there("ListAccessKeys", &[("UserName", "batch")]).contains("<AccessKeyId>"));
 }
+
+/// `check` names the one thing that is missing: a right in the trust, or a length that AWS will not give.
+#[test]
+fn a_check_names_what_is_missing() {
+    let stage = Stage::ministack();
+    let trust = r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"AWS":"*"},"Action":"sts:AssumeRole"}]}"#;
+    let arn = stage.aws.role("app", trust);
+    let of = |name: &str| {
+        let checked = stage.client.get(&format!("aws/check/{name}")).data();
+        let wrong: Vec<String> = checked["checks"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|check| check["ok"] == false)
+            .map(|check| format!("{}: {}", check["action"], check["fix"]))
+            .collect();
+        assert_eq!(checked["ok"], wrong.is_empty(), "{checked}");
+        wrong
+    };
+    stage.write("plain", json!({ "credential_type": "assumed_role", "role_arns": arn }));
+    assert_eq!(of("plain"), Vec::<String>::new());
+    stage.write(
+        "tagged",
+        json!({ "credential_type": "assumed_role", "role_arns": arn, "session_tags": { "team": "red" } }),
+    );
+    let wrong = of("tagged");
+    assert!(wrong.len() == 1 && wrong[0].contains("sts:TagSession") && wrong[0].contains("trust policy"), "{wrong:?}");
+    // An hour is what a role gives unless its own maximum says more.
+    stage.write("long", json!({ "credential_type": "assumed_role", "role_arns": arn, "max_sts_ttl": "2h" }));
+    let wrong = of("long");
+    assert!(wrong.len() == 1 && wrong[0].contains("MaxSessionDuration is 3600"), "{wrong:?}");
+    let longer = [("RoleName", "app"), ("MaxSessionDuration", "7200")];
+    stage.aws.admin("UpdateRole", &longer);
+    assert_eq!(of("long"), Vec::<String>::new());
+    let nowhere = json!({ "credential_type": "assumed_role", "role_arns": stage.aws.role_arn("nowhere") });
+    stage.write("nowhere", nowhere);
+    let wrong = of("nowhere");
+    assert!(wrong.iter().any(|text| text.contains("sts:AssumeRole")), "{wrong:?}");
+}
