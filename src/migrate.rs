@@ -71,6 +71,10 @@ pub fn run(plan: &Plan, mut say: impl FnMut(&str)) -> Result<(), String> {
                 }
             }
         }
+        if failures > 0 {
+            // What comes next needs what was not done.
+            break;
+        }
     }
     if failures > 0 {
         return Err(format!("{failures} not done; mend that, and run this again: what is done is not done again"));
@@ -111,6 +115,9 @@ fn copy(
     let mut wanted = item.written(&read);
     let before = there.as_ref().map(|there| item.differences(&read, there));
     if before.as_ref().is_some_and(Vec::is_empty) {
+        if item.kind == Kind::Role && !plan.dry_run {
+            try_role(host, to, &path)?;
+        }
         return Ok("is there already".into());
     }
     if let Some(given) = secrets.get(&path) {
@@ -129,8 +136,7 @@ fn copy(
     }
     host.write(&format!("{to}/{path}"), &wanted)?;
     if item.kind == Kind::Role {
-        host.write(&format!("{to}/{path}/test"), &Map::new())
-            .map_err(|e| format!("written, but it does not work: {e}"))?;
+        try_role(host, to, &path)?;
     }
     let now = host.read(&format!("{to}/{path}"))?.ok_or("it was written, and is not there")?;
     let differences = item.differences(&read, &now);
@@ -138,6 +144,11 @@ fn copy(
         true => "written and tried".into(),
         false => format!("written and tried; seen differently: {}", differences.join(", ")),
     })
+}
+
+/// Makes a user of the role, and ends it.
+fn try_role(host: &Host, to: &str, path: &str) -> Result<(), String> {
+    host.write(&format!("{to}/{path}/test"), &Map::new()).map_err(|e| format!("it is there, but does not work: {e}"))
 }
 
 /// One account changes its engine. The password goes with it, unchanged.
