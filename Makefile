@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 export PATH := $(CURDIR)/.cache/bin:$(PATH)
 
-.PHONY: docs help setup build release demo demo-jit demo-aws test unit parity chaos cluster bench bench-wiping unwiped advisory-facts fuzz fmt lint advisories clean
+.PHONY: docs help setup build release dist demo demo-jit demo-aws test unit parity chaos campaigns simulate cluster bench bench-wiping unwiped advisory-facts fuzz fmt lint advisories clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
@@ -19,6 +19,9 @@ build: ## build the plugin: target/debug/leasehold
 
 release: ## build the plugin as it is shipped: target/release/leasehold
 	@cargo build --locked --release
+
+dist: release ## pack the release: OCI image layout, Debian package, SBOM, checksums, all in dist/
+	@scripts/dist
 
 demo: setup build ## see a user come and go: about ten seconds, everything cleaned up (KEEP=1 leaves it running)
 	@scripts/demo
@@ -44,6 +47,17 @@ chaos: export LEASEHOLD_CHAOS_HOST_KILLS ?= 50
 chaos: export LEASEHOLD_CHAOS_DATABASE_KILLS ?= 20
 chaos: setup ## the kill campaign, long: about eight minutes (LEASEHOLD_CHAOS_SEED=… for another one like it)
 	@cargo nextest run --locked --profile chaos --test it --no-capture -- chaos::
+
+# The short form of each is part of `make test`.
+campaigns: export LEASEHOLD_CAMPAIGN_LONG ?= 1
+campaigns: setup ## faults of all kinds under load, long: some hours (LEASEHOLD_CAMPAIGN_SEED=… for others like them)
+	@cargo nextest run --locked --profile campaigns --test it --no-capture -- faults::campaigns::
+
+# Ten thousand are part of `make test`.
+simulate: export LEASEHOLD_SIMULATION_SEEDS = $(or $(SEEDS),1000000)
+simulate: ## the engine's core by SEEDS=1000000 seeds; one of them, told in all its steps: SEED=…
+	@$(if $(SEED),LEASEHOLD_SIMULATION_SEED=$(SEED) LEASEHOLD_SIMULATION_TELLS=1 )cargo nextest run --locked \
+	    --profile campaigns --lib --cargo-profile simulation --success-output immediate -- simulation::whatever_happens
 
 # The short form is part of `make test`.
 cluster: export LEASEHOLD_CLUSTER_KILLS ?= 10
@@ -87,4 +101,4 @@ advisories: setup ## ask the RustSec database about the dependencies (needs a ne
 
 clean: ## remove what was built and fetched
 	@cargo clean
-	@rm -rf .cache
+	@rm -rf .cache dist

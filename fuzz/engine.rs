@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use leasehold::engine::port::{Alias, Clock, Entity, Group, Host, HostError, LeftNote, Scratch, Storage, StorageError};
+use leasehold::engine::port::{
+    Alias, Clock, Entity, Group, Host, HostError, LeftNote, Post, Posted, Scratch, Storage, StorageError, Web, WebError,
+};
 use leasehold::engine::request::{Caller, LeaseRef, Operation, Request};
 use leasehold::engine::{Kind, Mount, Ports};
 use leasehold::secret::Secret;
@@ -84,6 +86,13 @@ impl Scratch for World {
     fn clear_left(&self, _: &str) {}
 }
 
+#[async_trait]
+impl Web for World {
+    async fn post(&self, _: &Post) -> Result<Posted, WebError> {
+        Err(WebError("nobody is there".into()))
+    }
+}
+
 /// Whatever is asked for, a server at a port where none can be; an account that agrees to everything.
 struct Nowhere;
 
@@ -110,6 +119,7 @@ fn with_mount(kind: Kind, stored: BTreeMap<String, String>, work: impl AsyncFnOn
         clock: world.clone(),
         scratch: world.clone(),
         targets: Arc::new(Nowhere),
+        web: world.clone(),
     };
     runtime.block_on(async {
         let mount = Mount::new(kind, "mount".to_owned(), ports);

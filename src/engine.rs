@@ -5,6 +5,7 @@
 
 pub mod access;
 pub mod aws;
+pub mod caps;
 pub mod clocks;
 pub mod database;
 pub mod end;
@@ -17,6 +18,7 @@ pub mod intent;
 pub mod issue;
 pub mod journal;
 pub mod lease;
+pub mod live;
 pub mod marker;
 pub mod meter;
 pub mod metrics;
@@ -42,11 +44,11 @@ use database::connection::Connections;
 use database::credential::Ahead;
 use error::Error;
 use field::Input;
-use port::{Clock, Host, Scratch, Storage};
+use port::{Clock, Host, Scratch, Storage, Web};
 use request::{Existence, Fields, LeaseGrant, LeaseRef, Operation, Reply, Request, Response};
 
-use crate::secret::Secret;
-use crate::target::{Connector, Usage};
+use crate::secret::{Secret, password};
+use crate::target::{Connector, Standing, Usage};
 
 /// Whether users are ended at all.
 pub use end::mode::RevocationMode;
@@ -88,6 +90,8 @@ pub struct Ports {
     pub targets: Arc<dyn Connector>,
     /// Notes for the next process.
     pub scratch: Arc<dyn Scratch>,
+    /// Other people's web servers.
+    pub web: Arc<dyn Web>,
 }
 
 /// One mount of the engine. Clones are the same mount.
@@ -95,6 +99,7 @@ pub struct Ports {
 pub struct Mount(Arc<Inner>);
 
 /// A mount that may be gone.
+#[derive(Clone)]
 struct WeakMount(Weak<Inner>);
 
 impl WeakMount {
@@ -124,6 +129,7 @@ pub struct Inner {
     rotation: Rotation,
     ending: end::Ending,
     access: access::Access,
+    caps: caps::Caps,
     evidence: evidence::Log,
     clocks: clocks::Clocks,
     transit: transit::Transit,
@@ -147,8 +153,15 @@ struct Rotation {
 const USAGE: std::time::Duration = std::time::Duration::from_millis(500);
 
 /// Storage prefixes the host should wrap with its seal.
-pub const SEAL_WRAPPED: &[&str] =
-    &["config/*", "static-role/*", "static-creds/*", "rotation/*", "key/*", evidence::checkpoint::KEY];
+pub const SEAL_WRAPPED: &[&str] = &[
+    "config/*",
+    "static-role/*",
+    "static-creds/*",
+    "rotation/*",
+    "key/*",
+    "access/hook-key/*",
+    evidence::checkpoint::KEY,
+];
 
 impl Mount {
     /// A mount with the host's stable id for it. Touches nothing yet: storage may not be writable.
@@ -157,7 +170,7 @@ impl Mount {
         let (connections, ahead, rotation) = (Connections::default(), Ahead::default(), Rotation::default());
         let (ending, clocks) = (end::Ending::default(), clocks::Clocks::new(ports.clock.as_ref()));
         let transit = transit::Transit::default();
-        let (incarnation, seals) = (format!("{:016x}", rand::random::<u64>()), tokio::sync::OnceCell::new());
+        let (incarnation, seals) = (format!("{:016x}", password::number()), tokio::sync::OnceCell::new());
         Self(Arc::new(Inner {
             kind,
             id,
@@ -175,6 +188,7 @@ impl Mount {
             incarnation,
             seals,
             access: access::Access::default(),
+            caps: caps::Caps::default(),
             evidence: evidence::Log::default(),
         }))
     }
@@ -183,6 +197,11 @@ impl Mount {
     pub fn start(&self) {
         self.rotation.queue.start(self);
         self.access.start(self);
+    }
+
+    /// The time by which ends are written down: see [`clocks`].
+    fn stamp(&self) -> SystemTime {
+        self.clocks.stamp(self.ports.clock.as_ref())
     }
 
     fn weak(&self) -> WeakMount {
@@ -272,11 +291,31 @@ impl Mount {
         tokio::time::timeout(USAGE, asking).await.ok()?.ok()?
     }
 
+    /// For how long the sessions of what was issued have been silent, in seconds; the inner `None`: it has no session. `None`
+    /// if the target does not say.
+    async fn silence(&self, internal: &Fields) -> Option<Option<u64>> {
+        let asking = async {
+            match self.kind {
+                Kind::Database => database::creds::silence(self, internal).await.ok(),
+                Kind::Aws => None,
+            }
+        };
+        tokio::time::timeout(USAGE, asking).await.ok()?
+    }
+
     /// Ends what was issued, by a lease's internal data. Ending what is already gone succeeds.
     async fn end_credential(&self, internal: &Fields) -> Result<end::Report, Error> {
         match self.kind {
             Kind::Database => database::creds::revoke(self, internal).await,
             Kind::Aws => aws::lease::end(self, internal).await,
+        }
+    }
+
+    /// Who can log in to the targets with rights that nobody asked for here: by connection, or why that is not known.
+    async fn standing(&self) -> Result<Vec<(String, Result<Vec<Standing>, String>)>, Error> {
+        match self.kind {
+            Kind::Database => database::standing(self).await,
+            Kind::Aws => Ok(Vec::new()),
         }
     }
 
@@ -384,6 +423,10 @@ impl Mount {
             self.connections.forget(name);
             self.aws.forget();
             self.rotation.queue.outdated();
+            self.caps.outdated();
+        }
+        if key.starts_with("role/") {
+            caps::supersede::outdated(self);
         }
         if key.starts_with(evidence::PREFIX) {
             self.evidence.outdated();
@@ -396,6 +439,7 @@ impl Mount {
             .any(|prefix| key.starts_with(prefix))
             || [journal::PREFIX, intent::PREFIX, remnant::PREFIX].iter().any(|prefix| key.starts_with(prefix))
         {
+            self.caps.outdated();
             self.rotation.queue.outdated();
         }
     }
@@ -419,11 +463,14 @@ impl Mount {
             }
             Err(e) => Err(e),
         };
-        if let Err(e) = told {
+        if let Err(e) = &told {
             tracing::error!("a credential that reached nobody could not be ended yet, and is tried again: {e}");
         }
-        if let Some(underway) = underway {
-            transit::arrived(self, underway);
+        match (underway, told) {
+            (Some(underway), Ok(_)) => transit::arrived(self, underway),
+            // Should what is written of it get lost with this process, the next one knows.
+            (Some(underway), Err(_)) => transit::lost(self, underway),
+            (None, _) => {}
         }
     }
 
@@ -452,7 +499,12 @@ impl Mount {
 
     /// The error that makes the host forward the request to the active node.
     async fn refuse_on_standby(&self) -> Result<(), Error> {
-        if self.ports.host.is_standby().await? { Err(Error::ReadOnly) } else { Ok(()) }
+        if self.ports.host.is_standby().await? {
+            // Others make users now.
+            self.caps.outdated();
+            return Err(Error::ReadOnly);
+        }
+        Ok(())
     }
 }
 

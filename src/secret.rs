@@ -2,6 +2,7 @@
 
 pub mod authority;
 pub mod key;
+pub mod mac;
 pub mod memory;
 pub mod password;
 pub mod seal;

@@ -95,6 +95,15 @@ impl TargetError {
         matches!(self, Self::Answer { code, .. } if codes.contains(&code.as_str()))
     }
 
+    /// True if a user was not made because it could have turned its recording off.
+    pub fn is_unrecorded(&self) -> bool {
+        match self {
+            Self::Begin(inner) | Self::Statement(inner) => inner.is_unrecorded(),
+            Self::Server { code, .. } => code == postgres::UNRECORDED,
+            _ => false,
+        }
+    }
+
     /// True if the target could not be reached, or works on nothing at the moment: what failed may be tried again as
     /// soon as it answers. False if it answered, and said no.
     pub fn is_outage(&self) -> bool {
@@ -346,6 +355,8 @@ pub struct MintPlan {
     pub scram_iterations: Option<u32>,
     /// The note left at the target.
     pub marker: Marker,
+    /// Everything that the user does is to be in the server's log, and the user cannot change that.
+    pub recorded: bool,
     /// A process that has died may have done the same: where the target keeps markers, a user with the same request is
     /// looked for once nobody can be making it any more, and [`TargetError::Repeated`] says that there is one.
     pub repeats: bool,
@@ -371,7 +382,8 @@ pub struct RenewPlan {
     pub renew: Script,
     /// The new end.
     pub expiration: SystemTime,
-    /// When the marker should say the user ends, unix seconds.
+    /// When the marker should say the user ends, unix seconds. It never says an earlier time than before: if this call
+    /// fails, the lease may be the longer one.
     pub expires: u64,
 }
 
@@ -414,6 +426,17 @@ impl LoginError {
 /// What a server says that keeps one password a user, and is called `server`.
 fn one_password(server: &str) -> TargetError {
     TargetError::Plan(format!("{server} keeps one password a user; MySQL 8.0.14 or later, Valkey and Redis keep two"))
+}
+
+/// Somebody who can log in to a target and do more than others, and was not made by us.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
+pub struct Standing {
+    /// Its name.
+    pub name: String,
+    /// What it can do, in the target's own words.
+    pub rights: Vec<String>,
+    /// It is the account of the connection itself.
+    pub own: bool,
 }
 
 /// What a user has done, as its target counts it.
@@ -477,9 +500,27 @@ pub trait Target: Send + Sync {
     async fn end(&self, plan: &EndPlan) -> Result<Ended, TargetError>;
     /// The users of this mount that carry a [`Marker`]; none where [`Driver::keeps_marker`] says so.
     async fn marked(&self, mount: &str) -> Result<Vec<Marked>, TargetError>;
+    /// Who can log in with rights over others, but for the users of this mount.
+    async fn standing(&self, _mount: &str) -> Result<Vec<Standing>, TargetError> {
+        Err(TargetError::Plan("this kind of server is not looked through".into()))
+    }
     /// What a user has done so far, if the target counts that. Asked before its end: afterwards nobody knows its number.
     async fn usage(&self, _username: &str) -> Result<Option<Usage>, TargetError> {
         Ok(None)
+    }
+    /// For how many seconds no session of a user has done anything; `None` if it has no session.
+    ///
+    /// # Errors
+    /// [`TargetError::Plan`] where that cannot be seen.
+    async fn silence(&self, _username: &str) -> Result<Option<u64>, TargetError> {
+        Err(TargetError::Plan("this kind of server does not tell".into()))
+    }
+    /// Whether all that a new user does can be in the server's log, without the user being able to change that.
+    ///
+    /// # Errors
+    /// [`TargetError::Plan`] with what is missing.
+    async fn records(&self) -> Result<(), TargetError> {
+        Err(TargetError::Plan("this kind of server records nothing of what a user does".into()))
     }
     /// Which of these users are there.
     async fn present(&self, usernames: &[String]) -> Result<Vec<String>, TargetError>;

@@ -24,6 +24,7 @@ mod service;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod web;
 
 use std::io::{self, Write as _};
 use std::os::unix::net::UnixListener;

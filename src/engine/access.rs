@@ -7,6 +7,8 @@
 //!
 //! [`issue`]: super::issue
 
+pub mod campaign;
+pub mod cedar;
 pub mod config;
 pub mod coverage;
 pub mod emergency;
@@ -14,6 +16,7 @@ pub mod ending;
 mod file;
 pub mod freeze;
 pub mod gate;
+pub mod hook;
 pub mod identity;
 pub mod paths;
 pub mod policy;
@@ -22,10 +25,14 @@ pub mod proof;
 mod report;
 pub mod request;
 pub mod rules;
+mod simulate;
+pub mod staged;
+mod standing;
 mod verbs;
 pub mod votes;
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -200,6 +207,15 @@ pub struct Access {
     pub changed: Notify,
     /// Proofs that were used.
     pub proofs: proof::Used,
+    /// Whoever passes events on holds this.
+    telling: tokio::sync::Mutex<()>,
+    seen: hook::Seen,
+    /// When each credential was seen to be in use, by the id of its issue; unix seconds.
+    active: Mutex<BTreeMap<String, u64>>,
+    /// Nobody is told of anything.
+    nobody: AtomicBool,
+    /// Rules in Cedar that were read.
+    rules: cedar::Cache,
     /// Who was refused lately because it was not clear who they are, and why.
     refusals: Mutex<BTreeMap<String, String>>,
     settings: Mutex<Option<Arc<config::Settings>>>,
@@ -272,6 +288,23 @@ impl Access {
             return;
         }
         let (mount, stop) = (mount.weak(), self.stop.clone());
+        let (teller, ended) = (mount.clone(), stop.clone());
+        tokio::spawn(async move {
+            // Beside the agenda: a web server that hangs holds up no end.
+            loop {
+                tokio::select! {
+                    () = tokio::time::sleep(TICK) => {}
+                    () = ended.cancelled() => return,
+                }
+                let Some(mount) = teller.upgrade() else { return };
+                if !mount.access.nobody.load(Ordering::Relaxed)
+                    && !mount.ports.host.is_standby().await.unwrap_or(true)
+                    && let Err(e) = hook::tick(&mount).await
+                {
+                    tracing::debug!("nobody can be told of events now: {e}");
+                }
+            }
+        });
         tokio::spawn(async move {
             let mut clock = tokio::time::interval(TICK);
             clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -296,6 +329,7 @@ impl Access {
         if key == config::KEY {
             self.settings().take();
         }
+        self.nobody.store(false, Ordering::Relaxed);
         if key.starts_with(OPEN) {
             self.agenda().loaded = false;
         }
@@ -360,6 +394,8 @@ pub async fn handle(mount: &Mount, path: Path, input: &Input, request: &Request)
     match (path, request.operation) {
         (Path::Config, Read) => config::read(mount).await,
         (Path::Config, Create | Update) => config::write(mount, input, request).await,
+        (Path::ConfigActivate, Create | Update) => staged::activate_config(mount, request).await,
+        (Path::PolicyActivate, Create | Update) => staged::activate_policy(mount, name, request).await,
         (Path::Policies, List) => super::database::list(mount, policy::PREFIX, input).await,
         (Path::Policy, Read) => policy::read(mount, name).await,
         (Path::Policy, Create | Update) => policy::write(mount, name, input, request).await,
@@ -377,6 +413,23 @@ pub async fn handle(mount: &Mount, path: Path, input: &Input, request: &Request)
         (Path::Freeze, Create | Update) => freeze::write(mount, name, input, request).await,
         (Path::Freeze, Read) => freeze::read(mount, name).await,
         (Path::Freeze, Delete) => freeze::delete(mount, name, request).await,
+        (Path::PolicySimulate, Create | Update) => simulate::run(mount, name, input).await,
+        (Path::Hooks, List) => super::database::list(mount, hook::PREFIX, input).await,
+        (Path::Hook, Create | Update) => hook::write(mount, name, input, request).await,
+        (Path::Hook, Read) => hook::read(mount, name).await,
+        (Path::Hook, Delete) => hook::delete(mount, name, request).await,
+        (Path::HookTest, Create | Update) => hook::test(mount, name).await,
+        (Path::HookRetry, Create | Update) => hook::retry(mount, name).await,
+        (Path::HookDead, Read) => hook::dead(mount, name).await,
+        (Path::Acknowledgements, List) => super::database::list(mount, standing::PREFIX, input).await,
+        (Path::Acknowledgement, Create | Update) => standing::acknowledge(mount, text("id"), input, request).await,
+        (Path::Acknowledgement, Read) => standing::read(mount, text("id")).await,
+        (Path::Acknowledgement, Delete) => standing::forget(mount, text("id"), request).await,
+        (Path::Campaigns, List) => super::database::list(mount, campaign::PREFIX, input).await,
+        (Path::Campaign, Create | Update) => campaign::start(mount, name, input, request).await,
+        (Path::Campaign, Read) => campaign::read(mount, name).await,
+        (Path::Campaign, Delete) => campaign::delete(mount, name, request).await,
+        (Path::CampaignItem, Create | Update) => campaign::decide(mount, name, text("item"), input, request).await,
         (Path::Preapprovals, List) => super::database::list(mount, preapproval::PREFIX, input).await,
         (Path::Preapproval, Create | Update) => preapproval::write(mount, name, input, request).await,
         (Path::Preapproval, Read) => preapproval::read(mount, name).await,
@@ -400,6 +453,7 @@ pub async fn handle(mount: &Mount, path: Path, input: &Input, request: &Request)
         },
         (Path::Export, Read) => evidence::answer::export(mount, input).await,
         (Path::Checkpoint, Read) => evidence::answer::checkpoint(mount).await,
+        (Path::Proof, Read) => evidence::answer::proof(mount, text("seq")).await,
         (Path::Verify, Create | Update) => evidence::answer::verify(mount, input).await,
         _ => Err(Error::UnsupportedOperation),
     }

@@ -1,11 +1,13 @@
-//! What time it is when users are to end because of it.
+//! What time it is when users are made, and when they are to end because of it.
 //!
 //! Ends are written down by the wall clock, and a wall clock can be set. Whoever ended users by it alone would end them all
-//! when somebody sets it forward by mistake. So it is compared with the clock of this process, which nobody sets, and with
-//! that of the database; what they do not agree about counts as not yet. The host's own leases are not ours to judge: what
-//! it revokes is ended whatever our clocks say.
+//! when somebody sets it forward, by mistake, or because it was wrong before: then the ends of all users were written down
+//! by the wrong clock. So it is compared with the clock of this process, which nobody sets, and with that of the database.
+//! A clock that is set back counts at once. One that is set forward counts for new users as soon as the database confirms
+//! it, and for the end of users only once those that were made before must be gone. The host's own leases are not ours to
+//! judge: what it revokes is ended whatever our clocks say.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use super::port::Clock;
@@ -16,7 +18,8 @@ const TOLERANCE: Duration = Duration::from_secs(60);
 /// How far the wall clock may run from the steady one between two looks without having been set.
 const DRIFT: Duration = Duration::from_secs(10);
 
-/// A clock that was set is believed after so long, when the host has long ended what it thinks is over.
+/// A clock that was set forward and that nobody confirms is believed after so long, when users are made. When they end,
+/// not before the longest lease is over.
 pub const BELIEVED: Duration = Duration::from_secs(600);
 
 /// A process that is younger than this may be asked for what a dead one was about to do: the host sends its requests again
@@ -36,15 +39,30 @@ struct Seen {
     /// A wall clock that is believed, and what the steady one said then.
     wall: SystemTime,
     steady: Duration,
-    /// When the wall clock was first seen to have been set since.
+    /// A database said the same.
+    agreed: bool,
+    /// When the wall clock was first seen to have been set forward since.
     set: Option<Duration>,
+    /// The database says the same of it.
+    confirmed: bool,
+}
+
+impl Seen {
+    fn at(wall: SystemTime, steady: Duration, agreed: bool) -> Self {
+        Self { wall, steady, agreed, set: None, confirmed: false }
+    }
+
+    /// What the wall clock would say if nobody had set it.
+    fn unset(&self, steady: Duration) -> SystemTime {
+        self.wall + steady.saturating_sub(self.steady)
+    }
 }
 
 impl Clocks {
     /// Of a process that begins now.
     pub fn new(clock: &dyn Clock) -> Self {
         let (wall, steady) = (clock.now(), clock.steady());
-        Self { born: steady, seen: Mutex::new(Seen { wall, steady, set: None }) }
+        Self { born: steady, seen: Mutex::new(Seen::at(wall, steady, false)) }
     }
 
     /// How long the mount has been here, by the steady clock.
@@ -57,39 +75,52 @@ impl Clocks {
         self.age(clock) < YOUNG
     }
 
-    /// The latest time that no clock denies, given the time by the database's if it has one.
-    pub fn certain(&self, clock: &dyn Clock, database: Option<SystemTime>) -> SystemTime {
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The time by which ends are written down.
+    pub fn stamp(&self, clock: &dyn Clock) -> SystemTime {
         let (wall, steady) = (clock.now(), clock.steady());
-        let by_steady = {
-            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-            let by_steady = seen.wall + steady.saturating_sub(seen.steady);
-            if apart(wall, by_steady) <= DRIFT {
-                // Slow corrections add up to no jump.
-                *seen = Seen { wall, steady, set: None };
-            } else if steady.saturating_sub(*seen.set.get_or_insert(steady)) >= BELIEVED {
-                *seen = Seen { wall, steady, set: None };
-                return certain(wall, wall, database);
+        let mut seen = self.seen();
+        let unset = seen.unset(steady);
+        if wall <= unset + DRIFT {
+            let agreed = seen.agreed && wall + DRIFT >= unset;
+            *seen = Seen::at(wall, steady, agreed);
+            return wall;
+        }
+        let since = *seen.set.get_or_insert(steady);
+        if seen.confirmed || steady.saturating_sub(since) >= BELIEVED { wall } else { unset }
+    }
+
+    /// The time by which users end, given the time by the database's clock if it has one, and how long the longest lease is.
+    pub fn certain(&self, clock: &dyn Clock, database: Option<SystemTime>, longest: Duration) -> SystemTime {
+        let (wall, steady) = (clock.now(), clock.steady());
+        let agrees = database.map(|database| apart(database, wall) <= TOLERANCE);
+        let mut seen = self.seen();
+        let unset = seen.unset(steady);
+        let is_forward = wall > unset + DRIFT;
+        if is_forward {
+            let since = *seen.set.get_or_insert(steady);
+            seen.confirmed = agrees.unwrap_or(seen.confirmed);
+            // A machine that slept, and with it its steady clock: what was written down before is right.
+            let slept = seen.agreed && agrees == Some(true);
+            if !slept && steady.saturating_sub(since) < longest.max(BELIEVED) {
+                return earlier(unset, database);
             }
-            by_steady
-        };
-        certain(wall, by_steady, database)
+        }
+        // Slow corrections add up to no jump.
+        let agreed = agrees.unwrap_or(seen.agreed && apart(wall, unset) <= DRIFT);
+        *seen = Seen::at(wall, steady, agreed);
+        earlier(wall, database)
     }
 }
 
-fn certain(wall: SystemTime, by_steady: SystemTime, database: Option<SystemTime>) -> SystemTime {
-    if apart(wall, by_steady) <= DRIFT {
-        // The database says nothing, or the same, or something else: then the earlier of the two.
-        return match database {
-            Some(database) if apart(database, wall) > TOLERANCE => wall.min(database),
-            _ => wall,
-        };
-    }
+/// A database that is clearly behind counts, one that is ahead does not.
+fn earlier(time: SystemTime, database: Option<SystemTime>) -> SystemTime {
     match database {
-        Some(database) if apart(database, by_steady) <= TOLERANCE => by_steady.min(database),
-        // A machine that slept: its steady clock slept, too.
-        Some(database) if apart(database, wall) <= TOLERANCE => wall.min(database),
-        Some(database) => wall.min(by_steady).min(database),
-        None => wall.min(by_steady),
+        Some(database) if apart(database, time) > TOLERANCE => time.min(database),
+        _ => time,
     }
 }
 
@@ -135,44 +166,79 @@ mod tests {
         }
     }
 
+    const LONGEST: Duration = Duration::from_secs(7200);
+
     #[test]
     fn time_that_passes_is_certain_and_time_that_was_set_is_not() {
-        for jump in [-10 * 365 * 24 * HOUR, -HOUR, HOUR, 10 * 365 * 24 * HOUR] {
-            let times = Times::default();
-            let clocks = Clocks::new(&times);
+        for jump in [HOUR, 10 * 365 * 24 * HOUR] {
+            let (times, clocks) = (Times::default(), Clocks::new(&Times::default()));
             times.pass(100);
-            assert_eq!(clocks.certain(&times, None), at(100));
-            assert_eq!(clocks.certain(&times, Some(at(90))), at(100), "the database's clock may be a little off");
+            assert_eq!(clocks.certain(&times, None, LONGEST), at(100));
+            assert_eq!(clocks.certain(&times, Some(at(90)), LONGEST), at(100), "a database may be a little off");
             times.set(jump);
             times.pass(5);
-            assert_eq!(clocks.certain(&times, Some(at(110))), at(105), "two of three");
-            assert_eq!(clocks.certain(&times, None), at(105 + jump.min(0)), "the earlier");
-            assert_eq!(clocks.certain(&times, Some(at(105 + jump))), at(105 + jump), "the machine slept");
-            assert_eq!(clocks.certain(&times, Some(at(-9 * HOUR))), at((105 + jump).min(-9 * HOUR)), "nobody knows");
+            assert_eq!(clocks.certain(&times, Some(at(110)), LONGEST), at(105));
+            assert_eq!(clocks.certain(&times, None, LONGEST), at(105));
+            assert_eq!(clocks.certain(&times, Some(at(-9 * HOUR)), LONGEST), at(-9 * HOUR), "nobody knows");
+            assert_eq!(clocks.stamp(&times), at(105));
             times.pass(600);
-            assert_eq!(clocks.certain(&times, None), at(705 + jump), "it stayed that way");
+            assert_eq!(clocks.stamp(&times), at(705 + jump), "it stayed that way");
+            assert_eq!(clocks.certain(&times, None, LONGEST), at(705));
+            times.pass(6600);
+            assert_eq!(clocks.certain(&times, None, LONGEST), at(7305 + jump), "whoever was there before is gone");
+        }
+    }
+
+    #[test]
+    fn a_machine_that_slept_has_missed_something() {
+        let (times, clocks) = (Times::default(), Clocks::new(&Times::default()));
+        times.pass(100);
+        assert_eq!(clocks.certain(&times, Some(at(100)), LONGEST), at(100));
+        times.set(HOUR);
+        assert_eq!(clocks.certain(&times, Some(at(100 + HOUR)), LONGEST), at(100 + HOUR));
+        assert_eq!(clocks.stamp(&times), at(100 + HOUR));
+    }
+
+    /// Those that were made by the wrong clock are judged by it, new ones are made by the right one.
+    #[test]
+    fn a_clock_that_was_behind_is_corrected() {
+        for by_stamp in [true, false] {
+            let (times, clocks) = (Times::default(), Clocks::new(&Times::default()));
+            times.pass(100);
+            clocks.certain(&times, Some(at(100)), LONGEST);
+            times.set(-HOUR);
+            // Whoever looks first sees it.
+            match by_stamp {
+                true => assert_eq!(clocks.stamp(&times), at(100 - HOUR)),
+                false => assert_eq!(clocks.certain(&times, Some(at(100)), LONGEST), at(100 - HOUR)),
+            }
+            times.pass(10);
+            times.set(HOUR);
+            assert_eq!(clocks.stamp(&times), at(110 - HOUR), "nobody has confirmed it yet");
+            assert_eq!(clocks.certain(&times, Some(at(110)), LONGEST), at(110 - HOUR));
+            assert_eq!(clocks.stamp(&times), at(110));
+            times.pass(7200);
+            assert_eq!(clocks.certain(&times, Some(at(7310)), LONGEST), at(7310));
         }
     }
 
     #[test]
     fn a_database_that_is_behind_counts_and_one_that_is_ahead_does_not() {
-        let times = Times::default();
-        let clocks = Clocks::new(&times);
+        let (times, clocks) = (Times::default(), Clocks::new(&Times::default()));
         times.pass(50);
-        assert_eq!(clocks.certain(&times, Some(at(50 + HOUR))), at(50));
-        assert_eq!(clocks.certain(&times, Some(at(50 - HOUR))), at(50 - HOUR));
+        assert_eq!(clocks.certain(&times, Some(at(50 + HOUR)), LONGEST), at(50));
+        assert_eq!(clocks.certain(&times, Some(at(50 - HOUR)), LONGEST), at(50 - HOUR));
     }
 
     #[test]
     fn a_clock_that_is_corrected_slowly_is_believed() {
-        let times = Times::default();
-        let clocks = Clocks::new(&times);
+        let (times, clocks) = (Times::default(), Clocks::new(&Times::default()));
         for _ in 0..100 {
             times.pass(60);
             times.set(5);
-            clocks.certain(&times, None);
+            clocks.certain(&times, None, LONGEST);
         }
-        assert_eq!(clocks.certain(&times, None), at(6500));
+        assert_eq!(clocks.certain(&times, None, LONGEST), at(6500));
     }
 
     #[test]

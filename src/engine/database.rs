@@ -15,12 +15,14 @@ use std::time::{Duration, SystemTime};
 use serde_json::json;
 
 use super::Mount;
+use super::caps::supersede;
 use super::end::Trouble;
 use super::error::Error;
 use super::field::Input;
 use super::request::{Existence, Operation, Reply, Request, Response};
 use super::rotation::queue::Lane;
 use super::{intent, metrics, reconcile, remnant, status};
+use crate::target::Standing;
 use paths::Path;
 
 /// The `database` kind of mount.
@@ -49,7 +51,7 @@ pub async fn handle(mount: &Mount, path: Path, name: &str, input: &Input, reques
         (Path::Configs, List) => connection::list(mount, input).await,
         (Path::Config, Read) => connection::read(mount, name).await,
         (Path::Config, Create | Update) => connection::write(mount, name, input, &request.data).await,
-        (Path::Config, Delete) => connection::delete(mount, name).await,
+        (Path::Config, Delete) => connection::delete(mount, name, input).await,
         (Path::Check, Read) => check::read(mount, name).await,
         (Path::Reset, Create | Update) => connection::reset(mount, name).await,
         (Path::Reload, Create | Update) => connection::reload(mount, name).await,
@@ -98,6 +100,7 @@ pub async fn scheduled(mount: &Mount) -> Result<Vec<(String, String, SystemTime)
     found.extend(creds::scheduled(mount).await?);
     found.extend(remnant::scheduled(mount).await?);
     found.extend(reconcile::scheduled(mount).await?);
+    found.extend(supersede::scheduled(mount).await?);
     Ok(found)
 }
 
@@ -106,7 +109,7 @@ pub fn lane(key: &str) -> Lane {
     let is = |prefixes: &[&str]| prefixes.iter().any(|prefix| key.starts_with(prefix));
     match key {
         _ if is(&[intent::PREFIX, remnant::PREFIX]) => Lane::Ends,
-        _ if is(&[reconcile::PREFIX]) => Lane::Sweeps,
+        _ if is(&[reconcile::PREFIX, supersede::PREFIX]) => Lane::Sweeps,
         _ => Lane::Passwords,
     }
 }
@@ -119,6 +122,9 @@ pub async fn when_due(mount: &Mount, key: &str) -> Result<(), Error> {
         root::when_due(mount, name).await
     } else if let Some(name) = key.strip_prefix(reconcile::PREFIX) {
         reconcile::when_due(mount, name).await;
+        Ok(())
+    } else if let Some(name) = key.strip_prefix(supersede::PREFIX) {
+        supersede::when_due(mount, name).await;
         Ok(())
     } else {
         mount.rotation.queue.forget(key);
@@ -138,6 +144,10 @@ pub async fn end_due(mount: &Mount, key: &str) -> Result<(), Trouble> {
 /// Whether the database of a connection answers, in `patience` or in the time that its own settings give it. A connection
 /// that is not there any more answers too: what comes of it, everybody finds out for himself.
 pub async fn answers(mount: &Mount, name: &str, patience: Option<Duration>) -> Result<(), String> {
+    if name.is_empty() {
+        // Of what could not be read.
+        return Ok(());
+    }
     let asking = async {
         match mount.connections.live(name) {
             Some(connection) => connection::verify(&connection).await,
@@ -168,6 +178,20 @@ pub async fn exists(mount: &Mount, path: Path, name: &str) -> Result<Existence, 
         Some(_) => Existence::Found,
         None => Existence::Missing,
     })
+}
+
+/// Who can log in to the database of each connection with rights over others, but for the users of this mount; or why that
+/// is not known.
+pub async fn standing(mount: &Mount) -> Result<Vec<(String, Result<Vec<Standing>, String>)>, Error> {
+    let mut all = Vec::new();
+    for name in mount.ports.storage.list("config/", "", -1).await? {
+        let found = match mount.connections.get(mount, &name).await {
+            Ok(connection) => connection.target.standing(&mount.id).await.map_err(|e| e.to_string()),
+            Err(e) => Err(e.to_string()),
+        };
+        all.push((name, found));
+    }
+    Ok(all)
 }
 
 /// LIST below a storage prefix, with `after` and `limit`. An empty list is a 404 of the host.

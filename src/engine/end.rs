@@ -125,6 +125,20 @@ impl Drop for Flight {
 #[derive(Default)]
 pub struct Ending {
     flights: Flights,
+    /// Users whose remnant could not be written, by its key: nobody else knows of them.
+    unwritten: Mutex<HashMap<String, Doomed>>,
+}
+
+impl Ending {
+    /// What could not be written is kept as long as this process lives.
+    pub fn keep(&self, key: &str, doomed: Doomed) {
+        self.unwritten.lock().unwrap_or_else(PoisonError::into_inner).insert(key.to_owned(), doomed);
+    }
+
+    /// Takes back what was kept.
+    pub fn kept(&self, key: &str) -> Option<Doomed> {
+        self.unwritten.lock().unwrap_or_else(PoisonError::into_inner).remove(key)
+    }
 }
 
 /// Ends a user. One that is already gone is a success, and so is one that can do nothing any more but of which something
@@ -163,6 +177,9 @@ async fn run(mount: &Mount, doomed: &Doomed) -> Landed {
     match &landed {
         Ok(report) => tell(doomed, report),
         Err(trouble) => tracing::debug!(username = doomed.username, "not ended: {trouble}"),
+    }
+    if landed.is_ok() {
+        mount.caps.ended(&doomed.db_name, &doomed.username);
     }
     remnant::after(mount, doomed, &landed).await?;
     if let Some(note) = &doomed.note {

@@ -91,7 +91,7 @@ impl Intent {
             wishes: site.wishes.clone(),
             request: plan.marker.request.clone(),
             entity: plan.marker.entity.clone(),
-            begun: unix_seconds(mount.ports.clock.now()),
+            begun: unix_seconds(mount.stamp()),
             expires: plan.marker.expires,
             made: false,
             incarnation: mount.incarnation.clone(),

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use super::access::Gate;
 use super::access::ending::REQUEST_FIELD;
 use super::access::gate::{self, Use};
+use super::caps::Place;
 use super::end::Doomed;
 use super::end::wishes::Wishes;
 use super::error::Error;
@@ -15,7 +16,7 @@ use super::intent::{self, Intent};
 use super::meter::{self, Work};
 use super::request::{Datum, Fields, LeaseRef, Request};
 use super::transit::{self, Underway};
-use super::{Mount, end};
+use super::{Kind, Mount, end};
 use crate::target::{Driver, Login, MintPlan, Outcome, Target, TargetError};
 
 /// Leave to mint one credential for one caller until a certain time. Only [`authorize`] makes one, and nothing is
@@ -61,6 +62,28 @@ impl Permit {
         self.grant.as_ref().map(Use::params)
     }
 
+    /// Whether what the user does should be in the target's log.
+    pub fn wants_record(&self) -> bool {
+        self.grant.as_ref().is_some_and(Use::wants_record)
+    }
+
+    /// Whether it will be.
+    pub fn is_recorded(&self) -> bool {
+        self.grant.as_ref().is_some_and(Use::is_recorded)
+    }
+
+    /// Tells what the target says of that; may bring the end nearer.
+    ///
+    /// # Errors
+    /// 503 if there is no credential without it.
+    pub fn record(&mut self, able: Result<(), String>, now: SystemTime) -> Result<(), Error> {
+        if let Some(grant) = &mut self.grant {
+            grant.record(able, now)?;
+            self.until = self.until.min(grant.bound());
+        }
+        Ok(())
+    }
+
     /// What the answer says of the grant; nothing for a role that is not gated.
     pub async fn answer(&self, mount: &Mount) -> Vec<(String, Datum)> {
         match &self.grant {
@@ -96,9 +119,14 @@ pub async fn authorize(
     request: &Request,
     until: SystemTime,
 ) -> Result<Permit, Error> {
-    let grant = if gate.jit_policy.is_empty() { None } else { Some(gate::enter(mount, role, gate, request).await?) };
+    let mut grant =
+        if gate.jit_policy.is_empty() { None } else { Some(gate::enter(mount, role, gate, request).await?) };
+    if let Some(grant) = grant.as_mut().filter(|grant| mount.kind == Kind::Aws && grant.wants_record()) {
+        let why = "an AWS mount does not ask whether a trail records what its credentials do";
+        grant.record(Err(why.into()), mount.ports.clock.now())?;
+    }
     let until = grant.as_ref().map_or(until, |grant| until.min(grant.bound()));
-    if until <= mount.ports.clock.now() {
+    if until <= mount.stamp() {
         return Err(Error::Refused(format!("role {role:?} has no time left: its max_ttl or the mount's is too short")));
     }
     Ok(Permit {
@@ -174,12 +202,13 @@ pub async fn mint(
     site: &Site<'_>,
     plan: &mut MintPlan,
     login: Login<'_>,
+    place: Option<Place>,
 ) -> Result<(Fields, Underway), Error> {
     let (name, named) = (plan.username.clone(), intent::lease(&site.doomed(plan, None)));
     let ended = |underway: Underway, is_ended| {
         if is_ended { transit::arrived(mount, &underway) } else { transit::lost(mount, &underway) }
     };
-    recorded(mount, permit, &name, named, made(mount, site, plan, login), ended).await
+    recorded(mount, permit, &name, named, made(mount, site, plan, login, place), ended).await
 }
 
 /// Makes a credential that is called `name`. Of a gated role the use is in the record before, with `planned`, which is enough
@@ -224,6 +253,7 @@ async fn made(
     site: &Site<'_>,
     plan: &mut MintPlan,
     login: Login<'_>,
+    place: Option<Place>,
 ) -> Result<(Fields, Underway), Error> {
     let underway = transit::begin(mount, site.db_name, &plan.marker.request);
     let made = if site.driver.keeps_marker() {
@@ -231,10 +261,13 @@ async fn made(
     } else {
         noted(mount, site, plan, login).await
     };
+    if let Some(place) = place.filter(|_| !matches!(made, Err(Unmade::Certain(_)))) {
+        place.keep();
+    }
     match made {
         Ok(internal) => Ok((internal, underway)),
         Err(Unmade::Certain(e)) => {
-            transit::arrived(mount, &underway);
+            transit::unmade(mount, &underway);
             Err(e)
         }
         Err(Unmade::Unknown(e)) => {
@@ -273,6 +306,9 @@ async fn marked(mount: &Mount, site: &Site<'_>, plan: &mut MintPlan, login: Logi
     }
     match outcome {
         Outcome::Done(()) => Ok(intent::lease(&site.doomed(plan, None))),
+        Outcome::Failed(e) if e.is_unrecorded() => {
+            Err(Unmade::Certain(Error::Coded(503, format!("jit_recording_unavailable: {e}"))))
+        }
         Outcome::Failed(e) => Err(Unmade::Certain(Error::Failed(e.to_string()))),
         Outcome::Unknown(e) => Err(Unmade::Unknown(e)),
     }
@@ -295,7 +331,11 @@ async fn noted(mount: &Mount, site: &Site<'_>, plan: &MintPlan, login: Login<'_>
     let key = intent::key_of(&plan.marker.request)?;
     // Who finds the note leaves it alone for as long as we are at it, however long that is.
     let _lock = mount.rotation.locks.hold(&key).await;
-    note.store(storage, &key).await?;
+    if let Err(e) = note.store(storage, &key).await {
+        // It may be there all the same.
+        mount.rotation.queue.plan(&key, site.db_name, note.due());
+        return Err(e.into());
+    }
     match at_target(mount, site, plan, login).await {
         Outcome::Done(()) => {}
         Outcome::Failed(e) => {
@@ -307,7 +347,7 @@ async fn noted(mount: &Mount, site: &Site<'_>, plan: &MintPlan, login: Login<'_>
             return Err(Unmade::Unknown(e));
         }
     }
-    note.is_made(mount.ports.clock.now());
+    note.is_made(mount.stamp());
     if let Err(e) = note.store(storage, &key).await {
         mount.rotation.queue.plan(&key, site.db_name, note.due());
         if let Err(why) = end::end(mount, note.doomed(&key)).await {

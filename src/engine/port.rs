@@ -96,6 +96,40 @@ pub struct Group {
     pub metadata: BTreeMap<String, String>,
 }
 
+/// Something to be sent to a web server.
+#[derive(Debug, Clone, Default)]
+pub struct Post {
+    /// Where to.
+    pub url: String,
+    /// Beside the type of the content.
+    pub headers: Vec<(&'static str, String)>,
+    /// JSON.
+    pub body: String,
+    /// The authorities that its certificate may be of, PEM; empty: those of this machine.
+    pub authority: String,
+}
+
+/// What it answered.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Posted {
+    /// The status.
+    pub status: u16,
+    /// What it said.
+    pub body: String,
+}
+
+/// Why there is no answer. The text names the server at most.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}")]
+pub struct WebError(pub String);
+
+/// Other people's web servers.
+#[async_trait]
+pub trait Web: Send + Sync {
+    /// Sends it, once.
+    async fn post(&self, post: &Post) -> Result<Posted, WebError>;
+}
+
 /// The time.
 pub trait Clock: Send + Sync {
     /// Now, by the wall clock, which somebody may set at any moment.

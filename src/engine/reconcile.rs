@@ -21,6 +21,7 @@ use super::intent::{self, Intent, unix_seconds};
 use super::remnant::{self, instant};
 use super::request::{Reply, Response};
 use super::{Mount, marker, transit};
+use crate::secret::password;
 use crate::target::Marked;
 
 /// In the queue: a connection that is to be looked at.
@@ -34,13 +35,18 @@ const SOONEST: Duration = Duration::from_secs(15);
 const LOST: Duration = Duration::from_secs(5);
 /// How soon by a process that has just begun.
 const FIRST: Duration = Duration::from_secs(2);
-/// Looking takes at most this part of the time.
+/// Looking takes at most this part of the time, and this one while an answer that did not arrive is looked for.
 const SHARE: u32 = 100;
+const SHARE_OF_LOST: u32 = 10;
+/// The longest lease of a host that nobody has configured.
+const LONGEST: Duration = Duration::from_secs(32 * 24 * 3600);
 /// So many at once, and most of all there are, is more than a host leaves behind: it may be the clock.
 const MANY: usize = 20;
 
 /// Why a user is to end.
 const OVERDUE: &str = "it outlived its lease";
+/// Why one is not touched that says it is ours.
+const FORGED: &str = "its comment was not written by this mount";
 const ANSWER_LOST: &str = "the process that made it died before the host had the answer";
 
 /// The key of a connection in the queue.
@@ -168,7 +174,8 @@ pub async fn when_due(mount: &Mount, name: &str) {
     };
     let took = mount.ports.clock.steady().saturating_sub(begun);
     let now = mount.ports.clock.now();
-    let mut pause = PERIOD.mul_f64(0.8 + 0.4 * rand::random::<f64>());
+    let mut share = SHARE;
+    let mut pause = PERIOD.mul_f64(0.8 + 0.4 * (password::number() as f64 / u64::MAX as f64));
     match looked {
         Ok(look) => {
             if has_marked_users {
@@ -191,11 +198,12 @@ pub async fn when_due(mount: &Mount, name: &str) {
             }
             if let Some(known_for) = transit::looked(mount, name) {
                 pause = pause.min(known_for.max(LOST));
+                share = SHARE_OF_LOST;
             }
         }
         Err(e) => tracing::debug!(connection = name, "cannot be looked at: {e}"),
     }
-    queue.plan(&key(name), name, now + pause.max(took * SHARE));
+    queue.plan(&key(name), name, now + pause.max(took * share));
 }
 
 async fn look(mount: &Mount, name: &str) -> Result<Look, Error> {
@@ -225,7 +233,9 @@ pub async fn certain_time(mount: &Mount, connection: &Connection) -> SystemTime 
         tracing::debug!("a database does not say what time it is: {e}");
         None
     });
-    let certain = mount.clocks.certain(clock, database);
+    // Whoever cannot be asked allows what hosts allow by themselves.
+    let longest = mount.ports.host.max_lease_ttl().await.unwrap_or(LONGEST);
+    let certain = mount.clocks.certain(clock, database, longest);
     if clock.now().duration_since(certain).is_ok_and(|ahead| ahead > Duration::from_secs(1)) {
         tracing::warn!(
             certain = %instant(unix_seconds(certain)),
@@ -259,7 +269,7 @@ async fn look_at_markers(mount: &Mount, name: &str, connection: &Connection) -> 
         let expires = marker.expires;
         let finding = |user, why: &str, action| Finding { user, expires, why: why.to_owned(), action };
         if !marker::is_ours(mount, &user.username, &marker).await? {
-            look.findings.push(finding(user, "its comment was not written by this mount", Action::Leave));
+            look.findings.push(finding(user, FORGED, Action::Leave));
             continue;
         }
         if elsewhere.has(mount, name, &marker.connection).await? {
@@ -414,6 +424,7 @@ async fn answer(mount: &Mount, name: &str, act: bool) -> Reply {
             "expires": instant(finding.expires),
             "why": finding.why,
             "action": finding.action.name(),
+            "suspicious": finding.why == FORGED,
             "result": result,
         }));
     }

@@ -21,7 +21,7 @@ use super::Mount;
 use super::end::{self, Doomed, Report, Trouble};
 use super::error::Error;
 use super::field::Input;
-use super::intent::unix_seconds;
+use super::intent::{Intent, unix_seconds};
 use super::request::{Caller, Reply, Request, Response};
 use crate::secret::Secret;
 use crate::target::Left;
@@ -180,8 +180,17 @@ pub async fn after(mount: &Mount, user: &Doomed, landed: &Result<Report, Trouble
         if state != State::Open && known.is_none() && is_accepted(mount, user).await? {
             return Ok(false);
         }
+        let mut whole = user.clone();
+        if known.is_none()
+            && user.entity.is_empty()
+            && let Some(note) = &user.note
+        {
+            // A lease does not say whose it is, and the note goes.
+            let note = Intent::load(mount.ports.storage.as_ref(), note).await?;
+            whole.entity = note.map(|note| note.entity).unwrap_or_default();
+        }
         let first = Remnant {
-            user: user.clone(),
+            user: whole,
             state,
             reason: reason.clone(),
             left: left.clone(),
@@ -220,6 +229,7 @@ pub async fn after(mount: &Mount, user: &Doomed, landed: &Result<Report, Trouble
         Ok(false) => queue.forget(&key),
         Err(e) => {
             // It is tried again as long as this process lives, and by whoever got the error.
+            mount.ending.keep(&key, user.clone());
             queue.away(&key, &user.db_name, now, &reason);
             return Err(Trouble::new(format!("{reason}; and this could not be written down: {e}"), outage));
         }
@@ -283,6 +293,25 @@ pub async fn scheduled(mount: &Mount) -> Result<Vec<(String, String, SystemTime)
         match Remnant::load(mount, &key).await {
             Ok(Some(record)) => found.push((key, record.user.db_name, SystemTime::UNIX_EPOCH)),
             Ok(None) => {}
+            // It may be storage and not what is in it: whoever tries finds out.
+            Err(e) => {
+                tracing::error!("{e}");
+                found.push((key, String::new(), mount.ports.clock.now()));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Those of a connection.
+///
+/// # Errors
+/// [`Error::Failed`] if storage refuses. A record that cannot be read is reported and left out.
+pub async fn of_connection(mount: &Mount, name: &str) -> Result<Vec<Remnant>, Error> {
+    let mut found = Vec::new();
+    for id in mount.ports.storage.list(PREFIX, "", -1).await? {
+        match Remnant::load(mount, &format!("{PREFIX}{id}")).await {
+            Ok(record) => found.extend(record.filter(|record| record.user.db_name == name)),
             Err(e) => tracing::error!("{e}"),
         }
     }
@@ -296,6 +325,7 @@ pub async fn scheduled(mount: &Mount) -> Result<Vec<(String, String, SystemTime)
 pub async fn when_due(mount: &Mount, key: &str) -> Result<(), Trouble> {
     match Remnant::load(mount, key).await {
         Ok(Some(record)) => end::end(mount, record.user).await.map(drop),
+        Ok(None) if let Some(user) = mount.ending.kept(key) => end::end(mount, user).await.map(drop),
         Ok(None) => {
             mount.rotation.queue.forget(key);
             Ok(())

@@ -208,7 +208,8 @@ async fn to_another(mount: &Mount, account: &mut dyn Account) -> Result<(), Fail
     };
     record.candidates.push(fresh.duplicate());
     record.started = journal::nanoseconds(at);
-    record.store(storage, &key).await?;
+    // What could not be written may be there all the same.
+    record.store(storage, &key).await.inspect_err(|_| mount.rotation.queue.outdated())?;
     account.expect(mount, &fresh);
 
     let target = account.target();

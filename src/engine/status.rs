@@ -17,7 +17,7 @@ use super::reconcile::{self, Sight};
 use super::remnant::{self, Remnant, State, instant};
 use super::request::{Reply, Response};
 use super::rotation::queue::{Lane, Waiting};
-use crate::target::Vitals;
+use crate::target::{Driver, Vitals};
 
 /// How long a database is asked for its users.
 const LOOK: Duration = Duration::from_secs(3);
@@ -143,7 +143,7 @@ pub async fn all(mount: &Mount) -> Result<Vec<Standing>, Error> {
         found.push(Standing {
             plugin_name: config.as_ref().map(|config| config.plugin_name.clone()).unwrap_or_default(),
             revocation_mode: mode(mount, config.as_ref()),
-            sight: mount.sights.last(&name).or_else(|| noted(mount, &ends)),
+            sight: sight(mount, &name, config.as_ref(), &ends),
             blind: None,
             remnants: remnants.remove(&name).unwrap_or_default(),
             rotations,
@@ -163,12 +163,17 @@ fn mode(mount: &Mount, config: Option<&Config>) -> RevocationMode {
     own.max(mount.revocation_mode)
 }
 
-/// How many users there are of which there are notes, before anybody has looked.
-fn noted(mount: &Mount, ends: &[Waiting]) -> Option<Sight> {
-    let notes: Vec<_> = ends.iter().filter(|one| one.key.starts_with(intent::PREFIX)).collect();
-    let (now, users) = (mount.ports.clock.now(), notes.len());
-    let overdue = notes.iter().filter(|note| note.wanted <= now).count();
-    (users > 0).then_some(Sight { at: now, users, overdue, oldest: None })
+/// Who there is: as the last look at the markers had it, or by the notes, which are always up to date.
+fn sight(mount: &Mount, name: &str, config: Option<&Config>, ends: &[Waiting]) -> Option<Sight> {
+    let last = mount.sights.last(name);
+    let driver = config.and_then(|config| Driver::named(&config.plugin_name));
+    if driver.is_none_or(Driver::keeps_marker) {
+        return last;
+    }
+    let notes = || ends.iter().filter(|one| one.key.starts_with(intent::PREFIX));
+    let now = mount.ports.clock.now();
+    let (users, overdue) = (notes().count(), notes().filter(|note| note.wanted <= now).count());
+    Some(Sight { at: now, users, overdue, oldest: last.and_then(|last| last.oldest).filter(|_| users > 0) })
 }
 
 /// GET `status`.

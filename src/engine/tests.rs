@@ -2,6 +2,7 @@
 
 mod access;
 mod aws;
+mod caps;
 mod check;
 mod ending;
 mod mint;
@@ -9,6 +10,7 @@ mod mode;
 mod reconcile;
 mod root;
 mod rotation;
+mod simulation;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -20,13 +22,15 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::error::Error;
-use super::port::{Clock, Entity, Group, Host, HostError, LeftNote, Scratch, Storage, StorageError};
+use super::port::{
+    Clock, Entity, Group, Host, HostError, LeftNote, Post, Posted, Scratch, Storage, StorageError, Web, WebError,
+};
 use super::request::{Caller, Datum, Existence, Fields, LeaseGrant, LeaseRef, Operation, Reply, Request, Response};
 use super::{Kind, Mount, Ports};
 use crate::secret::Secret;
 use crate::target::{
     Capability, Connector, EndOptions, EndPlan, Ended, Left, Login, LoginError, Marked, Marker, MintPlan, Need,
-    Outcome, Owned, Passwords, RenewPlan, Script, Sessions, Settings, Target, TargetError,
+    Outcome, Owned, Passwords, RenewPlan, Script, Sessions, Settings, Standing, Target, TargetError,
 };
 use rotation::Faults;
 
@@ -94,6 +98,14 @@ struct World {
     entities: Mutex<BTreeMap<String, (Entity, Vec<String>)>>,
     /// Writes to storage.
     writes: AtomicU64,
+    /// What was sent to web servers, and what they answer; nothing: they are not there.
+    posted: Mutex<Vec<Post>>,
+    web: Mutex<Option<Posted>>,
+    /// The target records what its users do; and whether it was asked to, for each user.
+    records: AtomicBool,
+    recorded: Mutex<Vec<bool>>,
+    /// For how long sessions have been silent, if the target tells.
+    silence: Mutex<Option<Option<u64>>>,
     /// The AWS account.
     account: aws::Account,
 }
@@ -164,6 +176,16 @@ impl Host for At {
     async fn generate_password(&self, policy: &str) -> Result<Option<Secret>, HostError> {
         let passwords = [("known", "by-policy"), ("awkward", "a%41b")];
         Ok(passwords.iter().find(|(name, _)| *name == policy).map(|(_, password)| Secret::new((*password).into())))
+    }
+}
+
+#[async_trait]
+impl Web for At {
+    async fn post(&self, post: &Post) -> Result<Posted, WebError> {
+        let answer = self.0.web.lock().unwrap().clone();
+        let answer = answer.ok_or_else(|| WebError("nobody is there".into()))?;
+        self.0.posted.lock().unwrap().push(post.clone());
+        Ok(answer)
     }
 }
 
@@ -310,11 +332,22 @@ impl Target for Database {
         if !plan.marker.seal.is_empty() {
             self.world.markers.lock().unwrap().insert(plan.username.clone(), plan.marker.clone());
         }
+        self.world.recorded.lock().unwrap().push(plan.recorded);
         self.world.users.lock().unwrap().insert(plan.username.clone(), plan.expiration);
         if self.world.faults.point().await {
             return Outcome::Unknown(TargetError::Lost("gone".into()));
         }
         Outcome::Done(())
+    }
+    async fn records(&self) -> Result<(), TargetError> {
+        let able = self.world.records.load(Ordering::SeqCst);
+        if able { Ok(()) } else { Err(TargetError::Plan("it writes no log".into())) }
+    }
+    async fn silence(&self, _username: &str) -> Result<Option<u64>, TargetError> {
+        self.world.silence.lock().unwrap().ok_or_else(|| TargetError::Plan("it does not tell".into()))
+    }
+    async fn standing(&self, _mount: &str) -> Result<Vec<Standing>, TargetError> {
+        Ok(vec![Standing { name: "rogue".into(), rights: vec!["SUPERUSER".into()], own: false }])
     }
     async fn renew(&self, plan: &RenewPlan) -> Result<(), TargetError> {
         self.reach()?;
@@ -323,7 +356,7 @@ impl Target for Database {
             None => return Err(TargetError::Connect("no such user".into())),
         }
         if let Some(marker) = self.world.markers.lock().unwrap().get_mut(&plan.username) {
-            marker.expires = plan.expires;
+            marker.expires = marker.expires.max(plan.expires);
         }
         Ok(())
     }
@@ -443,7 +476,7 @@ fn mount(world: &Arc<World>) -> Mount {
     let mount = Mount::new(
         Kind::Database,
         "id".into(),
-        Ports { storage: at(), host: at(), clock: at(), targets: at(), scratch: at() },
+        Ports { storage: at(), host: at(), clock: at(), targets: at(), scratch: at(), web: at() },
     );
     mount.rotation.queue.by_hand();
     mount.access.by_hand();

@@ -25,6 +25,8 @@ pub struct Underway {
     note: Option<u64>,
     connection: String,
     request: String,
+    /// A dead process was at the same request.
+    again: bool,
 }
 
 /// What a note says.
@@ -65,7 +67,13 @@ impl Transit {
 /// Before a user is made. If a dead process was at the same request, that is settled by whoever makes the user: it looks
 /// for the earlier one first.
 pub fn begin(mount: &Mount, connection: &str, request: &str) -> Underway {
-    if mount.clocks.is_young(mount.ports.clock.as_ref()) && requests(mount, connection).contains(request) {
+    let young = mount.clocks.is_young(mount.ports.clock.as_ref());
+    let again = young && requests(mount, connection).contains(request);
+    // First: there is always one of the two.
+    let note = Note { mount: mount.id.clone(), connection: connection.to_owned(), request: request.to_owned() };
+    let text = serde_json::to_string(&note).ok().filter(|_| !request.is_empty());
+    let note = text.and_then(|text| mount.ports.scratch.write(&text));
+    if again {
         mount.transit.lock().retain(|place, lost| {
             let same = lost.connection == connection && lost.request == request;
             match place {
@@ -75,10 +83,12 @@ pub fn begin(mount: &Mount, connection: &str, request: &str) -> Underway {
             !same || matches!(place, Place::Own(_))
         });
     }
-    let note = Note { mount: mount.id.clone(), connection: connection.to_owned(), request: request.to_owned() };
-    let text = serde_json::to_string(&note).ok().filter(|_| !request.is_empty());
-    let note = text.and_then(|text| mount.ports.scratch.write(&text));
-    Underway { note, connection: connection.to_owned(), request: request.to_owned() }
+    Underway { note, connection: connection.to_owned(), request: request.to_owned(), again }
+}
+
+/// There is no user. But if a dead process was at the same request, nobody has looked for its user yet.
+pub fn unmade(mount: &Mount, underway: &Underway) {
+    if underway.again { lost(mount, underway) } else { arrived(mount, underway) }
 }
 
 /// The host has the answer, or there is no user, or its end is somebody else's by now.

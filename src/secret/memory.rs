@@ -119,6 +119,15 @@ pub enum HardenError {
 ///
 /// To be called first in `main`. Returns what could not be done.
 pub fn harden() -> Vec<HardenError> {
+    let mut failed = conceal();
+    if let Err(e) = clear_environment() {
+        failed.push(e);
+    }
+    failed
+}
+
+/// The same, but the environment stays: for what runs at a person's command and hands it on.
+pub fn conceal() -> Vec<HardenError> {
     let mut failed = Vec::new();
     #[cfg(target_os = "linux")]
     if let Err(e) = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable) {
@@ -127,9 +136,6 @@ pub fn harden() -> Vec<HardenError> {
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     if let Err(e) = rustix::process::setrlimit(Resource::Core, none) {
         failed.push(HardenError::CoreLimit(e.into()));
-    }
-    if let Err(e) = clear_environment() {
-        failed.push(e);
     }
     failed
 }

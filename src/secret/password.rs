@@ -26,13 +26,26 @@ const BASE62: &[u8; 62] = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ
 /// `N` random bytes, wiped when dropped.
 pub fn bytes<const N: usize>() -> Result<Zeroizing<[u8; N]>, NoRandomness> {
     let mut bytes = Zeroizing::new([0; N]);
-    SysRng.try_fill_bytes(bytes.as_mut_slice()).map_err(|_| NoRandomness)?;
+    fill(bytes.as_mut_slice())?;
     Ok(bytes)
 }
 
 /// Fills `buffer` with random bytes.
 pub fn fill(buffer: &mut [u8]) -> Result<(), NoRandomness> {
+    #[cfg(test)]
+    if seeded::fill(buffer) {
+        return Ok(());
+    }
     SysRng.try_fill_bytes(buffer).map_err(|_| NoRandomness)
+}
+
+/// Any number, to keep apart what must not meet: processes, and moments in time. Not for secrets.
+pub fn number() -> u64 {
+    #[cfg(test)]
+    if let Some(number) = seeded::number() {
+        return number;
+    }
+    rand::random()
 }
 
 /// `length` random characters of `[a-zA-Z0-9]`, each of the 62 as likely as any other.
@@ -91,6 +104,36 @@ impl Source {
                 return Ok(char::from(character));
             }
         }
+    }
+}
+
+/// Randomness that repeats, for simulations: on a thread that was given a seed.
+#[cfg(test)]
+pub mod seeded {
+    use std::cell::Cell;
+
+    thread_local!(static STATE: Cell<Option<u64>> = const { Cell::new(None) });
+
+    /// From now on everything that is drawn on this thread follows from `seed`; `None` ends that.
+    pub fn by(seed: Option<u64>) {
+        STATE.set(seed);
+    }
+
+    /// The next number, if this thread has a seed (SplitMix64).
+    pub fn number() -> Option<u64> {
+        let state = STATE.get()?.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        STATE.set(Some(state));
+        let mut mixed = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        Some(mixed ^ (mixed >> 31))
+    }
+
+    pub(super) fn fill(buffer: &mut [u8]) -> bool {
+        for bytes in buffer.chunks_mut(8) {
+            let Some(number) = number() else { return false };
+            bytes.copy_from_slice(&number.to_le_bytes()[..bytes.len()]);
+        }
+        STATE.get().is_some()
     }
 }
 

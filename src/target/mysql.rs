@@ -15,6 +15,7 @@ mod rotate;
 mod server;
 mod session;
 mod settings;
+mod usage;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,8 +27,8 @@ use jiff::Timestamp;
 use super::pool::{Checkout, Lane, NotOpened, Pool, Trust};
 use super::statement::Vars;
 use super::{
-    Capability, EndOptions, EndPlan, Ended, Login, LoginError, Marked, MintPlan, Outcome, RenewPlan, Script, Target,
-    TargetError, Vitals,
+    Capability, EndOptions, EndPlan, Ended, Login, LoginError, Marked, MintPlan, Outcome, RenewPlan, Script, Standing,
+    Target, TargetError, Usage, Vitals,
 };
 use crate::secret::Secret;
 use end::Ending;
@@ -235,6 +236,22 @@ impl Target for MySql {
 
     async fn marked(&self, _mount: &str) -> Result<Vec<Marked>, TargetError> {
         Ok(Vec::new())
+    }
+
+    async fn silence(&self, username: &str) -> Result<Option<u64>, TargetError> {
+        usage::silence(&self.core, username).await
+    }
+
+    async fn standing(&self, _mount: &str) -> Result<Vec<Standing>, TargetError> {
+        usage::standing(&self.core).await
+    }
+
+    async fn records(&self) -> Result<(), TargetError> {
+        usage::records(&self.core).await
+    }
+
+    async fn usage(&self, username: &str) -> Result<Option<Usage>, TargetError> {
+        usage::usage(&self.core, username).await
     }
 
     async fn present(&self, usernames: &[String]) -> Result<Vec<String>, TargetError> {

@@ -6,9 +6,13 @@ mod end;
 mod marker;
 mod mint;
 mod password;
+mod record;
 mod rehearse;
 mod session;
+mod standing;
 mod usage;
+
+pub use record::UNRECORDED;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,7 +26,7 @@ use super::dsn::PgEndpoint;
 use super::pool::{Checkout, Lane, Limits, NotOpened, Pool, Trust, jitter};
 use super::{
     Capability, EndOptions, EndPlan, Ended, Login, LoginError, Marked, MintPlan, Outcome, Rehearsal, RenewPlan, Script,
-    Target, TargetError, Usage, Vitals,
+    Standing, Target, TargetError, Usage, Vitals,
 };
 use crate::secret::Secret;
 use session::{PgSession, Problem};
@@ -176,6 +180,18 @@ impl Target for Postgres {
 
     async fn usage(&self, username: &str) -> Result<Option<Usage>, TargetError> {
         usage::usage(self, username).await
+    }
+
+    async fn silence(&self, username: &str) -> Result<Option<u64>, TargetError> {
+        usage::silence(self, username).await
+    }
+
+    async fn standing(&self, mount: &str) -> Result<Vec<Standing>, TargetError> {
+        standing::standing(self, mount).await
+    }
+
+    async fn records(&self) -> Result<(), TargetError> {
+        record::records(self).await
     }
 
     async fn present(&self, usernames: &[String]) -> Result<Vec<String>, TargetError> {

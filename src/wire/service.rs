@@ -156,6 +156,7 @@ impl Instances {
             clock: Arc::new(SystemClock),
             targets: Arc::new(Drivers),
             scratch: self.0.scratch.clone(),
+            web: Arc::new(super::web::Outbound),
         };
         let engine = (self.0.make)(args.backend_uuid, ports);
         let instance = Arc::new(Instance { engine, link, tasks: TaskTracker::new(), returns: self.returns() });

@@ -1,7 +1,10 @@
 //! The AWS engine through a real host, against servers that behave like AWS.
 
+mod access;
 mod faults;
 mod identity;
+mod least;
+mod overflow;
 mod roles;
 mod sessions;
 mod users;

@@ -91,3 +91,86 @@ fn users_that_could_not_be_ended_end_as_soon_as_the_database_is_back() {
     wait_for("the records to be closed", Duration::from_secs(10), || world.remnants().is_empty().then_some(()));
     assert!(took < Duration::from_secs(10), "{took:?}");
 }
+
+/// A statement that gives the minted user a table.
+const OWNS: &str = "CREATE TABLE \"t_{{name}}\" (n int); ALTER TABLE \"t_{{name}}\" OWNER TO \"{{name}}\"";
+
+impl World {
+    /// The one remnant: its id, and what is told of it.
+    #[track_caller]
+    fn remnant(&self) -> (String, Value) {
+        let keys = self.client.list("database/remnants").data()["keys"].clone();
+        let id = keys[0].as_str().unwrap().to_owned();
+        assert_eq!(keys.as_array().unwrap().len(), 1, "{keys}");
+        let told = self.client.get(&format!("database/remnants/{id}")).data();
+        (id, told)
+    }
+}
+
+#[test]
+fn what_a_user_owns_makes_a_remnant_that_is_retried_or_accepted() {
+    let world = World::start();
+    let client = &world.client;
+    world.role("owner", json!({ "creation_statements": [LOGIN, OWNS] }));
+    let [user, password, lease] = world.mint("owner");
+    client.revoke(&lease).expect(204);
+    assert_ne!(client.lookup(&lease).status, 200, "the lease is over");
+    assert!(world.postgres.login(&user, &password, "SELECT 1").is_err());
+    let (id, told) = world.remnant();
+    assert_eq!((&told["state"], &told["username"]), (&json!("contained"), &json!(user)));
+    assert!(told["left"][0]["object"].as_str().unwrap().contains(&format!("t_{user}")), "{told}");
+    assert!(told["next_try"].is_string() && told["reason"].as_str().unwrap().contains("owns"), "{told}");
+
+    let retry = format!("database/remnants/{id}/retry");
+    assert_eq!(client.post(&retry, json!({})).data()["result"], "contained");
+    world.postgres.sql("CREATE ROLE heirs");
+    world.role("owner", json!({ "creation_statements": [LOGIN, OWNS], "owned_objects": "reassign:heirs" }));
+    assert_eq!(client.post(&retry, json!({})).data()["result"], "verified");
+    assert!(world.users().is_empty() && world.remnants().is_empty());
+    let owner = format!("SELECT tableowner FROM pg_tables WHERE tablename = 't_{user}'");
+    assert_eq!(world.postgres.sql(&owner), "heirs");
+    client.post(&retry, json!({})).expect(400);
+
+    world.role("owner", json!({ "creation_statements": [LOGIN, OWNS], "owned_objects": "fail" }));
+    let [user, _, lease] = world.mint("owner");
+    client.revoke(&lease).expect(204);
+    let accept = format!("database/remnants/{}/accept", world.remnant().0);
+    client.post(&accept, json!({})).expect(400);
+    let accepted = client.post(&accept, json!({ "reason": "the audit wants its table" })).data();
+    assert_eq!(
+        (&accepted["state"], &accepted["accepted_because"]),
+        (&json!("accepted"), &json!("the audit wants its table"))
+    );
+    assert!(world.remnants().is_empty());
+    assert_eq!(world.users(), [user], "it stays, and nobody tries again");
+}
+
+#[test]
+fn sessions_go_on_for_as_long_as_their_role_says() {
+    let world = World::start();
+    world.role("grace", json!({ "sessions": "grace:8s" }));
+    world.role("keep", json!({ "sessions": "keep" }));
+    let [user, password, lease] = world.mint("grace");
+    let mut session = world.postgres.session(&user, &password);
+    assert_eq!(session.one("SELECT 1").as_deref(), Some("1"));
+    world.client.revoke(&lease).expect(204);
+    let revoked = Instant::now();
+    assert!(world.postgres.login(&user, &password, "SELECT 1").is_err(), "nobody new gets in");
+    let open = format!("SELECT count(*) FROM pg_stat_activity WHERE usename = '{user}'");
+    if world.remnants().iter().any(|remnant| remnant["state"] == "grace") {
+        assert_eq!(session.one("SELECT 2").as_deref(), Some("2"));
+    } else {
+        assert!(revoked.elapsed() > Duration::from_secs(7), "no grace at all");
+    }
+    wait_for("the end of the grace", Duration::from_secs(90), || (!world.users().contains(&user)).then_some(()));
+    assert!(revoked.elapsed() > Duration::from_secs(7), "{:?}", revoked.elapsed());
+    assert_eq!((session.one("SELECT 3"), world.postgres.sql(&open)), (None, "0".to_owned()));
+    wait_for("the record to be closed", Duration::from_secs(30), || world.remnants().is_empty().then_some(()));
+
+    let [user, password, lease] = world.mint("keep");
+    let mut session = world.postgres.session(&user, &password);
+    assert_eq!(session.one("SELECT 1").as_deref(), Some("1"));
+    world.client.revoke(&lease).expect(204);
+    assert!(!world.users().contains(&user) && world.remnants().is_empty());
+    assert_eq!(session.one("SELECT 2").as_deref(), Some("2"), "it was to be kept");
+}

@@ -2,6 +2,7 @@
 
 mod agent;
 mod evidence;
+mod governance;
 mod proof;
 mod site;
 

@@ -9,11 +9,13 @@
 mod advisories;
 mod architecture;
 mod aws;
+mod caps;
 mod certificates;
 mod chaos;
 mod check;
 mod cluster;
 mod connections;
+mod dist;
 mod drivers;
 mod ending;
 mod examples;

@@ -71,6 +71,7 @@ fn only_users_of_this_mount_that_outlived_their_leases_are_ended() {
     let (end, leave) = ((lost.clone(), "end".to_owned()), (twin.clone(), "leave".to_owned()));
     assert_eq!(told(&shown), [end, leave], "{shown}");
     assert_eq!((&shown["acted"], &shown["count"]), (&json!(false), &json!(2)));
+    assert_eq!((&shown["users"][0]["suspicious"], &shown["users"][1]["suspicious"]), (&json!(false), &json!(true)));
     assert!(world.there(&lost), "a read does nothing");
     let done = client.post("database/reconcile/pg", json!({})).data();
     assert_eq!(done["users"][0]["result"], "verified", "{done}");

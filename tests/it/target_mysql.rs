@@ -131,6 +131,7 @@ pub fn mint_plan(user: &str, creation: &[&str], rollback: &[&str]) -> MintPlan {
         expiration: SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_313_477),
         scram_iterations: None,
         marker,
+        recorded: false,
         repeats: false,
     }
 }

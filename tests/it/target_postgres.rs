@@ -160,6 +160,7 @@ pub fn mint_plan(user: &str, creation: &[&str]) -> MintPlan {
             expires: FAR,
             ..Marker::default()
         },
+        recorded: false,
         repeats: false,
     }
 }

@@ -92,6 +92,7 @@ pub fn mint_plan(user: &str, creation: &[&str]) -> MintPlan {
         expiration: SystemTime::UNIX_EPOCH,
         scram_iterations: None,
         marker,
+        recorded: false,
         repeats: false,
     }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::identity::Class;
-use super::proof;
+use super::{proof, staged};
 use crate::engine::Mount;
 use crate::engine::error::Error;
 use crate::engine::evidence::{self, event::Draft};
@@ -28,6 +28,8 @@ pub struct Settings {
     pub agent_patterns: Vec<String>,
     /// The entity metadata that is the same for all entities of one person.
     pub person_key: String,
+    /// Who may change the rules.
+    pub policy_change: staged::Change,
     /// Groups that may see every request.
     pub auditor_groups: Vec<String>,
     /// Keys that sign proofs of workload identity: a JWK set, or nothing.
@@ -46,6 +48,7 @@ impl Default for Settings {
             identity_map: BTreeMap::new(),
             agent_patterns: Vec::new(),
             person_key: "employee_id".into(),
+            policy_change: staged::Change::Direct,
             auditor_groups: Vec::new(),
             proof_keys: json!({ "keys": [] }),
             proof_audience: Vec::new(),
@@ -80,6 +83,7 @@ pub async fn read(mount: &Mount) -> Reply {
         ("identity_map", json!(settings.identity_map)),
         ("offboarded", json!(settings.offboarded)),
         ("person_key", json!(settings.person_key)),
+        ("policy_change", json!(settings.policy_change)),
         ("proof_audience", json!(settings.proof_audience)),
         ("proof_issuers", json!(settings.proof_issuers)),
         ("proof_keys", settings.proof_keys.clone()),
@@ -119,6 +123,14 @@ pub async fn write(mount: &Mount, input: &Input, request: &Request) -> Reply {
     }
     if let Some(list) = input.list("offboarded") {
         settings.offboarded = list.to_vec();
+    }
+    if let Some(word) = input.text("policy_change") {
+        settings.policy_change = serde_json::from_value(json!(word))
+            .map_err(|_| Error::Refused(format!("policy_change: {word:?} is none of direct, two_person")))?;
+    }
+    let value = serde_json::to_value(&settings).map_err(|_| Error::Failed("cannot encode config/jit".into()))?;
+    if let Some(staged) = staged::stage(mount, staged::CONFIG, value, request).await? {
+        return Ok(Some(staged));
     }
     store(mount, &settings, request).await?;
     Ok(None)

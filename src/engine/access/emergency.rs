@@ -6,12 +6,13 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::cedar::{self, Action};
 use super::file::{self, Asked, Case};
 use super::identity::{self, Class, Who};
 use super::policy::Policy;
-use super::request::{AccessRequest, Mode};
+use super::request::{AccessRequest, Mode, State};
 use super::rules;
-use super::{Gate, actor, config};
+use super::{Gate, actor, config, hook};
 use crate::engine::Mount;
 use crate::engine::error::Error;
 use crate::engine::evidence;
@@ -22,6 +23,9 @@ use crate::secret::Secret;
 
 /// Where the reviews are that somebody owes.
 pub const REVIEWS: &str = "access/review/";
+
+/// How long the alert is waited for before access is given.
+const ALERT: Duration = Duration::from_secs(2);
 
 /// A review that is owed.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -78,11 +82,13 @@ pub async fn open(mount: &Mount, role: &str, gate: &Gate, input: &Input, source:
         params: input.pairs("params").cloned().unwrap_or_default(),
         ..Asked::default()
     };
+    waited(mount, role, &policy, &who).await?;
     rules::params(&gate.params_allowed, &asked.params)?;
     let case = Case { role, gate, policy, who, settings };
     let now = evidence::now(mount).await;
     let mut request = file::drafted(&case, &asked, Mode::BreakGlass, now)?;
     request.uses = 1;
+    cedar::judge(mount, &case.policy, (Action::BreakGlass, &case.who), &request, now).await?;
     request.approve(request.filed, case.policy.break_glass_ttl, case.policy.break_glass_ttl);
     let draft = request
         .event("breakglass.used")
@@ -101,6 +107,7 @@ pub async fn open(mount: &Mount, role: &str, gate: &Gate, input: &Input, source:
         incident = request.ticket,
         "break-glass: access without an approval"
     );
+    hook::alert(mount, ALERT).await;
     if input.flag("drill") == Some(true) {
         return Ok(Some(Response::data([("drill", json!(true)), ("request_id", json!(request.id))])));
     }
@@ -117,6 +124,24 @@ pub async fn open(mount: &Mount, role: &str, gate: &Gate, input: &Input, source:
     ));
     fields.push(("review_due".into(), json!(evidence::stamp(due * 1000))));
     Ok(Some(Response::data(fields)))
+}
+
+/// Whether the ordinary way was tried for as long as the policy asks.
+async fn waited(mount: &Mount, role: &str, policy: &Policy, who: &Who) -> Result<(), Error> {
+    if policy.break_glass_after == 0 {
+        return Ok(());
+    }
+    let now = unix_seconds(evidence::now(mount).await);
+    let since = now.saturating_sub(policy.break_glass_after);
+    let open = rules::open(mount, role).await?;
+    let tried = open.iter().any(|r| r.state == State::Pending && r.filed <= since && r.who.is_same_person(who));
+    if tried {
+        return Ok(());
+    }
+    Err(refused(&format!(
+        "ask in the ordinary way first; break-glass is there once that has waited for {}s",
+        policy.break_glass_after
+    )))
 }
 
 /// Every review that is owed, by the request's id.

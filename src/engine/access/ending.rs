@@ -1,13 +1,15 @@
 //! How grants end: at the target first, then in the record. And what time alone does to requests.
 
+use std::sync::PoisonError;
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
+use super::cedar::{self, Action};
 use super::identity;
 use super::request::{AccessRequest, Credential, End, Mode, OPEN, Overdue, State};
-use super::{config, emergency, rules, rules::Act};
+use super::{config, emergency, file, rules, rules::Act};
 use crate::engine::Mount;
 use crate::engine::access::policy::Policy;
 use crate::engine::end::Report;
@@ -252,6 +254,9 @@ pub async fn when_due(mount: &Mount, role: &str, id: &str) -> Result<(), Error> 
             if let Some((cause, why)) = lost(mount, &request).await? {
                 return end(mount, &mut request, cause, &why, None).await;
             }
+            if idle(mount, &request).await? {
+                return end(mount, &mut request, "idle", "", None).await;
+            }
             make_room(mount, &mut request).await?;
             mount.access.plan(role, id, due(&request, mount.ports.clock.now()));
             Ok(())
@@ -263,6 +268,29 @@ pub async fn when_due(mount: &Mount, role: &str, id: &str) -> Result<(), Error> 
             Ok(())
         }
     }
+}
+
+/// Whether nobody has used what was issued for as long as the policy allows. What the target does not say is no idleness.
+async fn idle(mount: &Mount, request: &AccessRequest) -> Result<bool, Error> {
+    let policy = Policy::load(mount, &request.policy).await?.unwrap_or_default();
+    if policy.end_idle == 0 || request.live().next().is_none() {
+        return Ok(false);
+    }
+    let now = unix_seconds(mount.ports.clock.now());
+    for credential in request.live() {
+        let Some(silence) = mount.silence(&credential.internal).await else { return Ok(false) };
+        let mut active = mount.access.active.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = active.entry(credential.issue_id.clone()).or_insert(now);
+        if let Some(silence) = silence {
+            *seen = (*seen).max(now.saturating_sub(silence));
+        }
+        if now.saturating_sub(*seen) < policy.end_idle {
+            return Ok(false);
+        }
+    }
+    let mut active = mount.access.active.lock().unwrap_or_else(PoisonError::into_inner);
+    active.retain(|issue, _| request.live().all(|credential| credential.issue_id != *issue));
+    Ok(true)
 }
 
 /// Ends credentials that a newer one of the same grant has replaced.
@@ -303,6 +331,20 @@ async fn lost(mount: &Mount, request: &AccessRequest) -> Result<Option<(&'static
     let permitted = match request.mode {
         Mode::BreakGlass => emergency::permit(&policy, &who),
         _ => rules::permit(&policy, &who, Act::Ask, now),
+    };
+    if policy.end_with_ticket
+        && request.mode != Mode::BreakGlass
+        && let Err(Error::Coded(403, why)) =
+            file::ticket_is_open(mount, &policy, (&request.ticket, &request.role), &who).await
+    {
+        // A ticket system that is away ends nothing.
+        return Ok(Some(("ticket", why)));
+    }
+    let permitted = match permitted {
+        Ok(()) if request.mode != Mode::BreakGlass => {
+            cedar::judge(mount, &policy, (Action::Renew, &who), request, now).await.map(drop)
+        }
+        other => other,
     };
     match permitted {
         Err(Error::Coded(_, why)) => Ok(Some(("policy", why))),

@@ -5,13 +5,14 @@ use std::time::SystemTime;
 
 use serde_json::json;
 
+use super::cedar::Action;
 use super::config::Settings;
 use super::identity::{Class, Who};
 use super::policy::Policy;
 use super::preapproval::Preapproval;
 use super::request::{AccessRequest, Mode, State, Vote, new_id};
 use super::rules::{self, Act, Said};
-use super::{Gate, ending};
+use super::{Gate, campaign, cedar, ending, hook};
 use crate::engine::Mount;
 use crate::engine::error::Error;
 use crate::engine::evidence::{self, event::Draft};
@@ -62,6 +63,8 @@ pub async fn file(
     rules::permit(&case.policy, &case.who, Act::Ask, now)?;
     rules::params(&case.gate.params_allowed, &asked.params)?;
     rules::enough(&case.policy, &Said { reason: &asked.reason, ticket: &asked.ticket, purpose: &asked.purpose })?;
+    ticket_is_open(mount, &case.policy, (&asked.ticket, case.role), &case.who).await?;
+    campaign::check(mount, case.role, &case.who, now).await?;
     let mut open = rules::open(mount, case.role).await?;
     for request in open.iter_mut().filter(|request| request.who.entity_id == case.who.entity_id) {
         // It may be in somebody else's hands; then it is as it was read.
@@ -80,19 +83,53 @@ pub async fn file(
     rules::limits(mount, &case.policy, &case.who, case.role, &open, now).await?;
 
     let mut request = drafted(case, asked, mode, now)?;
-    let mut drafts = vec![filed_event(&request, source)];
+    cedar::judge(mount, &case.policy, (Action::Request, &case.who), &request, now).await?;
+    let mut drafts = Vec::new();
     if mode == Mode::Auto {
-        if case.who.class == Class::ThirdParty {
-            return Err(Error::Coded(403, "jit_policy: third parties are approved by people only".into()));
+        match by_itself(mount, case, &request, now).await {
+            Ok(rules) => {
+                request.approve(request.filed, case.policy.activate_within, case.policy.grant_ttl);
+                drafts.push(decision(&request, "decision.auto", &case.policy).with("rules", json!(rules)));
+            }
+            Err(Error::Coded(..)) if !case.policy.steps.is_empty() => request.mode = Mode::Manual,
+            Err(refusal) => return Err(refusal),
         }
-        request.approve(request.filed, case.policy.activate_within, case.policy.grant_ttl);
-        drafts.push(decision(&request, "decision.auto", &case.policy));
     }
+    drafts.insert(0, filed_event(&request, source));
     let count = drafts.len() as u64;
     request.first_event = evidence::append(mount, drafts).await?;
     request.last_event = request.first_event + count - 1;
     request.store(mount).await?;
     Ok((request, true))
+}
+
+/// Whether the ticket system has nothing against it, where the policy wants it asked.
+///
+/// # Errors
+/// 403 or 503 `jit_ticket`.
+pub async fn ticket_is_open(
+    mount: &Mount,
+    policy: &Policy,
+    (ticket, role): (&str, &str),
+    who: &Who,
+) -> Result<(), Error> {
+    if policy.ticket_hook.is_empty() || ticket.is_empty() {
+        return Ok(());
+    }
+    hook::ticket(mount, &policy.ticket_hook, (ticket, role), who).await
+}
+
+/// Whether the policy approves it without people: the rules that say so.
+async fn by_itself(
+    mount: &Mount,
+    case: &Case<'_>,
+    request: &AccessRequest,
+    now: SystemTime,
+) -> Result<Vec<String>, Error> {
+    if case.who.class == Class::ThirdParty {
+        return Err(Error::Coded(403, "jit_policy: third parties are approved by people only".into()));
+    }
+    cedar::judge(mount, &case.policy, (Action::AutoApprove, &case.who), request, now).await
 }
 
 /// A request that nobody has seen.
@@ -141,6 +178,7 @@ pub async fn draw(
 ) -> Result<AccessRequest, Error> {
     let now = evidence::now(mount).await;
     rules::permit(&case.policy, &case.who, Act::Ask, now)?;
+    campaign::check(mount, case.role, &case.who, now).await?;
     let asked = Asked { reason: from.reason.clone(), params: from.params.clone(), ttl: from.ttl, ..Asked::default() };
     let mut request = drafted(case, &asked, Mode::Preapproved, now)?;
     name.clone_into(&mut request.preapproval);
@@ -150,6 +188,7 @@ pub async fn draw(
         .iter()
         .map(|who| Vote { who: who.clone(), approve: true, comment: String::new(), at: request.filed })
         .collect();
+    cedar::judge(mount, &case.policy, (Action::Request, &case.who), &request, now).await?;
     request.approve(request.filed, from.ttl, from.ttl);
     let decided = decision(&request, "decision.preapproved", &case.policy).with("preapproval", name);
     let drafts = vec![filed_event(&request, source), decided];

@@ -7,14 +7,15 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Value, json};
 use tokio::sync::OwnedMutexGuard;
 
+use super::cedar::Action;
 use super::ending::{self, ISSUE_FIELD, REQUEST_FIELD, TARGET_FIELD};
 use super::file::{self, Asked, Case, file};
-use super::policy::{Approval, Policy, Unapproved};
+use super::policy::{Approval, Policy, Proof, Recording, Unapproved};
 use super::preapproval;
 use super::proof::{self, Proven};
 use super::request::{AccessRequest, Credential, Mode, State};
 use super::rules::{self, Act};
-use super::{Gate, config, emergency, freeze, identity, votes};
+use super::{Gate, campaign, cedar, config, emergency, freeze, identity, votes};
 use crate::engine::Mount;
 use crate::engine::error::Error;
 use crate::engine::evidence::{self, checkpoint};
@@ -34,6 +35,14 @@ pub struct Use {
     core_request_id: String,
     actor: Value,
     proven: Option<Proven>,
+    /// The rules that permitted it.
+    rules: Vec<String>,
+    /// The text of the policy that did.
+    policy_hash: String,
+    recording: Recording,
+    max_ttl_unrecorded: u64,
+    /// Whether the target records what the user does; `None` if nobody asked.
+    recorded: Option<bool>,
     /// How long older credentials of the grant go on.
     overlap: Option<u64>,
     bound: SystemTime,
@@ -144,6 +153,9 @@ async fn attempt(mount: &Mount, role: &str, gate: &Gate, wish: &Wish, source: &R
             let lock = mount.access.locks.hold(&format!("{role}/{}", case.who.entity_id)).await;
             let (request, _) = file(mount, &case, &asked(), Mode::Auto, source).await?;
             drop(lock);
+            if request.state == State::Pending {
+                return Err(pending_text(&case, &request));
+            }
             take(mount, &case, &request.id, wish, source).await
         }
         (Approval::Manual, Unapproved::File) => {
@@ -156,7 +168,7 @@ async fn attempt(mount: &Mount, role: &str, gate: &Gate, wish: &Wish, source: &R
     }
 }
 
-/// The caller's open requests that the read may mean, the oldest first.
+/// The caller's open requests that the read may mean: whoever broke the glass means that, else the oldest first.
 async fn find(mount: &Mount, case: &Case<'_>, wish: &Wish) -> Result<Vec<AccessRequest>, Error> {
     let mut found = rules::open(mount, case.role).await?;
     found.retain(|request| {
@@ -166,7 +178,8 @@ async fn find(mount: &Mount, case: &Case<'_>, wish: &Wish) -> Result<Vec<AccessR
     });
     let now = unix_seconds(evidence::now(mount).await);
     found.retain(|request| request.overdue(now) == super::request::Overdue::No);
-    found.sort_by(|a, b| a.id.cmp(&b.id));
+    let place = |request: &AccessRequest| (request.mode != Mode::BreakGlass, request.id.clone());
+    found.sort_by_cached_key(place);
     Ok(found)
 }
 
@@ -207,6 +220,12 @@ async fn take(mount: &Mount, case: &Case<'_>, id: &str, wish: &Wish, source: &Re
     rules::params(&case.gate.params_allowed, &request.params)?;
     approved_still(mount, case, &request).await?;
     let now = evidence::now(mount).await;
+    if request.mode != Mode::BreakGlass {
+        file::ticket_is_open(mount, &case.policy, (&request.ticket, case.role), &case.who).await?;
+        campaign::check(mount, case.role, &case.who, now).await?;
+    }
+    let action = if request.mode == Mode::BreakGlass { Action::BreakGlass } else { Action::Issue };
+    let rules = cedar::judge(mount, &case.policy, (action, &case.who), &request, now).await?;
     let mut bound = SystemTime::UNIX_EPOCH + Duration::from_secs(request.grant_until);
     for longest in [request.ttl, case.policy.cred_max_ttl] {
         if longest > 0 {
@@ -215,6 +234,9 @@ async fn take(mount: &Mount, case: &Case<'_>, id: &str, wish: &Wish, source: &Re
     }
     if let Some(end) = rules::third_party_end(&case.who).filter(|_| case.who.class == identity::Class::ThirdParty) {
         bound = bound.min(end);
+    }
+    if case.policy.require_proof != Proof::None {
+        mount.access.proofs.remember(mount).await?;
     }
     let proven = proof::judge(
         &case.policy,
@@ -227,7 +249,21 @@ async fn take(mount: &Mount, case: &Case<'_>, id: &str, wish: &Wish, source: &Re
     let issue_id = password::base62(16).map_err(|e| Error::Failed(e.to_string()))?;
     let actor = super::actor(&case.who, source);
     let overlap = case.policy.supersede.then_some(case.policy.overlap);
-    Ok(Use { request, issue_id, core_request_id: source.id.clone(), actor, proven, overlap, bound, _lock: lock })
+    Ok(Use {
+        request,
+        issue_id,
+        core_request_id: source.id.clone(),
+        actor,
+        proven,
+        rules,
+        policy_hash: case.policy.hash(),
+        recording: case.policy.recording,
+        max_ttl_unrecorded: case.policy.max_ttl_unrecorded,
+        recorded: None,
+        overlap,
+        bound,
+        _lock: lock,
+    })
 }
 
 /// What was approved must be so by the policy of today and by those who voted, as they are today.
@@ -239,9 +275,13 @@ async fn approved_still(mount: &Mount, case: &Case<'_>, request: &AccessRequest)
     match (request.mode, case.policy.approval) {
         (Mode::BreakGlass, _) => emergency::permit(&case.policy, &case.who),
         (Mode::Preapproved, _) => preapproval::still(mount, case, request, evidence::now(mount).await).await,
-        (_, Approval::Auto) => Ok(()),
+        (Mode::Auto, Approval::Auto) => {
+            let now = evidence::now(mount).await;
+            cedar::judge(mount, &case.policy, (Action::AutoApprove, &case.who), request, now).await.map(drop)
+        }
+        (Mode::Manual, Approval::Auto) if case.policy.steps.is_empty() => Ok(()),
         (Mode::Auto, Approval::Manual) => refused("the policy asks for people who approve by now"),
-        (Mode::Manual, Approval::Manual) => {
+        (Mode::Manual, _) => {
             let standing = votes::standing(mount, &case.settings, request).await?;
             let tally = votes::tally(&case.policy.steps, case.policy.distinct_groups, &standing);
             if votes::is_enough(&case.policy, request, &standing) {
@@ -312,11 +352,41 @@ impl Use {
         self.bound
     }
 
+    /// Whether the target has to record what the user does, and can: `able` is what it says. May bring the end nearer.
+    ///
+    /// # Errors
+    /// 503 if it has to and cannot. Break-glass goes on, and the record says that nothing is recorded.
+    pub fn record(&mut self, able: Result<(), String>, now: SystemTime) -> Result<(), Error> {
+        self.recorded = Some(able.is_ok());
+        let Err(why) = able else { return Ok(()) };
+        if self.recording == Recording::Require && self.request.mode != Mode::BreakGlass {
+            return Err(Error::Coded(503, format!("jit_recording_unavailable: {why}")));
+        }
+        if self.max_ttl_unrecorded > 0 {
+            self.bound = self.bound.min(now + Duration::from_secs(self.max_ttl_unrecorded));
+        }
+        Ok(())
+    }
+
+    /// Whether the policy wants what the user does in the target's log.
+    pub fn wants_record(&self) -> bool {
+        self.recording != Recording::Off
+    }
+
+    /// Whether it will be there.
+    pub fn is_recorded(&self) -> bool {
+        self.recorded == Some(true)
+    }
+
     /// Before anything is made: the intent in the record, then the use in the request. Both outlive the process.
     ///
     /// # Errors
     /// If either cannot be written. Then nothing may be made.
     pub async fn begin(&self, mount: &Mount, name: &str, internal: Fields, expires: SystemTime) -> Result<(), Error> {
+        let must = self.recording == Recording::Require && self.request.mode != Mode::BreakGlass;
+        if must && self.recorded.is_none() {
+            return Err(Error::Coded(503, "jit_recording_unavailable: nobody has asked the target".into()));
+        }
         let mut next = self.request.clone();
         let draft = next
             .event("issue.intent")
@@ -324,6 +394,9 @@ impl Use {
             .with("core_request_id", self.core_request_id.as_str())
             .with("actor", self.actor.clone())
             .with("credential", json!({ "name": name, "expires": unix_seconds(expires) }))
+            .with("policy_hash", self.policy_hash.as_str())
+            .with("rules", json!(self.rules))
+            .with("recorded", self.recorded.map_or(Value::Null, Value::from))
             .with("proof", self.proven.as_ref().map_or(Value::Null, Proven::shown))
             .with("target", internal.get("db_name").or(internal.get(TARGET_FIELD)).cloned().unwrap_or(Value::Null));
         next.last_event = evidence::append(mount, vec![draft]).await?;
@@ -425,6 +498,9 @@ pub async fn prolong(
         if request.mode != Mode::BreakGlass {
             rules::permit(&policy, &who, Act::Issue, now)?;
             freeze::check(mount, role).await?;
+        }
+        if request.mode != Mode::BreakGlass {
+            cedar::judge(mount, &policy, (Action::Renew, &who), &request, now).await?;
         }
         let case = Case { role, gate, policy, who, settings };
         approved_still_used(mount, &case, &request).await?;

@@ -15,6 +15,12 @@ pub enum Path {
     Policy,
     /// `policies/:name/acl`
     PolicyAcl,
+    /// `policies/:name/simulate`
+    PolicySimulate,
+    /// `policies/:name/activate`
+    PolicyActivate,
+    /// `config/jit/activate`
+    ConfigActivate,
     /// `requests/:role`
     Requests,
     /// `requests/:role/:request_id`
@@ -33,6 +39,26 @@ pub enum Path {
     Freezes,
     /// `freezes/:name`
     Freeze,
+    /// `notify/`
+    Hooks,
+    /// `notify/:name`
+    Hook,
+    /// `notify/:name/test`
+    HookTest,
+    /// `notify/:name/dead`
+    HookDead,
+    /// `notify/:name/retry`
+    HookRetry,
+    /// `acknowledgements/`
+    Acknowledgements,
+    /// `acknowledgements/:id`
+    Acknowledgement,
+    /// `reviews/`
+    Campaigns,
+    /// `reviews/:name`
+    Campaign,
+    /// `reviews/:name/items/:item`
+    CampaignItem,
     /// `preapprovals/`
     Preapprovals,
     /// `preapprovals/:name`
@@ -65,6 +91,8 @@ pub enum Path {
     Checkpoint,
     /// `evidence/verify`
     Verify,
+    /// `evidence/proof/:seq`
+    Proof,
 }
 
 const WRITE: &[Operation] = &[Create, Update];
@@ -72,6 +100,9 @@ const WRITE: &[Operation] = &[Create, Update];
 const NAME: Field = Field::new("name", FieldType::String, "Name of the policy.");
 const ROLE: Field = Field::new("role", FieldType::String, "Name of the role.");
 const ID: Field = Field::new("request_id", FieldType::String, "Id of the request.");
+
+const HOOK: Field = Field::new("name", FieldType::String, "Name of the web server.");
+const REVIEW: Field = Field::new("name", FieldType::String, "Name of the review.");
 
 /// Fields of `policies/:name`.
 const POLICY: &[Field] = &[
@@ -106,6 +137,13 @@ const POLICY: &[Field] = &[
         FieldType::String,
         "A regular expression that the whole ticket matches. Empty: no ticket is needed.",
     ),
+    Field::new(
+        "ticket_hook",
+        FieldType::String,
+        "The notify/:name that is asked whether a ticket is open, when a request is filed and at each use. Needs \
+         ticket_pattern. It answers {\"open\": true, \"assignee\": \"ann\"}; without an answer nothing is given.",
+    ),
+    Field::new("end_with_ticket", FieldType::Bool, "With ticket_hook: a grant ends within a minute of its ticket."),
     Field::new("purposes", FieldType::CommaStringSlice, "The purposes there are. Empty: none has to be given."),
     Field::new("service_reason", FieldType::String, "The reason of requests that a read files by itself."),
     Field::new(
@@ -185,6 +223,12 @@ const POLICY: &[Field] = &[
     .preset(Preset::Text("none")),
     Field::new("proof_max_age", FieldType::DurationSecond, "How old a proof may be, in seconds or as a duration.")
         .preset(Preset::Int(300)),
+    Field::new(
+        "end_idle",
+        FieldType::DurationSecond,
+        "A grant ends once nobody has used its credentials for so many seconds, or this duration: no statement, no session. \
+         0: never for that. At least 60s. Not for Redis.",
+    ),
     Field::new("supersede", FieldType::Bool, "A newer credential of a grant ends the older ones of it, after overlap."),
     Field::new("overlap", FieldType::DurationSecond, "With supersede: so many seconds, or this duration.")
         .preset(Preset::Int(120)),
@@ -192,6 +236,11 @@ const POLICY: &[Field] = &[
         "break_glass_groups",
         FieldType::CommaStringSlice,
         "Identity groups whose members (people only) may have access without anybody's agreement. Empty: nobody.",
+    ),
+    Field::new(
+        "break_glass_after",
+        FieldType::DurationSecond,
+        "Only for who has an ordinary request for the role that has waited so many seconds, or this duration. 0: at once.",
     ),
     Field::new(
         "break_glass_ttl",
@@ -211,6 +260,28 @@ const POLICY: &[Field] = &[
         "How many reviews of one person may be open without his next use being refused.",
     ),
     Field::new(
+        "recording",
+        FieldType::String,
+        "Whether what a user does is in its target's log. off: as the target is set up. prefer: where it can be. require: \
+         else there is no credential. PostgreSQL: log_statement=all for the user, which it cannot turn off (the account of \
+         the connection needs GRANT SET ON PARAMETER log_statement, PostgreSQL 15). MySQL and MariaDB: general_log, or an \
+         audit plugin for everybody.",
+    )
+    .preset(Preset::Text("off")),
+    Field::new(
+        "max_ttl_unrecorded",
+        FieldType::DurationSecond,
+        "With recording=prefer: how long a credential lasts at most whose use is not recorded, in seconds or as a \
+         duration; 0: as any other.",
+    ),
+    Field::new(
+        "cedar",
+        FieldType::String,
+        "Rules in Cedar that narrow what the other fields allow; what they do not permit is denied. Actions: request, \
+         auto_approve, approve, issue, renew, break_glass. With approval=auto and steps, what they do not permit to \
+         auto_approve goes to the people of the steps.",
+    ),
+    Field::new(
         "on_unapproved",
         FieldType::String,
         "What a read does that finds no grant: deny, or file, which files the request with service_reason and is refused \
@@ -225,6 +296,18 @@ const POLICY: &[Field] = &[
     )
     .preset(Preset::Int(900)),
 ];
+
+/// Fields of `policies/:name/simulate`: those of the policy, and how far back.
+const POLICY_SIMULATED: &[Field] = &{
+    let mut fields = [Field::new("replay_last", FieldType::Int, "So many requests, the newest; at most 10000.")
+        .preset(Preset::Int(500)); POLICY.len() + 1];
+    let mut place = 0;
+    while place < POLICY.len() {
+        fields[place] = POLICY[place];
+        place += 1;
+    }
+    fields
+};
 
 /// A path at which somebody acts on a request.
 const fn verb(
@@ -285,6 +368,13 @@ pub const ROUTES: &[Route<Path>] = &[
                 FieldType::CommaStringSlice,
                 "Ids of entities that may do nothing here any more: see offboard/entity/:entity_id.",
             ),
+            Field::new(
+                "policy_change",
+                FieldType::String,
+                "direct: who the ACL lets writes policies. two_person: a write of a policy, or of this, waits until somebody \
+                 else writes to its activate path; the jit_policy of a gated role stays as it is.",
+            )
+            .preset(Preset::Text("direct")),
             Field::new("auditor_groups", FieldType::CommaStringSlice, "Identity groups whose members may see every request."),
         ],
         details: None,
@@ -327,6 +417,28 @@ Nobody votes on his own request, and there is no setting for that.",
         synopsis: "Texts for the host's own policies: requester, approver, auditor.",
         description: "The host's ACL says who may try; the access policy says who may.",
     },
+    verb(
+        Path::PolicyActivate,
+        "policies/{name}/activate",
+        &[NAME],
+        "Put a change of a policy into force that somebody else has written.",
+        "With policy_change=two_person in config/jit. Until then the old policy holds; a read of policies/:name shows both.",
+    ),
+    verb(
+        Path::ConfigActivate,
+        "config/jit/activate",
+        &[],
+        "Put a change of config/jit into force that somebody else has written.",
+        "With policy_change=two_person. Until then the old settings hold.",
+    ),
+    verb(
+        Path::PolicySimulate,
+        "policies/{name}/simulate",
+        POLICY_SIMULATED,
+        "What a change of a policy would have decided differently.",
+        "Takes the fields of policies/:name, lays them over the stored policy, and judges the requests of the last days once \
+         more by both: as filed, and by who voted then. Writes and mints nothing.",
+    ),
     Route {
         id: Path::Requests,
         pattern: "requests/{role}/?",
@@ -431,6 +543,133 @@ approved is all of it: role, parameters, time and number of uses. Lists show wha
         description: "For a change freeze or an incident. Leases are not prolonged either. Break-glass goes on.",
     },
     Route {
+        id: Path::Hooks,
+        pattern: "notify/?",
+        operations: &[List],
+        fields: &[],
+        details: None,
+        synopsis: "List the web servers that are told of events.",
+        description: "Names only; read notify/:name for one.",
+    },
+    Route {
+        id: Path::Hook,
+        pattern: "notify/{name}",
+        operations: &[Create, Update, Read, Delete],
+        fields: &[
+            HOOK,
+            Field::new("url", FieldType::String, "Where it is: https, but for this machine itself."),
+            Field::new(
+                "ca_cert",
+                FieldType::String,
+                "The authorities that its certificate may be of, PEM. Empty: those of this machine.",
+            ),
+            Field::new(
+                "signing_key",
+                FieldType::Secret,
+                "The key of the signature (HMAC-SHA256) on what is sent; 16 characters at least. Never shown.",
+            ),
+            Field::new(
+                "events",
+                FieldType::CommaStringSlice,
+                "Kinds of events that it is told of, with \"*\": request.*, breakglass.*. By default all; none is \
+                 needed to be asked about tickets.",
+            ),
+        ],
+        details: None,
+        synopsis: "A web server that is told what comes into the record.",
+        description: "\
+POSTs {\"text\", \"mount\", \"event\"} for each event, in order, at least once. X-Leasehold-Signature is \"sha256=\" and the
+HMAC-SHA256, with signing_key, of X-Leasehold-Time, a dot and the body. What it does not take is tried again for a day
+(what it refuses with 4xx, three times) and is then in notify/:name/dead.",
+    },
+    verb(
+        Path::HookTest,
+        "notify/{name}/test",
+        &[HOOK],
+        "Send an event that is in no record.",
+        "Answers with the status, or why it was not taken.",
+    ),
+    Route {
+        id: Path::HookDead,
+        pattern: "notify/{name}/dead",
+        operations: &[Read],
+        fields: &[HOOK],
+        details: None,
+        synopsis: "The events that were not taken, and why.",
+        description: "They are in the record all the same. notify/:name/retry sends them once more.",
+    },
+    verb(
+        Path::HookRetry,
+        "notify/{name}/retry",
+        &[HOOK],
+        "Send what was not taken once more.",
+        "Answers with how many were taken and how many are left.",
+    ),
+    Route {
+        id: Path::Acknowledgements,
+        pattern: "acknowledgements/?",
+        operations: &[List],
+        fields: &[],
+        details: None,
+        synopsis: "List what was acknowledged of reports/standing.",
+        description: "Ids; read acknowledgements/:id for one.",
+    },
+    Route {
+        id: Path::Acknowledgement,
+        pattern: "acknowledgements/{id}",
+        operations: &[Create, Update, Read, Delete],
+        fields: &[
+            Field::new("id", FieldType::String, "Id of a line of reports/standing."),
+            Field::new("owner", FieldType::String, "Who answers for it."),
+            Field::new("reason", FieldType::String, "Why it may stand. Needed, and kept in the record."),
+            Field::new("ttl", FieldType::DurationSecond, "For how long, in seconds or as a duration; at most 366 days.")
+                .preset(Preset::Int(90 * 86_400)),
+        ],
+        details: None,
+        synopsis: "Say that somebody knows of a standing right, for some time.",
+        description: "After that time it is open again.",
+    },
+    Route {
+        id: Path::Campaigns,
+        pattern: "reviews/?",
+        operations: &[List],
+        fields: &[],
+        details: None,
+        synopsis: "List the reviews of who may have which role.",
+        description: "Names only; read reviews/:name for one.",
+    },
+    Route {
+        id: Path::Campaign,
+        pattern: "reviews/{name}",
+        operations: &[Create, Update, Read, Delete],
+        fields: &[
+            REVIEW,
+            Field::new("roles", FieldType::CommaStringSlice, "Which roles, with \"*\". By default all that are gated."),
+            Field::new("days", FieldType::Int, "Who asked within so many days is looked at; at most 366.")
+                .preset(Preset::Int(90)),
+            Field::new("due", FieldType::DurationSecond, "Until when, in seconds or as a duration.")
+                .preset(Preset::Int(14 * 86_400)),
+        ],
+        details: None,
+        synopsis: "Begin a review of who may have which role, or look at one.",
+        description: "\
+Freezes a list of who asked for which role, with last use, coverage and approvals. Each line is decided on at
+reviews/:name/items/:item. Who is on a line that nobody has kept by the due time, or that was revoked, gets nothing of that
+role until somebody keeps it.",
+    },
+    verb(
+        Path::CampaignItem,
+        "reviews/{name}/items/{item}",
+        &[
+            REVIEW,
+            Field::new("item", FieldType::String, "Number of the line."),
+            Field::new("decision", FieldType::String, "keep or revoke."),
+            Field::new("comment", FieldType::String, "Why. Needed, and kept in the record."),
+        ],
+        "Decide on one line of a review.",
+        "For who may approve requests for the role or is in owner_groups, and is not the one on the line.",
+    ),
+    Route {
         id: Path::Preapprovals,
         pattern: "preapprovals/?",
         operations: &[List],
@@ -527,7 +766,8 @@ add theirs at preapprovals/:name/approve. Votes are counted anew at each use. Ev
         synopsis: "Who really holds what, what nobody uses, and what is out of order.",
         description: "\
 coverage: how much of the last hour, day and week somebody held a role, in thousandths; metrics: counted from the record;
-unused; exceptions; identities: who was refused because it is not clear who they are; third-party; unapprovable; break-glass.",
+standing: who can log in to the targets with rights that nobody asked for here; remnants; notifications; unused;
+exceptions; identities: who was refused because it is not clear who they are; third-party; unapprovable; break-glass.",
     },
     verb(
         Path::Offboard,
@@ -600,6 +840,17 @@ machine.",
         description: "\
 Keep some where this server cannot change them: with one of them, whoever has the record can tell whether it is still the
 same. The key is Ed25519, the tree that of RFC 6962 over the hashes of the events.",
+    },
+    Route {
+        id: Path::Proof,
+        pattern: "evidence/proof/{seq}",
+        operations: &[Read],
+        fields: &[Field::new("seq", FieldType::String, "Number of the event.")],
+        details: None,
+        synopsis: "One event, and that it is in the record that a checkpoint has signed.",
+        description: "\
+The audit path of RFC 6962 from the event to the root in the checkpoint: `leasehold verify-evidence` judges the answer, and
+needs no other event for that.",
     },
     verb(
         Path::Verify,

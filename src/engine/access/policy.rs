@@ -10,12 +10,13 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::identity::Class;
+use super::staged;
 use crate::engine::Mount;
 use crate::engine::error::Error;
 use crate::engine::evidence::event::{canonical, hex};
 use crate::engine::request::{Reply, Response};
 
-pub use write::{delete, write};
+pub use write::{delete, judge, lay_over, store, write};
 
 /// Where policies are.
 pub const PREFIX: &str = "access/policy/";
@@ -33,6 +34,31 @@ pub enum Tier {
     High,
     /// All: two have to agree.
     Critical,
+}
+
+impl Tier {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Low => "low",
+            Self::Medium => "medium",
+            Self::High => "high",
+            Self::Critical => "critical",
+        }
+    }
+}
+
+/// Whether what a user does has to be in the log of its target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Recording {
+    /// As the target is set up.
+    #[default]
+    Off,
+    /// Where it can be; a credential that is not recorded lasts `max_ttl_unrecorded` at most.
+    Prefer,
+    /// No record, no credential.
+    Require,
 }
 
 /// How a request comes to be approved.
@@ -110,6 +136,10 @@ pub struct Policy {
     pub reason_pattern: String,
     /// A regular expression that the whole ticket matches; empty: no ticket is needed.
     pub ticket_pattern: String,
+    /// The hook that is asked whether a ticket is open; empty: nobody is.
+    pub ticket_hook: String,
+    /// A grant ends with its ticket.
+    pub end_with_ticket: bool,
     /// The purposes there are; empty: none has to be given.
     pub purposes: Vec<String>,
     /// The reason of requests that a read files.
@@ -148,18 +178,28 @@ pub struct Policy {
     pub require_proof: Proof,
     /// How old that may be.
     pub proof_max_age: u64,
+    /// A grant ends when its credentials were not used for so long; 0: not for that.
+    pub end_idle: u64,
     /// A newer credential of a grant ends the older ones.
     pub supersede: bool,
     /// So long after it was issued.
     pub overlap: u64,
     /// Who may have access without anybody's agreement; empty: nobody.
     pub break_glass_groups: Vec<String>,
+    /// Only for who has waited so long for an ordinary approval; 0: at once.
+    pub break_glass_after: u64,
     /// How long that lasts.
     pub break_glass_ttl: u64,
     /// By when somebody looks at it.
     pub break_glass_review_within: u64,
     /// How many reviews of one person may be open.
     pub break_glass_open_reviews: u32,
+    /// Whether what is done with a credential has to be recorded.
+    pub recording: Recording,
+    /// The longest that a credential lasts of which nothing is recorded; 0: as any other.
+    pub max_ttl_unrecorded: u64,
+    /// Rules in Cedar: see [`super::cedar`]. Empty: none.
+    pub cedar: String,
     /// What a read does that finds no grant.
     pub on_unapproved: Unapproved,
     /// How long after a request has lapsed or was denied a read may file the next.
@@ -178,6 +218,8 @@ impl Default for Policy {
             require_reason: 10,
             reason_pattern: String::new(),
             ticket_pattern: String::new(),
+            ticket_hook: String::new(),
+            end_with_ticket: false,
             purposes: Vec::new(),
             service_reason: String::new(),
             approval: Approval::Manual,
@@ -197,12 +239,17 @@ impl Default for Policy {
             max_coverage: String::new(),
             require_proof: Proof::None,
             proof_max_age: 300,
+            end_idle: 0,
             supersede: false,
             overlap: 120,
             break_glass_groups: Vec::new(),
+            break_glass_after: 0,
             break_glass_ttl: 900,
             break_glass_review_within: 86_400,
             break_glass_open_reviews: 0,
+            recording: Recording::Off,
+            max_ttl_unrecorded: 0,
+            cedar: String::new(),
             on_unapproved: Unapproved::Deny,
             refile_after: 900,
         }
@@ -265,6 +312,10 @@ pub async fn read(mount: &Mount, name: &str) -> Reply {
         _ => Vec::new(),
     };
     data.push(("policy_hash".into(), json!(policy.hash())));
+    if let Some(waits) = staged::load(mount, &staged::of_policy(name)).await? {
+        data.push(("staged".into(), waits.value));
+        data.push(("staged_by".into(), waits.by.shown()));
+    }
     Ok(Some(Response::data(data)))
 }
 

@@ -14,12 +14,16 @@ use sha2::{Digest, Sha256};
 use super::config::Settings;
 use super::identity::Who;
 use super::policy::{Policy, Proof};
+use crate::engine::Mount;
 use crate::engine::error::Error;
-use crate::engine::evidence::event::hex;
+use crate::engine::evidence::{self, event::hex};
 use crate::engine::intent::unix_seconds;
 
 /// How far the clock of an issuer may be ahead.
 const SKEW: Duration = Duration::from_secs(30);
+
+/// No policy takes a proof that is older.
+pub const OLDEST: Duration = Duration::from_secs(3600);
 
 /// What is read of a token.
 #[derive(Debug, Deserialize)]
@@ -49,25 +53,67 @@ pub struct Proven {
     pub issuer: String,
     /// How old it was, in seconds.
     pub age: u64,
+    /// What recognises it if it comes again.
+    pub id: String,
 }
 
 impl Proven {
     /// As events show it.
     pub fn shown(&self) -> Value {
-        json!({ "subject": self.subject, "issuer": self.issuer, "age": self.age })
+        json!({ "subject": self.subject, "issuer": self.issuer, "age": self.age, "id": self.id })
     }
 }
 
 /// Proofs that were used, by hash, and until when each is remembered: until nothing would take it any more.
 #[derive(Default)]
-pub struct Used(Mutex<HashMap<String, SystemTime>>);
+pub struct Used {
+    known: Mutex<HashMap<String, SystemTime>>,
+    /// Those of earlier processes are known too.
+    remembered: tokio::sync::Mutex<bool>,
+}
+
+/// Events that are read for proofs that earlier processes have taken; older ones are older than any proof may be.
+const REMEMBERED: u64 = 20_000;
 
 impl Used {
     /// False if it was used before.
     fn first(&self, id: &str, until: SystemTime, now: SystemTime) -> bool {
-        let mut used = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut used = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         used.retain(|_, until| *until > now);
         used.insert(id.to_owned(), until).is_none()
+    }
+
+    /// Whether it was used.
+    #[cfg(test)]
+    pub(in crate::engine) fn knows(&self, id: &str) -> bool {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).contains_key(id)
+    }
+
+    /// Learns from the record which proofs were taken before this process began: nothing else would remember them.
+    ///
+    /// # Errors
+    /// If the record cannot be read. Then no proof can be judged.
+    pub async fn remember(&self, mount: &Mount) -> Result<(), Error> {
+        let mut remembered = self.remembered.lock().await;
+        if *remembered {
+            return Ok(());
+        }
+        let end = evidence::head(mount).await?.next;
+        let mut from = end.saturating_sub(REMEMBERED).max(1);
+        while from < end {
+            let page = evidence::read(mount, from, 1000).await?;
+            let Some(last) = page.last().and_then(|event| event["seq"].as_u64()) else { break };
+            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            for event in &page {
+                let time = event["time"].as_str().and_then(|text| text.parse::<jiff::Timestamp>().ok());
+                if let (Some(id), Some(time)) = (event["proof"]["id"].as_str(), time) {
+                    known.insert(id.to_owned(), SystemTime::from(time) + OLDEST + SKEW * 2);
+                }
+            }
+            from = last.max(from) + 1;
+        }
+        *remembered = true;
+        Ok(())
     }
 }
 
@@ -128,7 +174,7 @@ pub fn judge(
     if !used.first(&id, now + Duration::from_secs(policy.proof_max_age) + SKEW * 2, now) {
         return Err(refused("identity_proof: it was used before"));
     }
-    Ok(Some(Proven { subject: claims.sub, issuer: claims.iss, age }))
+    Ok(Some(Proven { subject: claims.sub, issuer: claims.iss, age, id }))
 }
 
 /// The claims of a token that one of the keys has signed for this mount.

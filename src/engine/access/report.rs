@@ -6,9 +6,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::identity::Class;
-use super::policy::{self, Approval, Policy};
+use super::policy::{self, Approval, Policy, Recording};
 use super::request::{AccessRequest, DONE, Mode, OPEN, State};
-use super::{Gate, coverage, emergency, preapproval, rules};
+use super::{Gate, coverage, emergency, hook, preapproval, rules, standing};
 use crate::engine::Mount;
 use crate::engine::error::Error;
 use crate::engine::evidence;
@@ -16,8 +16,19 @@ use crate::engine::intent::unix_seconds;
 use crate::engine::request::{Reply, Response};
 
 /// The reports there are.
-const NAMES: [&str; 8] =
-    ["break-glass", "coverage", "exceptions", "identities", "metrics", "third-party", "unapprovable", "unused"];
+const NAMES: [&str; 11] = [
+    "break-glass",
+    "coverage",
+    "exceptions",
+    "identities",
+    "metrics",
+    "notifications",
+    "remnants",
+    "standing",
+    "third-party",
+    "unapprovable",
+    "unused",
+];
 const WEEK: Duration = Duration::from_secs(7 * 86_400);
 const MONTH: Duration = Duration::from_secs(30 * 86_400);
 
@@ -36,6 +47,9 @@ pub async fn read(mount: &Mount, name: &str) -> Reply {
         "third-party" => third_party(mount).await?,
         "unapprovable" => unapprovable(mount).await?,
         "break-glass" => glass(mount).await?,
+        "standing" => standing::report(mount).await?,
+        "remnants" => remnants(mount).await?,
+        "notifications" => notifications(mount).await?,
         "metrics" => metrics(mount).await?,
         _ => return Ok(None),
     };
@@ -82,6 +96,41 @@ async fn gated(mount: &Mount) -> Result<Vec<(String, Gate, Option<Policy>)>, Err
     Ok(found)
 }
 
+/// Requests whose credentials have left something at the target, or could not be ended yet.
+async fn remnants(mount: &Mount) -> Result<Value, Error> {
+    let mut lines = Vec::new();
+    for role in mount.ports.storage.list(OPEN, "", -1).await? {
+        for request in rules::open(mount, role.trim_end_matches('/')).await? {
+            if matches!(request.state, State::Ending | State::Remnant) {
+                let names: Vec<&str> = request.live().map(|credential| credential.name.as_str()).collect();
+                lines.push(json!({
+                    "request_id": request.id, "role": request.role, "requester": request.who.name,
+                    "state": request.state.name(), "credentials": names,
+                    "since": request.end.as_ref().map(|end| evidence::stamp(end.at * 1000)),
+                }));
+            }
+        }
+    }
+    Ok(lines.into())
+}
+
+/// How far everybody was told.
+async fn notifications(mount: &Mount) -> Result<Value, Error> {
+    let mut lines = Vec::new();
+    for name in mount.ports.storage.list(hook::PREFIX, "", -1).await? {
+        let Some(shown) = hook::read(mount, &name).await? else { continue };
+        let fields = shown.data.unwrap_or_default().into_iter();
+        let plain = fields.filter_map(|(key, datum)| match datum {
+            crate::engine::request::Datum::Plain(value) if key != "ca_cert" => Some((key, value)),
+            _ => None,
+        });
+        let mut line: serde_json::Map<String, Value> = plain.collect();
+        line.insert("name".into(), json!(name));
+        lines.push(Value::Object(line));
+    }
+    Ok(lines.into())
+}
+
 async fn unused(mount: &Mount) -> Result<Value, Error> {
     let all = requests(mount, MONTH).await?;
     let gated = gated(mount).await?;
@@ -107,6 +156,10 @@ async fn exceptions(mount: &Mount) -> Result<Value, Error> {
         let Some(policy) = policy else { continue };
         if policy.approval == Approval::Auto {
             lines.push(json!({ "role": role, "what": "approves by itself" }));
+        }
+        if policy.recording != Recording::Require {
+            lines
+                .push(json!({ "role": role, "what": "gives credentials whose use is recorded by nobody, if need be" }));
         }
         if policy.uses == 0 && policy.grant_ttl > 8 * 3600 {
             lines.push(
@@ -210,6 +263,10 @@ async fn metrics(mount: &Mount) -> Result<Value, Error> {
     let hasty =
         requests.values().flatten().flat_map(|r| r.votes.iter().map(move |vote| vote.at.saturating_sub(r.filed)));
     let hasty = hasty.filter(|seconds| *seconds < 10).count();
+    let mut approvers = BTreeMap::<&str, u64>::new();
+    let votes = requests.values().flatten().flat_map(|request| &request.votes).filter(|vote| vote.approve);
+    votes.for_each(|vote| *approvers.entry(vote.who.name.as_str()).or_default() += 1);
+    let stuck = requests.values().flatten().filter(|request| request.state == State::Remnant).count();
     Ok(json!({
         "events": kinds,
         "issued": count("issue.done"),
@@ -221,6 +278,8 @@ async fn metrics(mount: &Mount) -> Result<Value, Error> {
         "approved_by_policy": count("decision.auto"),
         "approved_by_people": count("decision.approved"),
         "votes_within_10_seconds": hasty,
+        "approvals_by_approver": approvers,
+        "remnants_open": stuck,
         "break_glass": count("breakglass.used"),
     }))
 }

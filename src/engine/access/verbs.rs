@@ -2,13 +2,14 @@
 
 use serde_json::{Value, json};
 
+use super::cedar::Action;
 use super::config::{self, Settings};
 use super::file::{self, Asked, Case};
 use super::identity::{self, Who};
 use super::policy::{Approval, Policy};
 use super::request::{AccessRequest, DONE, Mode, OPEN, State, Vote};
 use super::rules::{self, Act};
-use super::{Gate, actor, ending, token, votes};
+use super::{Gate, actor, cedar, ending, token, votes};
 use crate::engine::Mount;
 use crate::engine::error::Error;
 use crate::engine::evidence;
@@ -283,8 +284,12 @@ async fn vote(
     if approve {
         let standing = votes::standing(mount, settings, &next).await?;
         if votes::is_enough(policy, &next, &standing) {
+            let Some(requester) = identity::look(mount, settings, &next.who.entity_id).await? else {
+                return Err(Error::Coded(403, "jit_identity: who asked is gone or disabled".into()));
+            };
+            let rules = cedar::judge(mount, policy, (Action::Approve, &requester), &next, now).await?;
             next.approve(seconds, policy.activate_within, policy.grant_ttl);
-            drafts.push(file::decision(&next, "decision.approved", policy));
+            drafts.push(file::decision(&next, "decision.approved", policy).with("rules", json!(rules)));
         }
     } else if next.votes.iter().filter(|vote| !vote.approve).count() >= policy.deny_threshold as usize {
         next.close(State::Denied, seconds);

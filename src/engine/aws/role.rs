@@ -303,6 +303,7 @@ pub async fn write(mount: &Mount, name: &str, input: &Input) -> Reply {
     mount.refuse_on_standby().await?;
     let mut warnings = Vec::new();
     let mut role = Role::load(mount, name).await?.unwrap_or_default();
+    let before = role.gate.clone();
     if !role.invalid_data.is_empty() {
         warnings.push(format!("Invalid data of {:?} cleared out of role", role.invalid_data));
         role.invalid_data.clear();
@@ -322,6 +323,7 @@ pub async fn write(mount: &Mount, name: &str, input: &Input) -> Reply {
             lay_over(&mut role, input)?;
         }
     }
+    access::staged::may_change(mount, &before, &role.gate).await?;
     role.version = 1;
     check::check(&role).map_err(Error::Refused)?;
     if new && !input.has("revocation") && role.gives_sessions() {

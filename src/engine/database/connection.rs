@@ -16,8 +16,9 @@ use crate::engine::go::instant;
 use crate::engine::request::{Fields, Reply, Response};
 use crate::engine::schedule::timing::{self, Timing};
 use crate::engine::template::{self, Names, OsEntropy, Template};
+use crate::engine::{caps, live};
 use crate::secret::Secret;
-use crate::target::{self, Driver, Passwords, Target};
+use crate::target::{self, Dialect, Driver, Passwords, Target};
 
 mod settings;
 
@@ -33,6 +34,8 @@ const ENGINE_FIELDS: &[&str] = &[
     "owned_objects",
     "sessions",
     "verify",
+    "force",
+    caps::MAX_LIVE_USERS,
     mode::FIELD,
 ];
 
@@ -207,9 +210,17 @@ impl Config {
             passwords: settings.target.passwords(),
             wishes: Wishes::of(&self.other),
             revocation_mode: RevocationMode::of(&self.other),
+            max_live_users: caps::of_connection(&self.other),
             scram_iterations: settings.scram_iterations,
             target: mount.ports.targets.open(settings.target),
         })
+    }
+
+    /// Whose statements it takes, and at which servers; `None` if nobody can say.
+    fn place(&self) -> Option<(Dialect, String)> {
+        let driver = self.driver().ok()?;
+        let read = settings::read(driver, &self.details, &self.secrets).ok()?;
+        Some((driver.dialect(), read.target.servers()))
     }
 
     /// True if the driver would log in with `password` were it this connection's: not every text can be put into
@@ -222,7 +233,11 @@ impl Config {
         read.is_ok_and(|read| read.target.passwords().first().as_ref() == Some(password))
     }
 
-    fn driver(&self) -> Result<Driver, String> {
+    /// Which driver.
+    ///
+    /// # Errors
+    /// If there is none of that name.
+    pub(in crate::engine) fn driver(&self) -> Result<Driver, String> {
         let found = Driver::named(&self.plugin_name).filter(|_| self.plugin_version.is_empty());
         found.ok_or_else(|| {
             let version = match self.plugin_version.as_str() {
@@ -274,6 +289,8 @@ pub struct Connection {
     pub wishes: Wishes,
     /// Whether its users are ended at all.
     pub revocation_mode: RevocationMode,
+    /// How many users it may have, 0 for no limit.
+    pub max_live_users: u64,
     /// Rounds of the SCRAM verifiers that the server is sent, if it is sent any.
     pub scram_iterations: Option<u32>,
     /// The target itself.
@@ -384,7 +401,7 @@ impl Connections {
     }
 
     /// As [`Connections::get`], for who holds the lock of the connection's password.
-    pub(super) async fn opened(&self, mount: &Mount, name: &str) -> Result<Arc<Connection>, Error> {
+    pub(in crate::engine) async fn opened(&self, mount: &Mount, name: &str) -> Result<Arc<Connection>, Error> {
         loop {
             let (seen, unproven) = {
                 let live = self.lock();
@@ -454,6 +471,7 @@ pub async fn read(mount: &Mount, name: &str) -> Reply {
     ];
     data.extend(Wishes::of(&config.other).said());
     data.extend(config.other.get(mode::FIELD).map(|mode| (mode::FIELD, mode.clone())));
+    data.extend(config.other.get(caps::MAX_LIVE_USERS).map(|limit| (caps::MAX_LIVE_USERS, limit.clone())));
     data.extend(config.timing.shown());
     let state = mount.rotation.queue.state(&root::record_key(name));
     let failed = state.and_then(|state| Some((state.error?, state.due)));
@@ -477,6 +495,7 @@ pub async fn write(mount: &Mount, name: &str, input: &Input, data: &Fields) -> R
     let verifying = input.flag_or_preset("verify_connection");
     let mut config = Config::load(mount, name).await?.unwrap_or_default();
     let was_self_managed = config.is_self_managed();
+    let was_at = config.place();
     if let Some(plugin_name) = input.text("plugin_name") {
         config.plugin_name = plugin_name.to_owned();
     }
@@ -499,6 +518,11 @@ pub async fn write(mount: &Mount, name: &str, input: &Input, data: &Fields) -> R
     wishes.write(input)?;
     wishes.store(&mut config.other);
     RevocationMode::write(input, &mut config.other)?;
+    match caps::limit(input, caps::MAX_LIVE_USERS)? {
+        None => {}
+        Some(0) => _ = config.other.remove(caps::MAX_LIVE_USERS),
+        Some(limit) => _ = config.other.insert(caps::MAX_LIVE_USERS.into(), json!(limit)),
+    }
     config.timing.lay_over(input, mount.ports.clock.now())?;
     let valid = config.secrets.get("password").map(Secret::duplicate);
     let own = |key: &str| ENGINE_FIELDS.contains(&key) || timing::is_field(key);
@@ -518,6 +542,14 @@ pub async fn write(mount: &Mount, name: &str, input: &Input, data: &Fields) -> R
         account.map_err(|why| Error::Refused(format!("the password cannot be rotated by a schedule: {why}")))?;
     }
     let refused = |text: String| Error::Refused(format!("error creating database object: {text}"));
+    if !input.flag("force").unwrap_or_default()
+        && let (Some(was_at), Some(is_at)) = (was_at, config.place())
+        && was_at != is_at
+    {
+        // What is stored is what its users were made with.
+        let stored = Config::load(mount, name).await?.unwrap_or_default();
+        live::refuse(mount, name, &stored, "it is pointed at another server").await?;
+    }
     if was_self_managed || config.is_self_managed() {
         check_self_managed(mount, &config).map_err(refused)?;
         config.store(mount, name).await?;
@@ -556,6 +588,7 @@ pub async fn write(mount: &Mount, name: &str, input: &Input, data: &Fields) -> R
         root::plan(mount, name, &config.timing);
     }
     mount.rotation.queue.outdated();
+    mount.caps.outdated();
 
     if config.secrets.get("connection_url").is_some_and(|url| target::dsn::has_embedded_password(url.expose())) {
         warnings.push(EMBEDDED.to_owned());
@@ -589,17 +622,23 @@ fn check_self_managed(mount: &Mount, config: &Config) -> Result<(), String> {
     Ok(())
 }
 
-/// DELETE.
-pub async fn delete(mount: &Mount, name: &str) -> Reply {
+/// DELETE. Refused while something needs it, unless `force` says otherwise.
+pub async fn delete(mount: &Mount, name: &str, input: &Input) -> Reply {
     mount.refuse_on_standby().await?;
     let record = root::record_key(name);
     let _lock = mount.rotation.locks.hold(&record).await;
+    if input.flag("force").unwrap_or_default() {
+        tracing::warn!(connection = name, "deleted by force: nobody ends what users are left there");
+    } else if let Some(config) = Config::load(mount, name).await? {
+        live::refuse(mount, name, &config, "it is deleted").await?;
+    }
     mount.ports.storage.delete(&record).await?;
     mount.rotation.queue.forget(&record);
     mount.ports.storage.delete(&key(name)).await?;
     mount.connections.forget(name);
     mount.meter.forget(name);
     mount.sights.forget(name);
+    mount.caps.outdated();
     Ok(None)
 }
 

@@ -18,7 +18,7 @@ use crate::engine::lease::{MountTerms, Terms};
 use crate::engine::meter::{self, Work};
 use crate::engine::request::{Datum, Fields, LeaseGrant, LeaseRef, Reply, Request, Response};
 use crate::engine::template::{Names, OsEntropy};
-use crate::engine::{Mount, access, end, marker, reconcile, remnant};
+use crate::engine::{Mount, access, caps, end, marker, reconcile, remnant, transit};
 use crate::secret::Secret;
 use crate::secret::password;
 use crate::target::{Marker, MintPlan, RenewPlan, Script, TargetError, Usage};
@@ -47,11 +47,16 @@ pub async fn read(mount: &Mount, name: &str, request: &Request) -> Reply {
         return Err(Error::Failed("empty creation statements".into()));
     }
     let terms = Terms::of(&role, bounds?);
-    let permit = issue::authorize(mount, name, &role.gate, request, terms.at_issue(mount.ports.clock.now())).await?;
+    let mut permit = issue::authorize(mount, name, &role.gate, request, terms.at_issue(mount.stamp())).await?;
+    if permit.wants_record() {
+        let able = connection.target.records().await.map_err(|e| e.to_string());
+        permit.record(able, mount.ports.clock.now())?;
+    }
     let mut plan = plan(mount, name, &role, &connection, &Purpose::of(&permit))?;
     if connection.driver.keeps_marker() {
         plan.marker = marker::sealed(mount, &plan.username, plan.marker).await?;
     }
+    let place = caps::enter(mount, &role.limits, &connection, &plan).await?;
     let made = make(mount, name, &role, &connection, permit.display_name(), &plan).await?;
     let site = Site {
         db_name: &role.db_name,
@@ -60,7 +65,8 @@ pub async fn read(mount: &Mount, name: &str, request: &Request) -> Reply {
         revocation: &role.statements.revocation,
         wishes: role.wishes().or(&connection.wishes),
     };
-    let (mut internal, underway) = issue::mint(mount, &permit, &site, &mut plan, made.login()).await?;
+    let (mut internal, underway) = issue::mint(mount, &permit, &site, &mut plan, made.login(), place).await?;
+    caps::supersede::issued(mount, name, &role.db_name, &role.limits, permit.entity_id());
 
     let ends_for_good = made.ends_for_good();
     if let Some(end) = ends_for_good {
@@ -145,6 +151,8 @@ pub(super) struct Purpose<'a> {
     pub grant_id: &'a str,
     /// What narrows the role.
     pub params: Option<&'a BTreeMap<String, String>>,
+    /// What it does has to be in its target's log.
+    pub recorded: bool,
     /// When the user ends.
     pub until: SystemTime,
 }
@@ -157,6 +165,7 @@ impl<'a> Purpose<'a> {
             entity_id: permit.entity_id(),
             grant_id: permit.grant_id(),
             params: permit.params(),
+            recorded: permit.is_recorded(),
             until: permit.until(),
         }
     }
@@ -189,12 +198,13 @@ pub(super) fn plan(
             role: name.to_owned(),
             request: purpose.request_id.to_owned(),
             entity: purpose.entity_id.to_owned(),
-            begun: unix_seconds(mount.ports.clock.now()),
+            begun: unix_seconds(mount.stamp()),
             expires: unix_seconds(purpose.until),
             connection: role.db_name.clone(),
             grant: purpose.grant_id.to_owned(),
             seal: String::new(),
         },
+        recorded: purpose.recorded,
         repeats: mount.clocks.is_young(mount.ports.clock.as_ref()),
         username,
     })
@@ -232,14 +242,19 @@ pub async fn renew(mount: &Mount, lease: &LeaseRef) -> Reply {
     let role = role?
         .ok_or_else(|| Error::Failed(format!("error during renew: could not find role with name {:?}", leased.role)))?;
     let terms = Terms::of(&role, bounds?);
-    let until = terms.at_renew(mount.ports.clock.now(), lease.issued, lease.increment);
+    let now = mount.stamp();
+    let until = terms.at_renew(now, lease.issued, lease.increment);
+    if until <= now {
+        // Nothing is taken from it either: the host knows when it ends.
+        return Err(Error::Failed("past the max TTL, cannot renew".into()));
+    }
     let extension = issue::prolong(mount, &leased.role, &role.gate, lease, until).await?;
     let until = extension.until();
     let db_name = if leased.db_name.is_empty() { &role.db_name } else { &leased.db_name };
     let connection = mount.connections.get(mount, db_name).await?;
     if let Some(key) = &leased.note {
         // First: a note that ends later than its user does no harm.
-        prolong(mount, key, &leased, db_name, until).await?;
+        prolong(mount, key, &leased, (db_name, &connection), until).await?;
     }
     let plan = RenewPlan {
         username: leased.username,
@@ -258,10 +273,23 @@ pub async fn renew(mount: &Mount, lease: &LeaseRef) -> Reply {
     }))
 }
 
-/// Moves the end that the note of a user says. A note that is not there is written anew.
-async fn prolong(mount: &Mount, key: &str, leased: &Doomed, db_name: &str, until: SystemTime) -> Result<(), Error> {
+/// Moves the end that the note of a user says. A note that is not there is written anew, unless the user is gone as well: one
+/// that was superseded, say.
+async fn prolong(
+    mount: &Mount,
+    key: &str,
+    leased: &Doomed,
+    (db_name, connection): (&str, &Connection),
+    until: SystemTime,
+) -> Result<(), Error> {
     let storage = mount.ports.storage.as_ref();
     let stored = Intent::load(storage, key).await?;
+    if stored.is_none() {
+        let present = connection.target.present(std::slice::from_ref(&leased.username)).await;
+        if present.map_err(|e| Error::Failed(e.to_string()))?.is_empty() {
+            return Err(Error::Failed(format!("the user {:?} has ended: read a new credential", leased.username)));
+        }
+    }
     let mut note = stored.unwrap_or_else(|| Intent {
         username: leased.username.clone(),
         role: leased.role.clone(),
@@ -270,12 +298,13 @@ async fn prolong(mount: &Mount, key: &str, leased: &Doomed, db_name: &str, until
         wishes: leased.wishes.clone(),
         request: String::new(),
         entity: String::new(),
-        begun: unix_seconds(mount.ports.clock.now()),
+        begun: unix_seconds(mount.stamp()),
         expires: 0,
         made: true,
         incarnation: mount.incarnation.clone(),
     });
-    note.expires = unix_seconds(until);
+    // A renewal may shorten the lease, and may fail: then the host keeps the longer one.
+    note.expires = note.expires.max(unix_seconds(until));
     note.store(storage, key).await?;
     mount.rotation.queue.plan(key, db_name, note.due());
     Ok(())
@@ -291,6 +320,13 @@ pub async fn usage(mount: &Mount, internal: &Fields) -> Result<Option<Usage>, Er
     let user = leased(internal)?;
     let connection = mount.connections.get(mount, &user.db_name).await?;
     connection.target.usage(&user.username).await.map_err(|e| Error::Failed(e.to_string()))
+}
+
+/// For how long the sessions of the user of a lease have been silent, in seconds; `None` if it has none.
+pub async fn silence(mount: &Mount, internal: &Fields) -> Result<Option<u64>, Error> {
+    let user = leased(internal)?;
+    let connection = mount.connections.get(mount, &user.db_name).await?;
+    connection.target.silence(&user.username).await.map_err(|e| Error::Failed(e.to_string()))
 }
 
 /// Ends the user of a lease: for the host's lease manager, or because its grant is over.
@@ -343,7 +379,11 @@ pub async fn scheduled(mount: &Mount) -> Result<Vec<(String, String, SystemTime)
             }
             Ok(Some(note)) => found.push((key, note.db_name.clone(), note.due())),
             Ok(None) => {}
-            Err(e) => tracing::error!("{e}"),
+            // It may be storage and not what is in it: whoever tries finds out.
+            Err(e) => {
+                tracing::error!("{e}");
+                found.push((key, String::new(), mount.ports.clock.now()));
+            }
         }
     }
     Ok(found)
@@ -388,6 +428,13 @@ pub async fn when_due(mount: &Mount, key: &str) -> Result<(), Trouble> {
         queue.postpone(key, now + intent::GRACE);
         return Ok(());
     }
+    if !note.made && may_be_at_work(mount, &note) {
+        let ended = end::end(mount, note.doomed_now(key)).await;
+        if ended.is_ok() {
+            queue.plan(key, &note.db_name, now + intent::UNFINISHED / 4);
+        }
+        return ended.map(drop);
+    }
     let what = if note.made { "outlived its lease" } else { "was left by a mint that did not come to its end" };
     tracing::warn!(username = note.username, role = note.role, request = note.request, "ending a user that {what}");
     let ended = end::end(mount, note.doomed(key)).await;
@@ -398,6 +445,15 @@ pub async fn when_due(mount: &Mount, key: &str) -> Result<(), Trouble> {
         queue.away(key, &note.db_name, now, &trouble.to_string());
     }
     ended.map(drop)
+}
+
+/// Whether what was sent to make the user may still be at work, whatever the wall clock said when it was.
+fn may_be_at_work(mount: &Mount, note: &Intent) -> bool {
+    if note.incarnation == mount.incarnation {
+        transit::is_lost(mount, &note.db_name, &note.request)
+    } else {
+        mount.clocks.age(mount.ports.clock.as_ref()) < intent::UNFINISHED
+    }
 }
 
 /// Whether the time of a user is over by every clock. A database that cannot be asked now cannot end anybody either.

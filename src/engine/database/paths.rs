@@ -82,6 +82,16 @@ const VERIFY: &str = "Whether the database is looked at once more when a minted 
                       cannot be looked at counts as left. best_effort: as far as the account of the connection can see. \
                       off: no. By default required.";
 
+const MAX_LIVE_USERS: Field = Field::new(
+    "max_live_users",
+    FieldType::Int,
+    "Users that live at a time at most, those that are being made included; a read beyond that is answered with 429. 0 for \
+     no limit.",
+);
+
+const FORCE: &str = "Delete the connection, or point it at another server, though users, remnants or static roles still need \
+                     it. Nobody ends then what is left at the database.";
+
 const ID: Field = Field::new("id", FieldType::String, "Name of the record, as LIST remnants/ shows it.");
 
 /// What the drivers understand of `config/:name`. The engine keeps them, and any other, unread.
@@ -273,6 +283,8 @@ pub const ROUTES: &[Route<Path>] = &[
             Field::new("owned_objects", FieldType::String, OWNED_OBJECTS),
             Field::new("sessions", FieldType::String, SESSIONS),
             Field::new("verify", FieldType::String, VERIFY),
+            MAX_LIVE_USERS,
+            Field::new("force", FieldType::Bool, FORCE).query(),
             Field::new(
                 "revocation_mode",
                 FieldType::String,
@@ -408,6 +420,27 @@ than it may do. Changes nothing.",
             ),
             ROLE_FIELDS[0],
             ROLE_FIELDS[1],
+            MAX_LIVE_USERS,
+            Field::new(
+                "max_active",
+                FieldType::Int,
+                "Users of the role that one entity has at most; a read beyond that is answered with 429. Tokens without an \
+                 entity count as one. 0 for no limit.",
+            ),
+            Field::new(
+                "on_new_issue",
+                FieldType::String,
+                "What becomes of the users that the same entity had of the role before, when it reads another credential. \
+                 keep: they live as long as their leases. supersede: they end after supersede_overlap, so only where one \
+                 client has the entity. By default keep.",
+            ),
+            Field::new(
+                "supersede_overlap",
+                FieldType::DurationSecond,
+                "With on_new_issue=supersede: how long the users before live on, in seconds or as a duration; at least one \
+                 second.",
+            )
+            .preset(Preset::Int(60)),
             Field::new("owned_objects", FieldType::String, OWNED_OBJECTS),
             Field::new("sessions", FieldType::String, SESSIONS),
             Field::new("verify", FieldType::String, VERIFY),
@@ -615,7 +648,10 @@ remnants or queue. No database is asked.",
         synopsis: "Compare the users at a database with what is known of them.",
         description: "\
 A read tells which users have outlived their leases, or are in another way not as they should be, and what would be done
-about each. A write does it, without waiting for the tick, which looks about every minute.",
+about each. A write does it, without waiting for the tick, which looks about every minute.
+
+A user is suspicious whose comment says that it is of this mount, but that this mount did not write (its seal is wrong): nobody
+touches it, whatever it says.",
     },
     Route {
         id: Path::Remnants,

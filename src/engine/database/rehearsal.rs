@@ -59,8 +59,15 @@ pub async fn rehearse(mount: &Mount, name: &str, role: &Role) -> Result<Tried, E
     }
     let now = mount.ports.clock.now();
     let until = Terms::of(role, MountTerms::ask(mount).await?).at_issue(now).min(now + LIFE);
-    let purpose =
-        Purpose { display_name: DISPLAY_NAME, request_id: "", entity_id: "", grant_id: "", params: None, until };
+    let purpose = Purpose {
+        display_name: DISPLAY_NAME,
+        request_id: "",
+        entity_id: "",
+        grant_id: "",
+        params: None,
+        recorded: false,
+        until,
+    };
     let mut plan = creds::plan(mount, name, role, &connection, &purpose)?;
     if connection.driver.keeps_marker() {
         plan.marker = marker::sealed(mount, &plan.username, plan.marker).await?;

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use super::credential::{CredentialType, Settings};
 use crate::engine::Mount;
-use crate::engine::access::Gate;
+use crate::engine::access::{self, Gate};
+use crate::engine::caps::{self, Limits};
 use crate::engine::end::wishes::Wishes;
 use crate::engine::error::Error;
 use crate::engine::field::Input;
@@ -56,6 +57,9 @@ pub struct Role {
     /// Who may have a credential, beyond the host's own ACL.
     #[serde(flatten)]
     pub gate: Gate,
+    /// How many users it may have.
+    #[serde(flatten)]
+    pub limits: Limits,
     /// Rounds of the SCRAM verifiers of its users; `None` for the connection's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scram_iterations: Option<u32>,
@@ -127,6 +131,7 @@ pub async fn read(mount: &Mount, name: &str) -> Reply {
     }
     data.extend(role.gate.shown());
     data.extend(role.wishes().said());
+    data.extend(role.limits.shown());
     Ok(Some(Response::data(data)))
 }
 
@@ -186,7 +191,10 @@ pub async fn write(mount: &Mount, name: &str, input: &Input) -> Reply {
         role.statements.renewal = list.to_vec();
     }
 
+    let gate = role.gate.clone();
     role.gate.lay_over(input, ("creation_statements", &role.statements.creation))?;
+    access::staged::may_change(mount, &gate, &role.gate).await?;
+    role.limits.write(input)?;
     let mut wishes = role.wishes();
     wishes.write(input)?;
     wishes.store(&mut role.other);
@@ -198,6 +206,9 @@ pub async fn write(mount: &Mount, name: &str, input: &Input) -> Reply {
         tried.map_err(|e| Error::Refused(format!("nothing is stored, the role does not work: {e}")))?;
     }
     role.store(mount, name).await?;
+    // Users that were made while nobody counted are in no book.
+    mount.caps.outdated();
+    caps::supersede::written(mount, name, Some(&role));
     if !role.max_ttl.is_zero() && role.default_ttl > role.max_ttl {
         warnings.insert(0, "default_ttl is longer than max_ttl: every lease of this role is cut to max_ttl".into());
     }
@@ -208,6 +219,7 @@ pub async fn write(mount: &Mount, name: &str, input: &Input) -> Reply {
 pub async fn delete(mount: &Mount, name: &str) -> Reply {
     mount.refuse_on_standby().await?;
     mount.ports.storage.delete(&key(name)).await?;
+    caps::supersede::written(mount, name, None);
     Ok(None)
 }
 

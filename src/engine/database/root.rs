@@ -186,7 +186,11 @@ pub async fn scheduled(mount: &Mount) -> Result<Vec<(String, String, SystemTime)
                 found.extend(due(mount, &name, &config.timing).map(|due| (record_key(&name), name, due)));
             }
             Ok(None) => {}
-            Err(e) => tracing::error!(connection = name, "its password is not changed: {e}"),
+            Err(e) => {
+                tracing::error!(connection = name, "its password is not changed: {e}");
+                // It may be storage and not what is in it.
+                found.push((record_key(&name), name, mount.ports.clock.now()));
+            }
         }
     }
     Ok(found)

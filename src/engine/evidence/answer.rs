@@ -3,8 +3,9 @@
 use serde_json::{Map, Value, json};
 
 use super::checkpoint::{self, Checkpoint};
+use super::event::{hex, unhex};
 use super::verify::Reader;
-use super::{export as form, head, read};
+use super::{export as form, head, read, tree};
 use crate::engine::error::Error;
 use crate::engine::field::Input;
 use crate::engine::request::{Reply, Response};
@@ -78,6 +79,37 @@ pub async fn checkpoint(mount: &Mount) -> Reply {
     Ok(Some(Response::data([
         ("checkpoint", json!(checkpoint)),
         ("jit_checkpoint", json!(checkpoint.line())),
+        ("public_key", json!(checkpoint::signer(mount).await?.public())),
+    ])))
+}
+
+/// `evidence/proof/:seq`: that one event is in the tree whose root a checkpoint has signed, without the others.
+pub async fn proof(mount: &Mount, seq: &str) -> Reply {
+    let seq: u64 = seq.parse().map_err(|_| Error::Refused("the number of an event is needed".into()))?;
+    let checkpoint = checkpoint::take(mount).await?;
+    if seq == 0 || seq > checkpoint.size {
+        return Ok(None);
+    }
+    let (mut hashes, mut found, mut from) = (Vec::new(), None, 1);
+    while from <= checkpoint.size {
+        let page = read(mount, from, USUAL).await?;
+        let Some(last) = page.last().and_then(|event| event["seq"].as_u64()) else { break };
+        for event in page {
+            let hash = event["hash"].as_str().and_then(unhex);
+            hashes.push(hash.ok_or_else(|| Error::Failed(format!("event {} has no hash", hashes.len() + 1)))?);
+            if event["seq"] == seq {
+                found = Some(event);
+            }
+        }
+        from = last + 1;
+    }
+    hashes.truncate(usize::try_from(checkpoint.size).unwrap_or(usize::MAX));
+    let place = usize::try_from(seq - 1).unwrap_or(usize::MAX);
+    let path: Vec<String> = tree::path(&hashes, place).iter().map(|hash| hex(hash)).collect();
+    Ok(Some(Response::data([
+        ("event", json!(found)),
+        ("path", json!(path)),
+        ("checkpoint", json!(checkpoint)),
         ("public_key", json!(checkpoint::signer(mount).await?.public())),
     ])))
 }

@@ -54,6 +54,48 @@ impl Tree {
     }
 }
 
+/// The largest power of two below `count`, of two or more leaves: where the RFC splits a tree.
+fn split(count: usize) -> usize {
+    (count.next_power_of_two() / 2).max(1)
+}
+
+/// The root of the tree over these hashes of events.
+fn root_of(events: &[Hash]) -> Hash {
+    let mut tree = Tree::default();
+    events.iter().for_each(|event| tree.push(event));
+    tree.root()
+}
+
+/// The audit path (RFC 6962, 2.1.1) of the event at `place` (from 0) among these: the lowest hash first.
+pub fn path(events: &[Hash], place: usize) -> Vec<Hash> {
+    if events.len() < 2 || place >= events.len() {
+        return Vec::new();
+    }
+    let (left, right) = events.split_at(split(events.len()));
+    let (mut hashes, other) = match place.checked_sub(left.len()) {
+        None => (path(left, place), right),
+        Some(place) => (path(right, place), left),
+    };
+    hashes.push(root_of(other));
+    hashes
+}
+
+/// Whether `path` leads from the event at `place` (from 0) to this root of a tree of `size` events.
+pub fn leads(event: &Hash, place: u64, size: u64, path: &[Hash], root: &Hash) -> bool {
+    fn climb(event: &Hash, place: u64, size: u64, path: &[Hash]) -> Option<Hash> {
+        if size == 1 {
+            return path.is_empty().then(|| leaf(event));
+        }
+        let (last, below) = path.split_last()?;
+        let half = size.checked_next_power_of_two()? / 2;
+        match place.checked_sub(half) {
+            None => Some(inner(&climb(event, place, half, below)?, last)),
+            Some(place) => Some(inner(last, &climb(event, place, size - half, below)?)),
+        }
+    }
+    place < size && climb(event, place, size, path).as_ref() == Some(root)
+}
+
 fn leaf(data: &[u8]) -> Hash {
     Sha256::new().chain_update([0]).chain_update(data).finalize().into()
 }
@@ -79,6 +121,23 @@ mod tests {
                 inner(&mth(&many[..k]), &mth(&many[k..]))
             }
         }
+    }
+
+    #[test]
+    fn a_path_leads_from_its_event_and_from_no_other() {
+        let events: Vec<Hash> = (0..33u8).map(|i| Sha256::digest([i]).into()).collect();
+        for size in 1..=events.len() {
+            let root = mth(&events[..size]);
+            for place in 0..size {
+                let path = path(&events[..size], place);
+                let to = |event: &Hash, place: u64, path: &[Hash]| leads(event, place, size as u64, path, &root);
+                assert!(to(&events[place], place as u64, &path), "{place} of {size}");
+                assert!(!to(&events[(place + 1) % 33], place as u64, &path), "another event");
+                assert!(size < 2 || !to(&events[place], (place as u64 + 1) % size as u64, &path), "another place");
+                assert!(path.is_empty() || !to(&events[place], place as u64, &path[1..]), "a shorter path");
+            }
+        }
+        assert!(!leads(&events[0], 0, 0, &[], &mth(&[])), "nothing is in an empty tree");
     }
 
     #[test]

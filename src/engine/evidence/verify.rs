@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::checkpoint::Checkpoint;
 use super::event::{GENESIS, Hash, hash_of, hex, unhex};
-use super::tree::Tree;
+use super::tree::{self, Tree};
 
 /// What is wrong, and where: the first thing that does not fit.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -42,6 +42,9 @@ pub enum Flaw {
     /// It is not the record that was signed.
     #[error("the first {0} events are not those that were signed")]
     Replaced(u64),
+    /// The event is not in the tree that was signed.
+    #[error("event {0} is not in the tree that was signed")]
+    NotIncluded(u64),
     /// A checkpoint has another author.
     #[error("the checkpoint of {0} events is not signed by this key")]
     Signature(u64),
@@ -142,18 +145,55 @@ struct Export {
     checkpoint: Option<Checkpoint>,
 }
 
+/// One event with the path to the root of a checkpoint, as `evidence/proof/:seq` answers it.
+#[derive(Deserialize)]
+struct Included {
+    event: Value,
+    path: Vec<String>,
+    checkpoint: Checkpoint,
+}
+
+impl Included {
+    fn judge(&self, kept: &[Checkpoint], public: Option<&str>) -> Result<Sound, Flaw> {
+        let seq = self.event["seq"].as_u64().unwrap_or(0);
+        let prev = self.event["prev"].as_str().and_then(unhex).ok_or(Flaw::Link(seq))?;
+        let hash = hash_of(&prev, &self.event);
+        if self.event["hash"].as_str() != Some(&hex(&hash)) {
+            return Err(Flaw::Content(seq));
+        }
+        let path: Option<Vec<Hash>> = self.path.iter().map(|text| unhex(text)).collect();
+        let (path, root) = path.zip(unhex(&self.checkpoint.root)).ok_or(Flaw::NotIncluded(seq))?;
+        let place = seq.checked_sub(1).ok_or(Flaw::NotIncluded(seq))?;
+        if !tree::leads(&hash, place, self.checkpoint.size, &path, &root) {
+            return Err(Flaw::NotIncluded(seq));
+        }
+        if public.is_some_and(|public| !self.checkpoint.is_by(public)) {
+            return Err(Flaw::Signature(self.checkpoint.size));
+        }
+        if let Some(other) =
+            kept.iter().find(|kept| kept.size != self.checkpoint.size || kept.root != self.checkpoint.root)
+        {
+            return Err(Flaw::Replaced(other.size));
+        }
+        Ok(Sound { first: seq, last: seq, head: hex(&hash), checkpoints: 1, signed: public.is_some() })
+    }
+}
+
 /// Judges an export: the answer of `evidence/export`, or events and checkpoints one a line. `kept` are checkpoints that
 /// somebody kept, `public` the key that must have signed all of them.
 ///
 /// # Errors
 /// The first thing that does not fit.
 pub fn file(text: &str, kept: Vec<Checkpoint>, public: Option<&str>) -> Result<Sound, Flaw> {
+    if let Some(included) = whole::<Included>(text) {
+        return included.judge(&kept, public);
+    }
     let mut reader = Reader::default();
     for checkpoint in kept {
         reader.expect(checkpoint);
     }
     let mut events = Vec::new();
-    if let Some(export) = whole(text) {
+    if let Some(export) = whole::<Export>(text) {
         export.checkpoint.into_iter().for_each(|checkpoint| reader.expect(checkpoint));
         events = export.events;
     } else {
@@ -185,7 +225,7 @@ pub fn checkpoint(text: &str) -> Option<Checkpoint> {
     serde_json::from_value(inner.clone()).ok()
 }
 
-fn whole(text: &str) -> Option<Export> {
+fn whole<T: serde::de::DeserializeOwned>(text: &str) -> Option<T> {
     let value: Value = serde_json::from_str(text).ok()?;
     let inner = value.get("data").filter(|data| data.is_object()).unwrap_or(&value);
     serde_json::from_value(inner.clone()).ok()
@@ -255,6 +295,24 @@ mod tests {
         assert_eq!(file("nonsense", vec![], None), Err(Flaw::Unreadable(1)));
         let answer = serde_json::json!({ "data": { "events": events, "checkpoint": checkpoint } });
         assert_eq!(file(&answer.to_string(), vec![], Some(&public)).unwrap().checkpoints, 1);
+    }
+
+    #[test]
+    fn one_event_is_shown_to_be_in_the_tree() {
+        let (events, checkpoint, public) = record(9);
+        let hashes: Vec<Hash> = events.iter().map(|event| unhex(event["hash"].as_str().unwrap()).unwrap()).collect();
+        let path: Vec<String> = tree::path(&hashes, 4).iter().map(|hash| hex(hash)).collect();
+        let answer = |event: &Value| {
+            serde_json::json!({ "data": { "event": event, "path": path, "checkpoint": checkpoint } }).to_string()
+        };
+        let sound = file(&answer(&events[4]), vec![checkpoint.clone()], Some(&public)).unwrap();
+        assert_eq!((sound.first, sound.last, sound.signed), (5, 5, true));
+        assert_eq!(file(&answer(&events[5]), vec![], None), Err(Flaw::NotIncluded(6)));
+        let mut changed = events[4].clone();
+        changed["reason"] = "another".into();
+        assert_eq!(file(&answer(&changed), vec![], None), Err(Flaw::Content(5)));
+        let other = Checkpoint { root: hex(&GENESIS), ..checkpoint.clone() };
+        assert_eq!(file(&answer(&events[4]), vec![other], None), Err(Flaw::Replaced(9)));
     }
 
     proptest! {

@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 use crate::engine::error::Error;
 use crate::engine::port::Clock;
 use crate::engine::{Mount, database};
+use crate::secret::password;
 
 /// How often the queue is looked at.
 const TICK: Duration = Duration::from_secs(1);
@@ -186,7 +187,7 @@ impl Queue {
             Some(item) if item.failures > 0 && item.due > now => (item.failures, item.due),
             _ => {
                 let failures = before.map_or(0, |item| item.failures).saturating_add(1);
-                (failures, now + pause(failures, rand::random()))
+                (failures, now + pause(failures, password::number() as u8))
             }
         };
         let wanted = before.map_or(now, |item| item.wanted);
@@ -263,6 +264,16 @@ impl Queue {
     #[cfg(test)]
     pub(in crate::engine) fn by_hand(&self) {
         self.lock().started = true;
+    }
+
+    /// When the next look is worth its while; `None` if nothing is known.
+    #[cfg(test)]
+    pub(in crate::engine) fn next(&self) -> Option<SystemTime> {
+        let items = self.lock();
+        if !items.loaded {
+            return Some(SystemTime::UNIX_EPOCH);
+        }
+        items.by_key.values().filter(|item| !item.running).map(|item| item.due).min()
     }
 
     /// Starts the task, once.

@@ -1,5 +1,6 @@
 //! Gated roles on simulated ports: people and workloads, a clock of our own, and faults at every point.
 
+mod governance;
 mod model;
 
 use super::rotation::{Fault, later};
@@ -11,7 +12,7 @@ use crate::engine::port::Alias;
 use crate::engine::{access, database};
 
 /// Somebody that the host knows.
-fn known(world: &World, id: &str, mount_type: &str, groups: &[&str]) {
+pub(super) fn known(world: &World, id: &str, mount_type: &str, groups: &[&str]) {
     let entity = Entity {
         id: id.into(),
         name: format!("{id}-name"),
@@ -49,7 +50,7 @@ async fn gated(policy: Value) -> (Arc<World>, Mount) {
     (world, mount)
 }
 
-async fn by(mount: &Mount, who: &str, operation: Operation, path: &str, data: Value) -> Reply {
+pub(super) async fn by(mount: &Mount, who: &str, operation: Operation, path: &str, data: Value) -> Reply {
     let caller = Caller { entity_id: who.into(), display_name: format!("token-{who}"), ..Caller::default() };
     mount.handle(Request { caller, ..request(operation, path, data) }).await
 }

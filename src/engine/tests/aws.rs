@@ -17,6 +17,8 @@ type Known = (BTreeMap<String, String>, Vec<String>);
 pub struct Account {
     users: Mutex<BTreeMap<String, Known>>,
     policies: Mutex<BTreeMap<String, String>>,
+    /// The names of the sessions that were given.
+    sessions: Mutex<Vec<String>>,
     made: AtomicU64,
 }
 
@@ -92,7 +94,11 @@ impl Cloud for Fake {
         Arc::new(Fake { world: self.world.clone(), key: self.key.clone() })
     }
     async fn assume_role(&self, plan: &SessionPlan) -> Result<Session, Failure> {
-        self.user()?;
+        self.change(|account| {
+            account.sessions.lock().unwrap().push(plan.name.clone());
+            Ok(())
+        })
+        .await?;
         Ok(Session {
             key: AccessKey { id: "ASIA".into(), secret: Secret::new("s".into()) },
             token: Secret::new("t".into()),
@@ -211,9 +217,10 @@ fn mount(world: &Arc<World>) -> Mount {
     let mount = Mount::new(
         Kind::Aws,
         "0a1b2c3d-id".into(),
-        Ports { storage: at(), host: at(), clock: at(), targets: at(), scratch: at() },
+        Ports { storage: at(), host: at(), clock: at(), targets: at(), scratch: at(), web: at() },
     );
     mount.rotation.queue.by_hand();
+    mount.access.by_hand();
     mount
 }
 
@@ -434,4 +441,160 @@ async fn a_denial_is_brought_to_its_end_and_pruned() {
         assert!(world.account.policies.lock().unwrap().is_empty(), "{what}");
     })
     .await;
+}
+
+/// A role that robot gets credentials of by itself, for ten minutes, all of it in the record.
+async fn gated(kind: &str) -> (Arc<World>, Mount) {
+    let (world, mount) = prepared().await;
+    super::access::known(&world, "robot", "approle", &[]);
+    let policy = json!({ "steps": [], "approval": "auto", "eligible_classes": "service", "require_reason": 0,
+                         "grant_ttl": 600, "max_active": 2 });
+    ask(&mount, Operation::Create, "policies/p", policy).await.unwrap();
+    let mut role = json!({ "credential_type": kind, "jit_policy": "p" });
+    if kind == "assumed_role" {
+        role["role_arns"] = json!(ROLE);
+        role["revocation"] = json!("session");
+    }
+    update(&mount, "roles/gated", role).await.unwrap();
+    (world, mount)
+}
+
+async fn read(mount: &Mount) -> Reply {
+    super::access::by(mount, "robot", Operation::Read, "creds/gated", json!({})).await
+}
+
+/// Wherever the process dies or is refused, what a grant gave ends with the grant, even if nobody ever heard of it.
+#[tokio::test]
+async fn what_a_grant_gave_ends_with_it_wherever_its_issue_stops() {
+    for kind in ["assumed_role", "iam_user"] {
+        for fault in [Fault::Death, Fault::Error] {
+            for at in 1.. {
+                let (world, mount) = gated(kind).await;
+                world.faults.arm(at, fault);
+                let done = tokio::select! {
+                    done = read(&mount) => done.is_ok(),
+                    () = world.faults.died.notified() => false,
+                };
+                let reached = world.faults.disarm();
+                drop(mount);
+                let what = format!("{kind}: {fault:?} at point {at}");
+                let given = world.account.sessions.lock().unwrap().clone();
+                assert!(!done || given.len() + minted(&world) == 1, "{what}");
+                let mount = self::mount(&world);
+                later(&world, 601);
+                // All that was ever denied: an entry goes with its session.
+                let mut policy = String::new();
+                for seconds in [0, 10, 61, 301] {
+                    later(&world, seconds);
+                    crate::engine::access::tick(&mount).await;
+                    tick(&mount).await;
+                    policy += world.account.policies.lock().unwrap().get(ROLE).map_or("", String::as_str);
+                }
+                for name in given {
+                    assert!(policy.contains(name.rsplit('-').next().unwrap()), "{what}: {name} lives on");
+                }
+                assert_eq!((minted(&world), notes(&world)), (0, 0), "{what}");
+                let open = world.entries.lock().unwrap().keys().any(|key| key.starts_with("access/open/"));
+                assert!(!open, "{what}: a request is still open");
+                if !reached {
+                    assert!(at > 8, "only {at} points");
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// The end of the lease ends the grant that had one use; and no record, no credential.
+#[tokio::test]
+async fn a_gated_lease_that_ends_is_in_the_record() {
+    let (world, mount) = gated("assumed_role").await;
+    let response = read(&mount).await.unwrap().unwrap();
+    let grant = response.lease.unwrap();
+    assert!(grant.ttl <= Duration::from_secs(600) && !grant.renewable, "{:?}", grant.ttl);
+    assert_eq!((&grant.internal["role"], &grant.internal["target"]), (&json!("gated"), &json!(ROLE)));
+    mount.handle(of_lease(Operation::Revoke, &grant.internal)).await.unwrap();
+    let open = world.entries.lock().unwrap().keys().any(|key| key.starts_with("access/open/"));
+    assert!(!open, "closed with its only credential");
+    assert!(world.account.policies.lock().unwrap().contains_key(ROLE));
+    // A role that became another since is refused, not given without its gate.
+    let mut stored = entry(&world, "role/gated");
+    stored["revocation"] = json!("off");
+    world.entries.lock().unwrap().insert("role/gated".into(), stored.to_string());
+    assert!(matches!(read(&mount).await, Err(Error::Refused(text)) if text.contains("would outlive its grant")));
+    let (world, mount) = gated("iam_user").await;
+    let grant = read(&mount).await.unwrap().unwrap().lease.unwrap();
+    assert!(grant.renewable && grant.max_ttl <= Duration::from_secs(600));
+    let renew = mount.handle(of_lease(Operation::Renew, &grant.internal)).await.unwrap().unwrap();
+    assert!(renew.lease.unwrap().ttl <= Duration::from_secs(600));
+    assert_eq!(minted(&world), 1);
+}
+
+/// The key changes when it is due, whatever happens on the way, and each change begins a new period.
+#[tokio::test]
+async fn the_engines_key_changes_when_it_is_due() {
+    let work = async |mount: &Mount| update(mount, "config/root", json!({ "rotation_period": 3600 })).await.is_ok();
+    at_every_point(1, work, async |world, mount, done, what| {
+        if !done && entry(&world, "config/root").get("rotation_period").is_none() {
+            return;
+        }
+        let before = world.account.keys("engine");
+        later(&world, 3601);
+        tick(&mount).await;
+        let after = world.account.keys("engine");
+        assert!(after.len() == 1 && after != before, "{what}: {before:?} {after:?}");
+        assert_eq!(json!(after), json!([entry(&world, "config/root")["access_key"]]), "{what}");
+        later(&world, 1800);
+        tick(&mount).await;
+        assert_eq!(world.account.keys("engine"), after, "{what}: too early");
+        // It cannot be done, and is done as soon as it can.
+        world.account.add("engine");
+        later(&world, 1801);
+        tick(&mount).await;
+        let shown = ask(&mount, Operation::Read, "config/root", json!({})).await.unwrap().unwrap();
+        assert!(plain(&shown, "last_rotation_error").to_string().contains("LimitExceeded"), "{what}");
+        world.account.users.lock().unwrap().get_mut("engine").unwrap().1.pop();
+        later(&world, 600);
+        tick(&mount).await;
+        assert_ne!(world.account.keys("engine"), after, "{what}");
+        update(&mount, "config/root", json!({ "disable_automated_rotation": true })).await.unwrap();
+        let last = world.account.keys("engine");
+        later(&world, 7200);
+        tick(&mount).await;
+        assert_eq!(world.account.keys("engine"), last, "{what}");
+    })
+    .await;
+}
+
+/// What has spilled into managed policies goes with the sessions that it is of.
+#[tokio::test]
+async fn attached_policies_go_with_the_last_session() {
+    let (world, mount) = prepared().await;
+    let role = json!({ "revocation_attached_policies": 2 });
+    update(&mount, "roles/app", role).await.unwrap();
+    let long = "x".repeat(60);
+    let mut leases = Vec::new();
+    for i in 0..90 {
+        let path = json!({ "role_session_name": format!("{long}{i:02}") });
+        let made = ask(&mount, Operation::Update, "creds/app", path).await.unwrap().unwrap();
+        leases.push(made.lease.unwrap().internal);
+    }
+    let revoked = leases.iter().map(|lease| mount.handle(of_lease(Operation::Revoke, lease)));
+    for done in futures_util::future::join_all(revoked).await {
+        done.unwrap();
+    }
+    let policies = world.account.policies.lock().unwrap().clone();
+    assert_eq!(policies.len(), 3, "{:?}", policies.keys());
+    for (name, document) in &policies {
+        let size = document.chars().filter(|c| !c.is_whitespace()).count();
+        assert!(size <= if name == ROLE { 10_240 } else { 6_144 }, "{name}: {size}");
+    }
+    for i in 0..90 {
+        let name = format!("{long}{i:02}");
+        assert_eq!(policies.values().filter(|text| text.contains(&name)).count(), 1, "{name}");
+    }
+    later(&world, 3700);
+    tick(&mount).await;
+    assert!(world.account.policies.lock().unwrap().is_empty());
+    assert!(!world.entries.lock().unwrap().keys().any(|key| key.starts_with("denial/")));
 }

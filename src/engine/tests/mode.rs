@@ -26,8 +26,11 @@ async fn set(mount: &Mount, mode: &str) -> Reply {
 fn process(world: &Arc<World>, revocation_mode: RevocationMode) -> Mount {
     let at = || Arc::new(At(world.clone()));
     let orders = crate::engine::Orders { kind: Kind::Database, revocation_mode };
-    let mount =
-        Mount::new(orders, "id".into(), Ports { storage: at(), host: at(), clock: at(), targets: at(), scratch: at() });
+    let mount = Mount::new(
+        orders,
+        "id".into(),
+        Ports { storage: at(), host: at(), clock: at(), targets: at(), scratch: at(), web: at() },
+    );
     mount.rotation.queue.by_hand();
     mount
 }

@@ -80,7 +80,9 @@ async fn nobody_elses_user_is_touched() {
         world.markers.lock().unwrap().insert(username.into(), marker);
     }
     world.users.lock().unwrap().insert("v-token-app-by-hand".into(), At(world.clone()).now());
-    ask(&mount, Operation::Delete, "config/other", json!({})).await.unwrap();
+    let refused = ask(&mount, Operation::Delete, "config/other", json!({})).await.unwrap_err().to_string();
+    assert!(refused.contains("still needed by 1 live user:"), "{refused}");
+    ask(&mount, Operation::Delete, "config/other", json!({ "force": true })).await.unwrap();
     ask(
         &mount,
         Operation::Create,
@@ -96,7 +98,7 @@ async fn nobody_elses_user_is_touched() {
     let shown = reconcile(&mount, Operation::Read).await;
     let left: Vec<&Value> = shown.iter().map(|user| &user["username"]).collect();
     assert_eq!(left, ["of-another-role", "postgres", "v-token-app-like-ours"], "{shown:?}");
-    assert!(shown.iter().all(|user| user["action"] == "leave"), "{shown:?}");
+    assert!(shown.iter().all(|user| user["action"] == "leave" && user["suspicious"] == true), "{shown:?}");
     reconcile(&mount, Operation::Update).await;
     for key in ["sweep/pg"] {
         assert!(crate::engine::database::when_due(&mount, key).await.is_ok());
@@ -107,7 +109,7 @@ async fn nobody_elses_user_is_touched() {
     assert_eq!(users(&world).len(), 6, "ours, and no other");
     assert!(!users(&world).contains(&ours) && marker.mount == MOUNT);
     // Nobody else looks after the users of a connection that is gone.
-    ask(&mount, Operation::Delete, "config/other", json!({})).await.unwrap();
+    ask(&mount, Operation::Delete, "config/other", json!({ "force": true })).await.unwrap();
     assert!(crate::engine::database::when_due(&mount, "sweep/pg").await.is_ok());
     assert!(!users(&world).contains(&"of-the-other-connection".to_owned()));
 }
@@ -123,6 +125,7 @@ async fn a_read_tells_what_a_write_does() {
     assert_eq!(told.len(), 1);
     assert_eq!((&told[0]["username"], &told[0]["action"]), (&json!(first), &json!("end")));
     assert_eq!((&told[0]["role"], &told[0]["result"]), (&json!("app"), &Value::Null));
+    assert_eq!(told[0]["suspicious"], false);
     assert_eq!(users(&world).len(), 1, "nothing happens");
     world.owners.store(true, Ordering::SeqCst);
     assert_eq!(reconcile(&mount, Operation::Update).await[0]["result"], "contained");

@@ -73,6 +73,7 @@ pub(super) async fn end(iam: &Client, name: &str) -> Result<UserEnd, Failure> {
         Err(failure) if failure.cause == Cause::Missing => return Ok(UserEnd::Missing),
         keys => keys?,
     };
+    let had_keys = !keys.is_empty();
     for key in keys {
         key::delete(iam, name, &key.id).await?;
     }
@@ -81,8 +82,15 @@ pub(super) async fn end(iam: &Client, name: &str) -> Result<UserEnd, Failure> {
     rare(ssh_keys(iam, name).await)?;
     rare(certificates(iam, name).await)?;
     rare(service_credentials(iam, name).await)?;
-    policies(iam, name).await?;
-    groups(iam, name).await?;
+    let rest = async {
+        policies(iam, name).await?;
+        groups(iam, name).await
+    };
+    match rest.await {
+        // Not every server says so to the first question.
+        Err(failure) if failure.cause == Cause::Missing && !had_keys => return Ok(UserEnd::Missing),
+        rest => rest?,
+    }
     match iam.delete_user().user_name(name).send().await.map_err(failure::of) {
         Err(failure) if failure.cause == Cause::Missing => Ok(UserEnd::Gone),
         answer => answer.map(|_| UserEnd::Gone),

@@ -7,6 +7,7 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 
 use super::marker::{self, comment};
+use super::record;
 use super::session::{PgSession, Problem};
 use super::{PasswordForm, Postgres, check_name, quoted_name, quoted_text, timestamp};
 use crate::secret::{Secret, verifier};
@@ -228,7 +229,8 @@ pub fn messages(
         expiration: Some(&expiration),
     })?;
     let mut messages = joined(target, &plan.creation, &filled)?;
-    let marker = Secret::new(comment(&plan.username, &plan.marker)?);
+    let last = record::statements(plan);
+    let marker = Secret::new(format!("{last}{}", comment(&plan.username, &plan.marker)?));
     match messages.last_mut() {
         Some(last) if plan.creation.statements().last().is_some_and(|statement| statement.is_closed()) => {
             *last = Secret::new(format!("{}{BETWEEN}{}", last.expose(), marker.expose()));
@@ -425,7 +427,8 @@ async fn prolong(session: &mut Checkout<PgSession>, plan: &RenewPlan, messages: 
     }
     let moved = comment_now
         .and_then(|text| marker::read(&text))
-        .and_then(|marker| comment(&plan.username, &Marker { expires: plan.expires, ..marker }).ok());
+        .map(|marker| Marker { expires: plan.expires.max(marker.expires), ..marker })
+        .and_then(|marker| comment(&plan.username, &marker).ok());
     let commit = moved.map_or_else(|| "COMMIT".to_owned(), |comment| format!("{comment};\nCOMMIT"));
     session.run(&commit).await.map(drop)
 }

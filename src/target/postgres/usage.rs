@@ -30,3 +30,17 @@ pub async fn usage(target: &Postgres, username: &str) -> Result<Option<Usage>, T
     session.give_back();
     Ok(found.map(|(statements, rows)| Usage { source: "pg_stat_statements", statements, rows }))
 }
+
+/// For how many seconds no session of the user has done anything; `None` if it has no session.
+pub async fn silence(target: &Postgres, username: &str) -> Result<Option<u64>, TargetError> {
+    let ask = format!(
+        "SELECT coalesce(to_json(min(CASE WHEN state = 'active' THEN 0 ELSE \
+         greatest(0, extract(epoch FROM clock_timestamp() - coalesce(state_change, backend_start)))::bigint END))::text, \
+         'null') FROM pg_stat_activity WHERE usename = {}",
+        quoted_text(username)
+    );
+    let mut session = target.session(Lane::End).await?;
+    let silence = session.ask(&ask).await?;
+    session.give_back();
+    Ok(silence)
+}

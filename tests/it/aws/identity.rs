@@ -14,7 +14,7 @@ fn accessor(client: &Client) -> String {
 }
 
 /// Two people who log in with a password, in a team each.
-fn people(stage: &Stage) -> (Client, Client) {
+pub fn people(stage: &Stage) -> (Client, Client) {
     let client = &stage.client;
     client.post("sys/auth/userpass", json!({ "type": "userpass" })).expect(204);
     let policy = "path \"aws/*\" { capabilities = [\"read\", \"update\"] }";

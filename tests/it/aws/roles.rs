@@ -1,8 +1,11 @@
 //! What is written and read without AWS: the answers of the built-in engines, as their published sources give them.
 
+use std::io::Write as _;
+
 use serde_json::{Value, json};
 
 use super::{Stage, error, mounted};
+use crate::support::aws::Key;
 
 const WRAPPER: &str = "error(s) validating supplied role data: ";
 
@@ -202,4 +205,33 @@ fn how_sessions_end_is_announced_when_a_role_is_written() {
     assert!(written["warnings"][0].as_str().unwrap().contains("cannot be revoked yet"), "{written}");
     let checked = stage.client.get("aws/check/weak").data();
     assert!(checked["ok"] == false && checked.to_string().contains("iam:PutRolePolicy"), "{checked}");
+}
+
+/// A Python program that knows the built-in engine's paths, and nothing of us, gets credentials that work and end.
+#[test]
+fn a_python_client_gets_credentials() {
+    let stage = Stage::ministack();
+    let arn = stage.aws.role("app", crate::support::aws::TRUST_ALL);
+    let given = json!({
+        "url": stage.client.address(), "token": stage.client.token(), "endpoint": stage.aws.url(), "role": arn,
+        "access_key": stage.engine.id, "secret_key": stage.engine.secret, "policy": crate::support::aws::ALLOW_ALL,
+    });
+    let root = crate::support::repository();
+    let mut python = std::process::Command::new(root.join(".cache/hvac/bin/python"))
+        .arg(root.join("tests/it/aws/hvac_client.py"))
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("run scripts/setup");
+    python.stdin.take().unwrap().write_all(given.to_string().as_bytes()).unwrap();
+    let output = python.wait_with_output().unwrap();
+    assert!(output.status.success());
+    let made: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(made.as_object().unwrap().len(), 4);
+    for (name, made) in made.as_object().unwrap() {
+        let key = Key::of(&made[1]);
+        assert!(stage.aws.s3(&key).ok(), "{name}");
+        stage.client.revoke(made[0].as_str().unwrap()).expect(204);
+        assert!(!stage.aws.s3(&key).ok(), "{name} has ended");
+    }
 }

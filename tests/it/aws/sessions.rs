@@ -10,7 +10,7 @@ use crate::support::wait_for;
 
 impl Stage {
     /// A role of ours for a role at AWS that may do everything.
-    fn assumed(&self, name: &str, more: Value) -> String {
+    pub fn assumed(&self, name: &str, more: Value) -> String {
         let arn = self.aws.role(name, TRUST_ALL);
         let mut role = json!({ "credential_type": "assumed_role", "role_arns": arn });
         role.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -18,7 +18,7 @@ impl Stage {
         arn
     }
 
-    fn works(&self, key: &Key) -> bool {
+    pub fn works(&self, key: &Key) -> bool {
         let (s3, sqs) = (self.aws.s3(key), self.aws.sqs(key, "ListQueues", &[]));
         assert_eq!(s3.ok(), sqs.ok(), "{} {}", s3.body, sqs.body);
         assert!(s3.ok() || (s3.is_denied() && sqs.status == 403), "{} {}", s3.body, sqs.body);
@@ -41,11 +41,11 @@ impl Stage {
         false
     }
 
-    fn denials(&self) -> Value {
+    pub fn denials(&self) -> Value {
         self.client.get("aws/status").data()["denials"].clone()
     }
 
-    fn policy_name(&self) -> String {
+    pub fn policy_name(&self) -> String {
         self.client.get("aws/status").data()["policy_name"].as_str().unwrap().to_owned()
     }
 }

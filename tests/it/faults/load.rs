@@ -247,7 +247,7 @@ pub fn broken_promises(world: &World, ledger: &Ledger, sample: usize) -> Vec<Str
             .map(|given| format!("{} is not there, and was promised", given.user)),
     );
     for given in live.iter().filter(|given| users.contains(&given.user)).take(sample) {
-        let tried = world.postgres.login(&given.user, &given.password, "SELECT 1");
+        let tried = world.login(&given.user, &given.password);
         if let Err(why) = tried
             && given.until > Instant::now()
         {

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::support::bao::PLUGIN;
 use crate::support::client::Client;
 use crate::support::cluster::Cluster;
+use crate::support::mariadb::{self, MariaDb};
 use crate::support::postgres::{ADMIN, ADMIN_PASSWORD, Postgres};
 use crate::support::proxy::Proxy;
 use crate::support::server::is_gone;
@@ -23,10 +24,14 @@ pub const SESSIONS: usize = 4;
 
 const CREATE: &str = r#"CREATE ROLE "{{name}}" LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}'"#;
 
+const CREATE_IN_MARIADB: &str = "CREATE USER '{{name}}'@'%' IDENTIFIED BY '{{password}}'";
+
 pub struct World {
     pub cluster: Cluster,
     pub postgres: Postgres,
     pub proxy: Proxy,
+    /// Some campaigns have this one too, as the connection `my`.
+    pub mariadb: Option<MariaDb>,
 }
 
 impl World {
@@ -39,9 +44,24 @@ impl World {
         cluster.register();
         let client = cluster.client(0);
         client.post("sys/mounts/database", json!({ "type": PLUGIN })).expect(204);
-        let world = World { proxy: Proxy::start(postgres.port(), seed), cluster, postgres };
+        let world = World { proxy: Proxy::start(postgres.port(), seed), cluster, postgres, mariadb: None };
         world.connection("pg", world.proxy.port(), more);
         world
+    }
+
+    /// Adds a MariaDB server, with a connection and a role that are both called `my`.
+    pub fn with_mariadb(mut self, ttl: u64) -> World {
+        let mariadb = MariaDb::start();
+        let connection = json!({
+            "plugin_name": "mysql-database-plugin", "connection_url": mariadb.url(), "allowed_roles": "*",
+            "username": mariadb::ADMIN, "password": mariadb::ADMIN_PASSWORD, "max_open_connections": SESSIONS,
+        });
+        self.client().post("database/config/my", connection).expect(204);
+        let role = json!({ "db_name": "my", "creation_statements": CREATE_IN_MARIADB, "default_ttl": ttl,
+                           "max_ttl": ttl.max(3600) });
+        self.client().post("database/roles/my", role).expect(204);
+        self.mariadb = Some(mariadb);
+        self
     }
 
     pub fn connection(&self, name: &str, port: u16, more: Value) {
@@ -67,12 +87,25 @@ impl World {
         self.cluster.client(0)
     }
 
-    /// Users of ours at the database; none of anybody else are called like that.
+    /// Users of ours at the databases; none of anybody else are called like that.
     pub fn users(&self) -> BTreeSet<String> {
-        self.postgres.sql("SELECT rolname FROM pg_roles WHERE rolname LIKE 'v-%'").lines().map(str::to_owned).collect()
+        let mut users = self.postgres.sql("SELECT rolname FROM pg_roles WHERE rolname LIKE 'v-%'");
+        if let Some(mariadb) = &self.mariadb {
+            users += "\n";
+            users += &mariadb.sql("SELECT User FROM mysql.user WHERE User LIKE 'v-%'");
+        }
+        users.lines().filter(|user| !user.is_empty()).map(str::to_owned).collect()
     }
 
-    /// Sessions of users of ours, and of users that are gone.
+    /// Logs in where the user is.
+    pub fn login(&self, user: &str, password: &str) -> Result<String, String> {
+        match &self.mariadb {
+            Some(mariadb) if !mariadb.hosts(user).is_empty() => mariadb.login(user, password, "SELECT 1"),
+            _ => self.postgres.login(user, password, "SELECT 1"),
+        }
+    }
+
+    /// Sessions of users of ours at PostgreSQL, and of users that are gone.
     pub fn sessions(&self) -> usize {
         let ask = "SELECT count(*) FROM pg_stat_get_activity(NULL) a LEFT JOIN pg_roles r ON r.oid = a.usesysid \
                    WHERE a.usesysid IS NOT NULL AND (r.rolname IS NULL OR r.rolname LIKE 'v-%')";
@@ -112,6 +145,33 @@ impl World {
             }
             std::thread::sleep(Duration::from_millis(100));
         }
+    }
+
+    /// There are no leases any more, and no users but a few whose leases died with the host: their time ends them, and that
+    /// comes soon. How long it took until that was so.
+    pub fn only_lost_ones(&self, most: usize, life: Duration) -> Result<Duration, String> {
+        let begin = Instant::now();
+        let mut users = self.users();
+        while users.len() > most && begin.elapsed() < LIMIT {
+            std::thread::sleep(Duration::from_millis(200));
+            users = self.users();
+        }
+        // Those that are about to go are given the time.
+        while !users.is_empty() && begin.elapsed() < Duration::from_secs(8) {
+            std::thread::sleep(Duration::from_millis(200));
+            users = self.users();
+        }
+        let late = format!(
+            "SELECT count(*) FROM pg_roles WHERE rolname LIKE 'v-%' AND coalesce(rolvaliduntil, 'infinity') > now() + \
+             interval '{} seconds'",
+            life.as_secs() + 5
+        );
+        let endless = self.postgres.sql(&late);
+        if users.len() > most || endless != "0" {
+            return Err(format!("{} users have no lease, {endless} of them no end: {users:?}", users.len()));
+        }
+        println!("{} users whose lease died with the host", users.len());
+        Ok(begin.elapsed())
     }
 
     /// Asks for a credential and hangs up after so long. True if the answer had begun to come by then.

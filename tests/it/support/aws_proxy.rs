@@ -56,6 +56,11 @@ impl Proxy {
         self.faults.lock().unwrap().clear();
     }
 
+    /// Everything that was asked for, in turn.
+    pub fn seen(&self) -> Vec<String> {
+        self.seen.lock().unwrap().clone()
+    }
+
     /// How often an action was asked for.
     pub fn count(&self, action: &str) -> usize {
         self.seen.lock().unwrap().iter().filter(|seen| *seen == action).count()

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::hours::Hours;
 use super::{Approval, PREFIX, Policy, Step, Tier, Unapproved};
 use crate::engine::Mount;
-use crate::engine::access::{coverage, emergency, identity::Class, pattern, token};
+use crate::engine::access::{cedar, coverage, emergency, identity::Class, pattern, proof, staged, token};
 use crate::engine::error::Error;
 use crate::engine::evidence::{self, event::Draft};
 use crate::engine::field::Input;
@@ -21,6 +21,19 @@ pub async fn write(mount: &Mount, name: &str, input: &Input, request: &Request) 
     let mut policy = stored.unwrap_or_default();
     lay_over(&mut policy, input).map_err(Error::Refused)?;
     let warnings = judge(&policy).map_err(Error::Refused)?;
+    if let Some(mut response) = staged::stage(mount, &staged::of_policy(name), policy.value(), request).await? {
+        response.warnings.extend(warnings);
+        return Ok(Some(response));
+    }
+    store(mount, name, &policy, request).await?;
+    Ok((!warnings.is_empty()).then(|| Response { warnings, ..Response::default() }))
+}
+
+/// Puts a policy into force, the record first.
+///
+/// # Errors
+/// If either cannot be written.
+pub async fn store(mount: &Mount, name: &str, policy: &Policy, request: &Request) -> Result<(), Error> {
     let draft = Draft::new("policy.written")
         .with("policy", name)
         .with("policy_hash", policy.hash())
@@ -29,7 +42,7 @@ pub async fn write(mount: &Mount, name: &str, input: &Input, request: &Request) 
     evidence::append(mount, vec![draft]).await?;
     mount.ports.storage.put(&format!("{PREFIX}{name}"), &Secret::new(policy.value().to_string()), false).await?;
     mount.access.stir();
-    Ok((!warnings.is_empty()).then(|| Response { warnings, ..Response::default() }))
+    Ok(())
 }
 
 /// DELETE. Roles that name it can be used by nobody from then on.
@@ -41,14 +54,20 @@ pub async fn delete(mount: &Mount, name: &str, request: &Request) -> Reply {
     Ok(None)
 }
 
-fn lay_over(policy: &mut Policy, input: &Input) -> Result<(), String> {
+/// Lays the fields of a write over a policy.
+///
+/// # Errors
+/// What is wrong with them.
+pub fn lay_over(policy: &mut Policy, input: &Input) -> Result<(), String> {
     let texts = [
         ("description", &mut policy.description),
         ("hours", &mut policy.hours),
         ("reason_pattern", &mut policy.reason_pattern),
         ("ticket_pattern", &mut policy.ticket_pattern),
+        ("ticket_hook", &mut policy.ticket_hook),
         ("service_reason", &mut policy.service_reason),
         ("max_coverage", &mut policy.max_coverage),
+        ("cedar", &mut policy.cedar),
     ];
     for (key, place) in texts {
         if let Some(text) = input.text(key) {
@@ -76,6 +95,9 @@ fn lay_over(policy: &mut Policy, input: &Input) -> Result<(), String> {
         ("refile_after", &mut policy.refile_after),
         ("proof_max_age", &mut policy.proof_max_age),
         ("overlap", &mut policy.overlap),
+        ("end_idle", &mut policy.end_idle),
+        ("max_ttl_unrecorded", &mut policy.max_ttl_unrecorded),
+        ("break_glass_after", &mut policy.break_glass_after),
         ("break_glass_ttl", &mut policy.break_glass_ttl),
         ("break_glass_review_within", &mut policy.break_glass_review_within),
     ];
@@ -105,6 +127,9 @@ fn lay_over(policy: &mut Policy, input: &Input) -> Result<(), String> {
     if let Some(flag) = input.flag("distinct_groups") {
         policy.distinct_groups = flag;
     }
+    if let Some(flag) = input.flag("end_with_ticket") {
+        policy.end_with_ticket = flag;
+    }
     if let Some(flag) = input.flag("supersede") {
         policy.supersede = flag;
     }
@@ -116,6 +141,9 @@ fn lay_over(policy: &mut Policy, input: &Input) -> Result<(), String> {
     }
     if let Some(text) = input.text("approval") {
         policy.approval = word("approval", text, "auto, manual")?;
+    }
+    if let Some(text) = input.text("recording") {
+        policy.recording = word("recording", text, "off, prefer, require")?;
     }
     if let Some(text) = input.text("on_unapproved") {
         policy.on_unapproved = word("on_unapproved", text, "deny, file")?;
@@ -167,8 +195,17 @@ pub fn judge(policy: &Policy) -> Result<Vec<String>, String> {
     if manual && policy.steps.is_empty() && !policy.never {
         return Err("steps: nobody could approve; name the groups that do, or set approval=auto".into());
     }
-    if !manual && !policy.steps.is_empty() {
-        return Err("approval=auto and steps exclude each other".into());
+    if !policy.ticket_hook.is_empty() && policy.ticket_pattern.is_empty() {
+        return Err("ticket_hook: there would be no ticket to ask about; set ticket_pattern".into());
+    }
+    if policy.end_with_ticket && policy.ticket_hook.is_empty() {
+        return Err("end_with_ticket: nobody would know of the end; set ticket_hook".into());
+    }
+    if !policy.cedar.is_empty() {
+        cedar::Rules::read(&policy.cedar).map_err(|e| format!("cedar: {e}"))?;
+    }
+    if !manual && !policy.steps.is_empty() && policy.cedar.is_empty() {
+        return Err("approval=auto and steps exclude each other, unless rules in cedar tell them apart".into());
     }
     if policy.distinct_groups
         && policy.steps.iter().map(|step| step.groups.len()).sum::<usize>() < policy.votes() as usize
@@ -180,6 +217,9 @@ pub fn judge(policy: &Policy) -> Result<Vec<String>, String> {
     }
     if policy.tier == Tier::Critical && policy.votes() < 2 && !policy.never {
         return Err("a policy of tier critical needs two votes at least".into());
+    }
+    if policy.proof_max_age == 0 || policy.proof_max_age > proof::OLDEST.as_secs() {
+        return Err("proof_max_age: more than nothing and at most 1h".into());
     }
     if policy.deny_threshold == 0 {
         return Err("deny_threshold: at least 1".into());
@@ -201,6 +241,12 @@ pub fn judge(policy: &Policy) -> Result<Vec<String>, String> {
     coverage::limit(&policy.max_coverage).map_err(|e| format!("max_coverage: {e}"))?;
     if !policy.break_glass_groups.is_empty() && policy.steps.is_empty() && policy.owner_groups.is_empty() {
         return Err("break_glass_groups: nobody could review it; name steps or owner_groups".into());
+    }
+    if (1..60).contains(&policy.end_idle) {
+        return Err("end_idle: at least 60s, for it is looked at twice a minute".into());
+    }
+    if policy.break_glass_after >= policy.pending_ttl {
+        return Err("break_glass_after: no request waits for so long; see pending_ttl".into());
     }
     if policy.break_glass_ttl == 0 || policy.break_glass_ttl > emergency::LONGEST.as_secs() {
         return Err("break_glass_ttl: more than nothing and at most 1h".into());
@@ -237,6 +283,7 @@ mod tests {
                 "people who approve",
             ),
             (Policy { approval: Approval::Auto, ..good.clone() }, "exclude each other"),
+            (Policy { cedar: "permit(".into(), ..good.clone() }, "cedar"),
             (Policy { pending_ttl: DAY + 1, ..good.clone() }, "at most 24h"),
             (Policy { deny_threshold: 0, ..good.clone() }, "at least 1"),
             (Policy { grant_ttl: 0, ..good.clone() }, "cannot be 0"),

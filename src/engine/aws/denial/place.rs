@@ -239,6 +239,8 @@ impl Place {
             Ok(found) => found,
             // To read is a right that writing does not need.
             Err(failure) if failure.cause == Cause::Denied => return Ok(true),
+            // The role or user itself is gone: what is to be done about it, the write finds out.
+            Err(failure) if failure.cause == Cause::Missing => None,
             Err(failure) => return Err(self.failed(mount, key, &failure)),
         };
         let parse = |text: &str| serde_json::from_str::<Value>(text).ok();

@@ -39,11 +39,11 @@ pub fn gate(role: &Role) -> Result<(), String> {
                     alone: gate one of iam_user, assumed_role or federation_token"
             .to_owned());
     }
-    if role.gives_sessions() && role.revocation == Revocation::Off {
-        return Err("jit_policy needs a revocation: with revocation=off a session would outlive its grant".to_owned());
-    }
     if role.role_arns().len() > 1 {
         return Err("jit_policy: name one of the role_arns: what is approved must be one thing".to_owned());
+    }
+    if role.gives_sessions() && role.revocation == Revocation::Off {
+        return Err("jit_policy needs a revocation: with revocation=off a session would outlive its grant".to_owned());
     }
     if let Some(name) = role.gate.params_allowed.keys().find(|name| name.contains('.')) {
         return Err(format!("params_allowed: {name:?} cannot be the name of a parameter: no dots"));

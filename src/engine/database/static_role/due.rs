@@ -23,7 +23,11 @@ pub async fn scheduled(mount: &Mount) -> Result<Vec<(String, String, SystemTime)
         match StaticRole::load(mount, &name).await {
             Ok(Some(role)) => found.push((record_key(&name), role.db_name, role.static_account.next(&name, now))),
             Ok(None) => {}
-            Err(e) => tracing::error!(role = name, "its password is not changed: {e}"),
+            Err(e) => {
+                tracing::error!(role = name, "its password is not changed: {e}");
+                // It may be storage and not what is in it.
+                found.push((record_key(&name), String::new(), now));
+            }
         }
     }
     Ok(found)
@@ -34,7 +38,9 @@ pub async fn when_due(mount: &Mount, name: &str) -> Result<(), Error> {
     let record = record_key(name);
     let _lock = mount.rotation.locks.hold(&record).await;
     let now = mount.ports.clock.now();
-    let Some(role) = StaticRole::load(mount, name).await? else {
+    let loaded = StaticRole::load(mount, name).await;
+    let loaded = loaded.inspect_err(|e| mount.rotation.queue.failed(&record, "", now, &e.to_string()))?;
+    let Some(role) = loaded else {
         let settled = settle_creation(mount, name).await;
         match &settled {
             Ok(Some(again)) => mount.rotation.queue.plan(&record, "", *again),

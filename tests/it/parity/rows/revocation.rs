@@ -111,7 +111,8 @@ fn roles_and_connections_that_are_gone(t: &mut Table) {
     t.mint("delc", "d4");
     t.post("config/pg2", json!({ "allowed_roles": "nobody" }));
     t.renew("d4", 60).note("no longer allowed");
-    t.delete("config/pg2");
+    t.delete("config/pg2").differs("connection-in-use", 400, "still needed by 1 live user").note("with a lease");
+    t.delete("config/pg2?force=true");
     t.renew("d4", 60);
     t.revoke("d4");
     t.lookup("d4");
