@@ -53,7 +53,7 @@ campaigns: export LEASEHOLD_CAMPAIGN_LONG ?= 1
 campaigns: setup ## faults of all kinds under load, long: some hours (LEASEHOLD_CAMPAIGN_SEED=… for others like them)
 	@cargo nextest run --locked --profile campaigns --test it --no-capture -- faults::campaigns::
 
-# Ten thousand are part of `make test`.
+# Two thousand are part of `make test`: they run without optimisation there.
 simulate: export LEASEHOLD_SIMULATION_SEEDS = $(or $(SEEDS),1000000)
 simulate: ## the engine's core by SEEDS=1000000 seeds; one of them, told in all its steps: SEED=…
 	@$(if $(SEED),LEASEHOLD_SIMULATION_SEED=$(SEED) LEASEHOLD_SIMULATION_TELLS=1 )cargo nextest run --locked \

@@ -164,6 +164,7 @@ pub async fn after(mount: &Mount, user: &Doomed, landed: &Result<Report, Trouble
     let (state, reason, left, outage) = match landed {
         Ok(report) if report.left.is_empty() => {
             close(mount, &key).await;
+            mount.ending.kept(&key);
             return Ok(());
         }
         Ok(report) => {
