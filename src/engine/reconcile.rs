@@ -182,7 +182,8 @@ pub async fn when_due(mount: &Mount, name: &str) {
                 mount.sights.seen(mount, name, &look);
             }
             if let Some(next) = look.next {
-                let until = next.duration_since(now).unwrap_or_default() + intent::GRACE + Duration::from_secs(1);
+                let over = next + intent::GRACE + Duration::from_secs(1);
+                let until = over.duration_since(now).unwrap_or_default();
                 pause = pause.min(until.max(SOONEST));
             }
             for finding in look.findings.into_iter().filter(|finding| finding.action == Action::End) {

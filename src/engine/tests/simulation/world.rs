@@ -561,9 +561,6 @@ fn gone() -> TargetError {
 
 #[async_trait]
 impl Target for Session {
-    async fn version(&self) -> Result<String, TargetError> {
-        self.reach("target.version", "").await.map(|()| "simulated".to_owned())
-    }
     async fn verify(&self) -> Result<(), TargetError> {
         self.reach("target.verify", "").await
     }
