@@ -394,8 +394,8 @@ pub async fn handle(mount: &Mount, path: Path, input: &Input, request: &Request)
     match (path, request.operation) {
         (Path::Config, Read) => config::read(mount).await,
         (Path::Config, Create | Update) => config::write(mount, input, request).await,
-        (Path::ConfigActivate, Create | Update) => staged::activate_config(mount, request).await,
-        (Path::PolicyActivate, Create | Update) => staged::activate_policy(mount, name, request).await,
+        (Path::ConfigActivate, Create | Update) => staged::activate_config(mount, input, request).await,
+        (Path::PolicyActivate, Create | Update) => staged::activate_policy(mount, name, input, request).await,
         (Path::Policies, List) => super::database::list(mount, policy::PREFIX, input).await,
         (Path::Policy, Read) => policy::read(mount, name).await,
         (Path::Policy, Create | Update) => policy::write(mount, name, input, request).await,

@@ -77,7 +77,9 @@ pub async fn load(mount: &Mount) -> Result<Arc<Settings>, Error> {
 /// GET.
 pub async fn read(mount: &Mount) -> Reply {
     let settings = load(mount).await?;
-    Ok(Some(Response::data([
+    let waits = staged::load(mount, staged::CONFIG).await?;
+    let waits = waits.iter().flat_map(|waits| waits.shown());
+    Ok(Some(Response::data(waits.chain([
         ("agent_patterns", json!(settings.agent_patterns)),
         ("auditor_groups", json!(settings.auditor_groups)),
         ("identity_map", json!(settings.identity_map)),
@@ -87,7 +89,7 @@ pub async fn read(mount: &Mount) -> Reply {
         ("proof_audience", json!(settings.proof_audience)),
         ("proof_issuers", json!(settings.proof_issuers)),
         ("proof_keys", settings.proof_keys.clone()),
-    ])))
+    ]))))
 }
 
 /// POST and PUT.

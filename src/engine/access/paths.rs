@@ -101,6 +101,8 @@ const NAME: Field = Field::new("name", FieldType::String, "Name of the policy.")
 const ROLE: Field = Field::new("role", FieldType::String, "Name of the role.");
 const ID: Field = Field::new("request_id", FieldType::String, "Id of the request.");
 
+const SEEN: Field =
+    Field::new("hash", FieldType::String, "The staged_hash that was read: refuses what was changed since.");
 const HOOK: Field = Field::new("name", FieldType::String, "Name of the web server.");
 const REVIEW: Field = Field::new("name", FieldType::String, "Name of the review.");
 
@@ -420,14 +422,14 @@ Nobody votes on his own request, and there is no setting for that.",
     verb(
         Path::PolicyActivate,
         "policies/{name}/activate",
-        &[NAME],
+        &[NAME, SEEN],
         "Put a change of a policy into force that somebody else has written.",
         "With policy_change=two_person in config/jit. Until then the old policy holds; a read of policies/:name shows both.",
     ),
     verb(
         Path::ConfigActivate,
         "config/jit/activate",
-        &[],
+        &[SEEN],
         "Put a change of config/jit into force that somebody else has written.",
         "With policy_change=two_person. Until then the old settings hold.",
     ),

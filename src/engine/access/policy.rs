@@ -313,8 +313,7 @@ pub async fn read(mount: &Mount, name: &str) -> Reply {
     };
     data.push(("policy_hash".into(), json!(policy.hash())));
     if let Some(waits) = staged::load(mount, &staged::of_policy(name)).await? {
-        data.push(("staged".into(), waits.value));
-        data.push(("staged_by".into(), waits.by.shown()));
+        data.extend(waits.shown().map(|(key, value)| (key.to_owned(), value)));
     }
     Ok(Some(Response::data(data)))
 }

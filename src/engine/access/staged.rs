@@ -3,13 +3,16 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use super::identity::{self, Who};
 use super::policy::{self, Policy};
 use super::{Gate, actor, config};
 use crate::engine::Mount;
 use crate::engine::error::Error;
-use crate::engine::evidence::{self, event::Draft};
+use crate::engine::evidence;
+use crate::engine::evidence::event::{Draft, canonical, hex};
+use crate::engine::field::Input;
 use crate::engine::request::{Reply, Request, Response};
 use crate::secret::Secret;
 
@@ -36,6 +39,18 @@ pub struct Staged {
     pub value: Value,
     /// Who wrote it.
     pub by: Who,
+}
+
+impl Staged {
+    /// What names this very change.
+    pub fn hash(&self) -> String {
+        hex(&Sha256::digest(canonical(&self.value)))
+    }
+
+    /// As a read shows it beside what holds.
+    pub fn shown(&self) -> [(&'static str, Value); 3] {
+        [("staged", self.value.clone()), ("staged_by", self.by.shown()), ("staged_hash", json!(self.hash()))]
+    }
 }
 
 /// What waits for a policy.
@@ -70,12 +85,15 @@ pub async fn stage(mount: &Mount, place: &str, value: Value, source: &Request) -
 }
 
 /// Takes what waits, for somebody else than who wrote it.
-async fn take(mount: &Mount, place: &str, source: &Request) -> Result<Option<Staged>, Error> {
+async fn take(mount: &Mount, place: &str, seen: Option<&str>, source: &Request) -> Result<Option<Staged>, Error> {
     let settings = config::load(mount).await?;
     let who = identity::of_caller(mount, &settings, &source.caller).await?;
     let Some(staged) = load(mount, place).await? else { return Ok(None) };
     if staged.by.is_same_person(&who) {
         return Err(Error::Coded(403, "jit_policy: nobody activates a change of his own".into()));
+    }
+    if seen.is_some_and(|seen| seen != staged.hash()) {
+        return Err(Error::Coded(409, "jit_state: what waits is not what you have seen: read it again".into()));
     }
     let draft = Draft::new("policy.activated").with("place", place).with("text", staged.value.clone());
     let draft = draft.with("written_by", staged.by.shown()).with("actor", actor(&who, source));
@@ -88,11 +106,11 @@ async fn drop_it(mount: &Mount, place: &str) -> Result<(), Error> {
 }
 
 /// POST `policies/:name/activate`.
-pub async fn activate_policy(mount: &Mount, name: &str, source: &Request) -> Reply {
+pub async fn activate_policy(mount: &Mount, name: &str, input: &Input, source: &Request) -> Reply {
     mount.refuse_on_standby().await?;
     let place = of_policy(name);
     let _lock = mount.access.locks.hold(&place).await;
-    let Some(staged) = take(mount, &place, source).await? else { return Ok(None) };
+    let Some(staged) = take(mount, &place, input.text("hash"), source).await? else { return Ok(None) };
     let read: Policy =
         serde_json::from_value(staged.value).map_err(|_| Error::Failed("the staged policy cannot be read".into()))?;
     policy::judge(&read).map_err(Error::Refused)?;
@@ -102,10 +120,10 @@ pub async fn activate_policy(mount: &Mount, name: &str, source: &Request) -> Rep
 }
 
 /// POST `config/jit/activate`.
-pub async fn activate_config(mount: &Mount, source: &Request) -> Reply {
+pub async fn activate_config(mount: &Mount, input: &Input, source: &Request) -> Reply {
     mount.refuse_on_standby().await?;
     let _lock = mount.access.locks.hold(CONFIG).await;
-    let Some(staged) = take(mount, CONFIG, source).await? else { return Ok(None) };
+    let Some(staged) = take(mount, CONFIG, input.text("hash"), source).await? else { return Ok(None) };
     let mut settings: config::Settings =
         serde_json::from_value(staged.value).map_err(|_| Error::Failed("the staged settings cannot be read".into()))?;
     // Who was offboarded meanwhile stays so.

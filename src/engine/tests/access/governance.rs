@@ -309,7 +309,10 @@ async fn rules_are_changed_by_two() {
     refused(activate("bob", "config/jit/activate").await, 403, "jit_policy");
     refused(ask(&mount, Operation::Update, "roles/secret", json!({ "jit_policy": "" })).await, 403, "jit_policy");
     refused(read(&mount, "ann").await, 403, "jit_approval_required");
-    activate("cid", "policies/p/activate").await.unwrap();
+    let seen = plain(&shown, "staged_hash");
+    let stale = by(&mount, "cid", Operation::Update, "policies/p/activate", json!({ "hash": "00" })).await;
+    refused(stale, 409, "jit_state");
+    by(&mount, "cid", Operation::Update, "policies/p/activate", json!({ "hash": seen })).await.unwrap();
     read(&mount, "ann").await.unwrap();
     activate("cid", "config/jit/activate").await.unwrap();
     policy(&mount, json!({ "description": "x" })).await.unwrap();
