@@ -198,7 +198,11 @@ pub async fn of_request(mount: &Mount, request: &str) -> Result<Vec<String>, Err
 pub async fn forget(mount: &Mount, key: &str) {
     match mount.ports.storage.delete(key).await {
         Ok(()) => mount.rotation.queue.forget(key),
-        Err(e) => tracing::warn!(record = key, "the note of a user that is gone stays for now: {e}"),
+        Err(e) => {
+            // The queue may not know of it yet.
+            mount.rotation.queue.outdated();
+            tracing::warn!(record = key, "the note of a user that is gone stays for now: {e}");
+        }
     }
 }
 
