@@ -91,8 +91,8 @@ pub async fn noted(mount: &Mount, name: &str) -> Result<Vec<User>, Error> {
     Ok(users)
 }
 
-/// Refuses what would leave a connection's users behind, and its static roles without a database: `what` says how that is
-/// called. The lock of the connection's password is held.
+/// Refuses what would leave a connection's users behind: `what` says how that is called. The lock of the connection's password
+/// is held. Static roles leave nobody behind, so they do not count, as in the built-in engine.
 ///
 /// # Errors
 /// [`Error::Refused`], with how many there are and what to do; also if they cannot be counted.
@@ -120,8 +120,7 @@ pub async fn refuse(mount: &Mount, name: &str, config: &Config, what: &str) -> R
     let known: BTreeSet<&str> = users.iter().map(|user| user.username.as_str()).collect();
     let remnants = remnant::of_connection(mount, name).await?;
     let remnants = remnants.iter().filter(|record| !known.contains(record.user.username.as_str())).count();
-    let statics = super::database::static_role::of_connection(mount, name).await?;
-    let counts = [(users.len(), "live user"), (remnants, "remnant"), (statics, "static role")];
+    let counts = [(users.len(), "live user"), (remnants, "remnant")];
     let counts: Vec<String> = counts
         .into_iter()
         .filter(|(count, _)| *count > 0)
@@ -131,9 +130,8 @@ pub async fn refuse(mount: &Mount, name: &str, config: &Config, what: &str) -> R
         return Ok(());
     }
     Err(Error::Refused(format!(
-        "connection {name:?} is still needed by {}: revoke their leases (sys/leases/revoke-prefix), see to remnants/, delete \
-         the static roles; or with force=true {what} all the same, and what is left at the database stays until somebody \
-         ends it",
+        "connection {name:?} is still needed by {}: revoke their leases (sys/leases/revoke-prefix), see to remnants/; or with \
+         force=true {what} all the same, and what is left at the database stays until somebody ends it",
         counts.join(", ")
     )))
 }

@@ -34,7 +34,9 @@ fn started(build: Option<&Path>) -> Bao {
         format!("raw_storage_endpoint = true\naudit \"file\" \"file\" {{ options {{ file_path = {file:?} }} }}")
     });
     if let Some(build) = build {
-        std::fs::copy(build, bao.plugins().join("leasehold")).unwrap();
+        let plugin = bao.plugins().join("leasehold");
+        std::fs::remove_file(&plugin).unwrap();
+        std::fs::copy(build, plugin).unwrap();
     }
     bao
 }

@@ -89,8 +89,8 @@ const MAX_LIVE_USERS: Field = Field::new(
      no limit.",
 );
 
-const FORCE: &str = "Delete the connection, or point it at another server, though users, remnants or static roles still need \
-                     it. Nobody ends then what is left at the database.";
+const FORCE: &str = "Delete the connection, or point it at another server, though users or remnants still need it. \
+                     Nobody ends then what is left at the database.";
 
 const ID: Field = Field::new("id", FieldType::String, "Name of the record, as LIST remnants/ shows it.");
 

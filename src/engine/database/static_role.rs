@@ -23,19 +23,6 @@ use held::Held;
 pub use stored::key;
 use stored::{Mode, StaticRole};
 
-/// How many there are of a connection.
-///
-/// # Errors
-/// If storage refuses, or one cannot be read: it may be of this connection.
-pub async fn of_connection(mount: &Mount, connection: &str) -> Result<usize, Error> {
-    let mut count = 0;
-    for name in mount.ports.storage.list("static-role/", "", -1).await? {
-        let role = StaticRole::load(mount, &name).await?;
-        count += usize::from(role.is_some_and(|role| role.db_name == connection));
-    }
-    Ok(count)
-}
-
 /// Where the records of unfinished changes are.
 pub const RECORDS: &str = "rotation/static/";
 /// Where those of second accounts are.

@@ -233,8 +233,6 @@ async fn a_connection_that_is_needed_is_kept() {
         world.owners.store(true, Ordering::SeqCst);
         revoke(&mount, second).await;
         world.owners.store(false, Ordering::SeqCst);
-        let fixed = json!({ "db_name": "db", "username": "u", "rotation_period": 60 });
-        ask(&mount, Operation::Create, "static-roles/fixed", fixed).await.unwrap();
         let elsewhere = match plugin {
             "mysql-database-plugin" => "{{username}}:{{password}}@tcp(elsewhere)/",
             _ => "postgresql://{{username}}:{{password}}@elsewhere/db",
@@ -243,7 +241,7 @@ async fn a_connection_that_is_needed_is_kept() {
         let point = |force| json!({ "connection_url": elsewhere, "force": force });
         for (operation, data) in [(Operation::Delete, json!({})), (Operation::Update, point(false))] {
             let refused = ask(&mount, operation, "config/db", data).await.unwrap_err();
-            let text = "still needed by 1 live user, 1 remnant, 1 static role: revoke their leases";
+            let text = "still needed by 1 live user, 1 remnant: revoke their leases";
             assert!(matches!(&refused, Error::Refused(said) if said.contains(text)), "{refused}");
             assert!(refused.to_string().contains("force=true"), "{refused}");
         }
@@ -257,7 +255,6 @@ async fn a_connection_that_is_needed_is_kept() {
         let shown = ask(&mount, Operation::Read, "config/db", json!({})).await.unwrap().unwrap();
         assert_eq!(plain(&shown, "connection_details")["force"], Value::Null);
 
-        ask(&mount, Operation::Delete, "static-roles/fixed", json!({})).await.unwrap();
         revoke(&mount, lease).await;
         for _ in 0..3 {
             later(&world, 30);

@@ -192,7 +192,7 @@ fn no_mint_fails_while_the_root_password_changes_in_mariadb_and_redis() {
         nobody_notices(&client, 4, 5);
         client.delete("database/static-roles/st").expect(204);
         client.post("database/reset/rr", json!({})).expect(204);
-        client.delete("database/config/rr").expect(204);
+        client.delete("database/config/rr?force=true").expect(204);
     }
     assert!(mariadb.login("rooty", "rr", "SELECT 1").is_err() && redis.login("rooty", "rr", &["PING"]).is_err());
 }

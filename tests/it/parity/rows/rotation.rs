@@ -212,7 +212,8 @@ fn roots_refused(t: &mut Table) {
     t.post("rotate-root/pgpw", json!({})).note("no user in the configuration");
     t.post("config/rr2", root(json!({ "password": "", "verify_connection": false })));
     t.post("rotate-root/rr2", json!({})).note("no password");
-    t.delete("config/rr2");
+    t.delete("config/rr2").differs("connection-in-use", 400, "cannot be asked").note("unreachable");
+    t.delete("config/rr2?force=true");
     t.post("rotate-root/noverify", json!({})).note("unreachable");
     t.post(
         "config/rr3",
