@@ -15,7 +15,7 @@ use crate::support::cluster::Cluster;
 use crate::support::random::Random;
 
 /// How long a client waits before its one retry.
-const PAUSE: Duration = Duration::from_millis(500);
+pub const PAUSE: Duration = Duration::from_millis(500);
 /// So many credentials a client holds at most.
 const MOST_HELD: usize = 12;
 
