@@ -113,8 +113,12 @@ impl Recent {
     pub fn share(&self, share: f64) -> Option<Duration> {
         let mut sorted: Vec<Duration> = self.durations.iter().copied().collect();
         sorted.sort_unstable();
-        // At most RECENT.
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss,
+            reason = "there are at most RECENT"
+        )]
         let place = (share * sorted.len() as f64).ceil() as usize;
         sorted.get(place.saturating_sub(1)).copied()
     }

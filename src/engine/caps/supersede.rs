@@ -69,7 +69,11 @@ pub async fn scheduled(mount: &Mount) -> Result<Vec<(String, String, SystemTime)
                 match Role::load(mount, &name).await {
                     Ok(Some(role)) if role.limits.supersedes().is_some() => _ = found.insert(name, role.db_name),
                     Ok(_) => {}
-                    Err(e) => tracing::error!("{e}"),
+                    Err(e) => {
+                        tracing::error!("{e}");
+                        // It may be one: it is read again when its turn comes, and again after each failure.
+                        found.insert(name, String::new());
+                    }
                 }
             }
             lock().insert(found).clone()
