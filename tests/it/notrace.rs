@@ -112,6 +112,11 @@ fn used_databases(build: Option<&Path>) -> World {
     }
     world.grant(MINTS);
     world.rotate();
+    // Sessions that did little since they logged in.
+    for connection in ["pg", "my", "rd"] {
+        world.client.post(&format!("database/reset/{connection}"), json!({})).expect(204);
+        world.mint(connection, CLIENTS);
+    }
     world.know_verifiers();
     world
 }

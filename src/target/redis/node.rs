@@ -20,8 +20,9 @@ use crate::target::{dial, pool};
 /// How often a session that was told to go is looked for again.
 const POLL: Duration = Duration::from_millis(5);
 
-/// The size of the library's buffer for what is sent, in bytes.
-const SENT: usize = 8 * 1024;
+/// What fills the library's buffer for what is sent, of 8 KiB, with the 23 bytes around it to the last byte: one byte
+/// more, and the library would move what is there into a larger one.
+const COVER: usize = 8 * 1024 - 23;
 
 /// What the server says first to a login with a wrong password.
 pub const WRONG_PASSWORD: &[&str] = &["WRONGPASS"];
@@ -53,9 +54,9 @@ impl Node {
         Ok(node)
     }
 
-    /// The library's buffer still holds the login, until it is full and begins anew.
+    /// The library's buffer still holds the login, until what is sent next has no room behind it and is put at its front.
     async fn cover_login(&mut self) -> Result<(), TargetError> {
-        match self.ask::<String>(cmd("PING").arg("0".repeat(SENT))).await {
+        match self.ask::<String>(cmd("PING").arg("0".repeat(COVER))).await {
             Ok(_) | Err(TargetError::Answer { .. }) => Ok(()),
             Err(e) => Err(e),
         }
