@@ -1,6 +1,6 @@
 //! What is disturbed: a host on durable storage with our engine, a database, and the network between them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
@@ -123,6 +123,22 @@ impl World {
                 keys.as_array().unwrap().iter().map(|key| format!("{prefix}{}", key.as_str().unwrap())).collect()
             }
         }
+    }
+
+    /// The user that a lease is for, as the host has stored it, unless it is gone by now. A lease stays what it is: what was
+    /// once read is in `known`.
+    pub fn user_of(&self, lease: &str, known: &mut BTreeMap<String, String>) -> Option<String> {
+        if let Some(user) = known.get(lease) {
+            return Some(user.clone());
+        }
+        let stored = self.client().get(&format!("sys/raw/sys/expire/id/{lease}"));
+        if stored.status == 404 {
+            return None;
+        }
+        let entry: Value = serde_json::from_str(stored.data()["value"].as_str().unwrap()).unwrap();
+        let user = entry["data"]["username"].as_str().unwrap().to_owned();
+        known.insert(lease.to_owned(), user.clone());
+        Some(user)
     }
 
     /// Waits until no user, no session and no lease of the role is left. How long that took, or what is left.

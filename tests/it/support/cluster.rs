@@ -179,6 +179,7 @@ impl Node {
                  api_addr = {address:?}
                  cluster_addr = \"https://127.0.0.1:{cluster}\"
                  plugin_directory = {plugins:?}
+                 raw_storage_endpoint = true
                  log_level = \"debug\"\n"
             );
             let file = dir.path().join("bao.hcl");
