@@ -23,6 +23,7 @@ pub mod marker;
 pub mod meter;
 pub mod metrics;
 pub mod port;
+pub mod recent;
 pub mod reconcile;
 pub mod remnant;
 pub mod request;
@@ -124,6 +125,9 @@ pub struct Inner {
     ports: Ports,
     revocation_mode: RevocationMode,
     connections: Connections,
+    known_roles: database::role::known::Known,
+    terms: recent::Recent<lease::MountTerms>,
+    standby: recent::Recent<bool>,
     aws: aws::State,
     ahead: Ahead,
     rotation: Rotation,
@@ -152,6 +156,9 @@ struct Rotation {
 /// How long an end waits for what the target counted.
 const USAGE: std::time::Duration = std::time::Duration::from_millis(500);
 
+/// For so long a node that is active counts as active when it mints.
+const STANDBY: std::time::Duration = std::time::Duration::from_millis(100);
+
 /// Storage prefixes the host should wrap with its seal.
 pub const SEAL_WRAPPED: &[&str] = &[
     "config/*",
@@ -177,6 +184,9 @@ impl Mount {
             ports,
             revocation_mode,
             connections,
+            known_roles: database::role::known::Known::default(),
+            terms: recent::Recent::default(),
+            standby: recent::Recent::default(),
             aws: aws::State::default(),
             ahead,
             rotation,
@@ -419,6 +429,11 @@ impl Mount {
 
     /// Drops what was cached of a storage key that another node changed.
     pub fn invalidate(&self, key: &str) {
+        // Only a node that others write for is told.
+        self.standby.forget();
+        if let Some(name) = key.strip_prefix("role/") {
+            self.known_roles.forget(name);
+        }
         if let Some(name) = key.strip_prefix("config/") {
             self.connections.forget(name);
             self.aws.forget();
@@ -499,9 +514,25 @@ impl Mount {
 
     /// The error that makes the host forward the request to the active node.
     async fn refuse_on_standby(&self) -> Result<(), Error> {
-        if self.ports.host.is_standby().await? {
-            // Others make users now.
+        let standby = self.ports.host.is_standby().await;
+        self.active(standby?)
+    }
+
+    /// The same for a mint, which asks no sooner again than [`STANDBY`] after the host has said that it may. Whatever a
+    /// node makes just after it has lost its place comes to nothing: the host gives out no lease for it, and ends it or
+    /// leaves it to be found.
+    async fn refuse_mint_on_standby(&self) -> Result<(), Error> {
+        let asking = self.ports.host.is_standby();
+        let standby = self.standby.ask(self.ports.clock.as_ref(), STANDBY, asking, |standby| !standby).await;
+        self.active(standby?)
+    }
+
+    fn active(&self, standby: bool) -> Result<(), Error> {
+        if standby {
+            // Others make users and write roles now.
             self.caps.outdated();
+            self.known_roles.outdated();
+            self.standby.forget();
             return Err(Error::ReadOnly);
         }
         Ok(())

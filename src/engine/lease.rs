@@ -7,8 +7,11 @@ use super::Mount;
 use super::database::role::Role;
 use super::error::Error;
 
-/// What the mount allows its leases, as it is now. An operator may change it at any time and nobody tells us, so it is
-/// asked for each lease.
+/// For so long an answer of the host holds. A lease itself always has the mount's terms of its moment, the host sees to
+/// that: what may be as much behind as this is the time after which the target refuses the login.
+const AGE: Duration = Duration::from_secs(1);
+
+/// What the mount allows its leases. An operator may change it at any time and nobody tells us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MountTerms {
     default: Duration,
@@ -21,10 +24,14 @@ impl MountTerms {
         self.max
     }
 
-    /// Asks the host.
+    /// Asks the host, no more often than about once a second.
     pub async fn ask(mount: &Mount) -> Result<Self, Error> {
-        let (default, max) = tokio::try_join!(mount.ports.host.default_lease_ttl(), mount.ports.host.max_lease_ttl())?;
-        Ok(Self { default, max })
+        let host = mount.ports.host.as_ref();
+        let asking = async {
+            let (default, max) = tokio::try_join!(host.default_lease_ttl(), host.max_lease_ttl())?;
+            Ok(Self { default, max })
+        };
+        mount.terms.ask(mount.ports.clock.as_ref(), AGE, asking, |_| true).await
     }
 }
 

@@ -32,9 +32,9 @@ const CERTIFICATE_UNTIL: &str = "certificate_until";
 
 /// GET: mints a user for the caller.
 pub async fn read(mount: &Mount, name: &str, request: &Request) -> Reply {
-    // Each question is a round trip to the host: they are asked together, and what was answered is judged in turn.
+    // What is not known is a round trip to the host: all is asked together, and what was answered is judged in turn.
     let (role, active, bounds) =
-        tokio::join!(Role::load(mount, name), mount.refuse_on_standby(), MountTerms::ask(mount));
+        tokio::join!(Role::current(mount, name), mount.refuse_mint_on_standby(), MountTerms::ask(mount));
     let role = role?.ok_or_else(|| Error::Refused(format!("unknown role: {name}")))?;
     // Before anything is touched: a standby has no business at a target, and the host forwards when told so.
     active?;
@@ -238,7 +238,7 @@ pub async fn renew(mount: &Mount, lease: &LeaseRef) -> Reply {
             "the certificate ends with its lease, neither can be prolonged: read a new one".into(),
         ));
     }
-    let (role, bounds) = tokio::join!(Role::load(mount, &leased.role), MountTerms::ask(mount));
+    let (role, bounds) = tokio::join!(Role::current(mount, &leased.role), MountTerms::ask(mount));
     let role = role?
         .ok_or_else(|| Error::Failed(format!("error during renew: could not find role with name {:?}", leased.role)))?;
     let terms = Terms::of(&role, bounds?);
@@ -337,7 +337,7 @@ pub async fn revoke(mount: &Mount, internal: &Fields) -> Result<Report, Error> {
 /// The connection of a user, and what ends it: the wishes and statements of its role as it is now, if that is still a role
 /// of this connection, else those that were kept with the user.
 pub async fn how_to_end(mount: &Mount, user: &Doomed) -> Result<(Arc<Connection>, Wishes, Script), Trouble> {
-    let role = Role::load(mount, &user.role).await.unwrap_or_else(|e| {
+    let role = Role::current(mount, &user.role).await.unwrap_or_else(|e| {
         tracing::warn!(username = user.username, "ended as was planned when it was made: {e}");
         None
     });

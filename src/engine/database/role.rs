@@ -1,5 +1,8 @@
 //! `roles/:name`: what may be minted.
 
+pub mod known;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -97,6 +100,19 @@ impl Role {
             .map_err(|e| Error::Failed(format!("the stored role {name:?} cannot be read: {e}")))
     }
 
+    /// The role, of which this mount may know without a look at storage: see [`known`].
+    pub async fn current(mount: &Mount, name: &str) -> Result<Option<Arc<Self>>, Error> {
+        let reading = match mount.known_roles.get(name, mount.ports.clock.steady()) {
+            Ok(role) => return Ok(Some(role)),
+            Err(reading) => reading,
+        };
+        let role = Self::load(mount, name).await?.map(Arc::new);
+        if let Some(role) = &role {
+            mount.known_roles.keep(name, &reading, role);
+        }
+        Ok(role)
+    }
+
     /// How its users end.
     pub fn wishes(&self) -> Wishes {
         Wishes::of(&self.other)
@@ -105,7 +121,10 @@ impl Role {
     async fn store(&self, mount: &Mount, name: &str) -> Result<(), Error> {
         let text = serde_json::to_string(self).map_err(|e| Error::Failed(format!("cannot encode role: {e}")))?;
         let seal_wrap = self.credential_config.holds_secret();
-        Ok(mount.ports.storage.put(&key(name), &Secret::new(text), seal_wrap).await?)
+        let change = mount.known_roles.change(name);
+        mount.ports.storage.put(&key(name), &Secret::new(text), seal_wrap).await?;
+        change.done();
+        Ok(())
     }
 }
 
@@ -227,3 +246,5 @@ pub async fn delete(mount: &Mount, name: &str) -> Reply {
 pub async fn list(mount: &Mount, input: &Input) -> Reply {
     super::list(mount, "role/", input).await
 }
+    let change = mount.known_roles.change(name);
+    change.done();
