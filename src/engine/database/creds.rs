@@ -39,13 +39,7 @@ pub async fn read(mount: &Mount, name: &str, request: &Request) -> Reply {
     // Before anything is touched: a standby has no business at a target, and the host forwards when told so.
     active?;
     let connection = allowed(mount, name, &role.db_name).await?;
-    if !connection.driver.takes(role.credential_type.login()) {
-        let kind = role.credential_type.name();
-        return Err(Error::Refused(format!("unsupported credential_type: {kind:?}")));
-    }
-    if role.statements.creation.is_empty() && !connection.driver.has_default_creation() {
-        return Err(Error::Failed("empty creation statements".into()));
-    }
+    fits(&role, &connection)?;
     let terms = Terms::of(&role, bounds?);
     let mut permit = issue::authorize(mount, name, &role.gate, request, terms.at_issue(mount.stamp())).await?;
     if permit.wants_record() {
@@ -95,6 +89,21 @@ pub(super) async fn allowed(mount: &Mount, name: &str, db_name: &str) -> Result<
     }
     let connection = mount.connections.get(mount, db_name).await?;
     if connection.allows(name) { Ok(connection) } else { Err(refused()) }
+}
+
+/// Whether users of the role can be made there at all.
+pub(super) fn fits(role: &Role, connection: &Connection) -> Result<(), Error> {
+    let driver = connection.driver;
+    if !driver.takes(role.credential_type.login()) {
+        let kind = role.credential_type.name();
+        return Err(Error::Refused(format!("unsupported credential_type: {kind:?}")));
+    }
+    if !role.group_roles.is_empty() {
+        role.judge_groups(driver.has_groups())?;
+    } else if role.statements.creation.is_empty() && !driver.has_default_creation() {
+        return Err(Error::Failed("empty creation statements".into()));
+    }
+    Ok(())
 }
 
 /// What the caller will log in with, of the role's type.
@@ -190,6 +199,7 @@ pub(super) fn plan(
             Some(params) => Script::parse(&access::narrowed(&role.statements.creation, params), dialect),
             None => Script::parse(&role.statements.creation, dialect),
         },
+        groups: role.group_roles.clone(),
         rollback: Script::parse(&role.statements.rollback, dialect),
         expiration: purpose.until + LOGIN_GRACE,
         scram_iterations: role.scram_iterations,
