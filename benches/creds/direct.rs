@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use leasehold::secret::{Secret, verifier};
 use sqlx::mysql::MySqlConnectOptions;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
-use sqlx::{AssertSqlSafe, Connection as _, Executor as _, MySqlConnection, PgConnection};
+use sqlx::{AssertSqlSafe, Connection as _, MySqlConnection, PgConnection};
 
 use crate::cpu;
 use crate::load::{self, Measured};
@@ -41,11 +41,11 @@ impl Session {
 
     async fn run(&mut self, sql: String) -> Result<(), sqlx::Error> {
         match self {
-            Session::Postgres(session) => session.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await.map(drop),
+            Session::Postgres(session) => sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *session).await.map(drop),
             Session::MariaDb(session) => {
                 // One statement a message, as a driver sends them.
                 for statement in sql.split(";\n") {
-                    session.execute(sqlx::raw_sql(AssertSqlSafe(statement.to_owned()))).await?;
+                    sqlx::raw_sql(AssertSqlSafe(statement.to_owned())).execute(&mut *session).await?;
                 }
                 Ok(())
             }
@@ -101,7 +101,7 @@ fn turn(
         let (before, start) = (cpu::spent(rig, role.database()), Instant::now());
         let next = &next;
         let working = sessions.into_iter().map(|mut session| async move {
-            let (mut took, mut errors) = (Vec::new(), 0);
+            let (mut took, mut errors) = (Vec::new(), 0_usize);
             while start.elapsed() < limit
                 && let Some(sql) = next()
             {

@@ -71,10 +71,11 @@ pub struct Turn<'a> {
 
 impl Turn<'_> {
     pub fn run<S: Send>(&self, states: Vec<S>, act: impl Fn(&Client, &mut S) -> Step + Sync) -> Ran<S> {
-        let (rig, database) = (self.rig, self.role.database());
+        let Turn { rig, role, limit, most, warm } = *self;
+        let database = role.database();
         let clients = states.len();
         let (ready, go) = (Barrier::new(clients + 1), Barrier::new(clients + 1));
-        let begun = AtomicUsize::new(if self.warm { clients } else { 0 });
+        let begun = AtomicUsize::new(if warm { clients } else { 0 });
         std::thread::scope(|scope| {
             let workers: Vec<_> = states
                 .into_iter()
@@ -82,14 +83,14 @@ impl Turn<'_> {
                     let client = rig.client();
                     let (act, ready, go, begun) = (&act, &ready, &go, &begun);
                     scope.spawn(move || {
-                        let (mut took, mut errors) = (Vec::new(), 0);
-                        if self.warm && !matches!(act(&client, &mut state), Step::Done) {
+                        let (mut took, mut errors) = (Vec::new(), 0_usize);
+                        if warm && !matches!(act(&client, &mut state), Step::Done) {
                             errors += 1;
                         }
                         ready.wait();
                         go.wait();
                         let start = Instant::now();
-                        while start.elapsed() < self.limit && begun.fetch_add(1, Ordering::Relaxed) < self.most {
+                        while start.elapsed() < limit && begun.fetch_add(1, Ordering::Relaxed) < most {
                             let asked = Instant::now();
                             match act(&client, &mut state) {
                                 Step::Done => took.push(asked.elapsed()),
