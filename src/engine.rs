@@ -156,9 +156,6 @@ struct Rotation {
 /// How long an end waits for what the target counted.
 const USAGE: std::time::Duration = std::time::Duration::from_millis(500);
 
-/// For so long a node that is active counts as active when it mints.
-const STANDBY: std::time::Duration = std::time::Duration::from_millis(100);
-
 /// Storage prefixes the host should wrap with its seal.
 pub const SEAL_WRAPPED: &[&str] = &[
     "config/*",
@@ -518,12 +515,12 @@ impl Mount {
         self.active(standby?)
     }
 
-    /// The same for a mint, which asks no sooner again than [`STANDBY`] after the host has said that it may. Whatever a
+    /// The same for a mint, which does not ask if the host has said so a [`recent::MOMENT`] ago. Whatever a
     /// node makes just after it has lost its place comes to nothing: the host gives out no lease for it, and ends it or
     /// leaves it to be found.
     async fn refuse_mint_on_standby(&self) -> Result<(), Error> {
         let asking = self.ports.host.is_standby();
-        let standby = self.standby.ask(self.ports.clock.as_ref(), STANDBY, asking, |standby| !standby).await;
+        let standby = self.standby.ask(self.ports.clock.as_ref(), recent::MOMENT, asking, |standby| !standby).await;
         self.active(standby?)
     }
 

@@ -6,10 +6,7 @@ use std::time::{Duration, SystemTime};
 use super::Mount;
 use super::database::role::Role;
 use super::error::Error;
-
-/// For so long an answer of the host holds. A lease itself always has the mount's terms of its moment, the host sees to
-/// that: what may be as much behind as this is the time after which the target refuses the login.
-const AGE: Duration = Duration::from_secs(1);
+use super::recent;
 
 /// What the mount allows its leases. An operator may change it at any time and nobody tells us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,14 +21,15 @@ impl MountTerms {
         self.max
     }
 
-    /// Asks the host, no more often than about once a second.
+    /// Asks the host, unless it has just been asked. The lease itself has the mount's terms of its moment in any case, the
+    /// host sees to that: what could be a moment behind is the time after which the target refuses the login.
     pub async fn ask(mount: &Mount) -> Result<Self, Error> {
         let host = mount.ports.host.as_ref();
         let asking = async {
             let (default, max) = tokio::try_join!(host.default_lease_ttl(), host.max_lease_ttl())?;
             Ok(Self { default, max })
         };
-        mount.terms.ask(mount.ports.clock.as_ref(), AGE, asking, |_| true).await
+        mount.terms.ask(mount.ports.clock.as_ref(), recent::MOMENT, asking, |_| true).await
     }
 }
 

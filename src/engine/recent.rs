@@ -9,6 +9,10 @@ use std::time::Duration;
 
 use super::port::Clock;
 
+/// For how long what may change at any time is taken for what it is: long enough to serve many who ask at the same time, and
+/// too short for anybody to change it and ask.
+pub const MOMENT: Duration = Duration::from_millis(20);
+
 /// The last answer to one question.
 pub struct Recent<T>(Mutex<Held<T>>);
 
