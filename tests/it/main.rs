@@ -27,6 +27,7 @@ mod migrate;
 mod notrace;
 mod operations;
 mod parity;
+mod pictures;
 mod protocol;
 mod reconcile;
 mod rotation;
