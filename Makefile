@@ -59,11 +59,11 @@ campaigns: export LEASEHOLD_CAMPAIGN_LONG ?= 1
 campaigns: setup ## faults of all kinds under load, long: some hours (LEASEHOLD_CAMPAIGN_SEED=… for others like them)
 	@cargo nextest run --locked --profile campaigns --test it --no-capture -- faults::campaigns::
 
-# Two thousand are part of `make test`: they run without optimisation there.
+# Ten thousand are part of `make test`, without optimisation.
 simulate: export LEASEHOLD_SIMULATION_SEEDS = $(or $(SEEDS),1000000)
 simulate: ## the engine's core by SEEDS=1000000 seeds; one of them, told in all its steps: SEED=…
 	@$(if $(SEED),LEASEHOLD_SIMULATION_SEED=$(SEED) LEASEHOLD_SIMULATION_TELLS=1 )cargo nextest run --locked \
-	    --profile campaigns --lib --cargo-profile simulation --success-output immediate -- simulation::whatever_happens
+	    --profile campaigns --lib --release --success-output immediate -- simulation::whatever_happens
 
 # The short form is part of `make test`.
 cluster: export LEASEHOLD_CLUSTER_KILLS ?= 10

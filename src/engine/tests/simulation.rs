@@ -361,7 +361,7 @@ fn seeds(part: u64) {
         }
         return;
     }
-    let count = number("LEASEHOLD_SIMULATION_SEEDS").unwrap_or(2_000);
+    let count = number("LEASEHOLD_SIMULATION_SEEDS").unwrap_or(10_000);
     let begin = std::time::Instant::now();
     let mut total = Tally::default();
     (part..count).step_by(PARTS as usize).for_each(|seed| total.add(&check(seed)));

@@ -67,7 +67,7 @@ fn a_database_that_restarts_loses_no_lease() {
         scope.spawn(|| {
             while !ended.load(Ordering::SeqCst) {
                 most.fetch_max(connections_to(port), Ordering::SeqCst);
-                std::thread::sleep(Duration::from_millis(2));
+                std::thread::sleep(Duration::from_millis(20));
             }
         });
         let load = Load::start(&world, "app", MIXED, &mut random);
