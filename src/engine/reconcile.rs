@@ -134,6 +134,11 @@ impl Sights {
     fn seen(&self, mount: &Mount, name: &str, look: &Look) {
         let overdue = look.findings.iter().filter(|finding| finding.why.starts_with(OVERDUE)).count();
         let sight = Sight { at: mount.ports.clock.now(), users: look.users, overdue, oldest: look.oldest };
+        self.put(name, sight);
+    }
+
+    /// What somebody else has seen.
+    pub fn put(&self, name: &str, sight: Sight) {
         self.lock().insert(name.to_owned(), sight);
     }
 
