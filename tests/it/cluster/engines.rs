@@ -28,30 +28,30 @@ fn read(client: &Client, path: &str) -> Given {
 }
 
 fn mount(cluster: &Cluster, postgres: &Postgres, aws: &Aws) {
-    let client = cluster.client(0);
-    cluster.register();
     let sum = bao::sha256(&cluster.nodes[0].plugins());
-    let plugin = json!({ "command": "leasehold", "args": ["aws"], "sha256": sum });
-    client.post("sys/plugins/catalog/secret/aws", plugin).expect(204);
-    client.post("sys/namespaces/team", json!({})).expect(200);
+    for (name, engine) in [(PLUGIN, "database"), ("aws", "aws")] {
+        let plugin = json!({ "command": "leasehold", "args": [engine], "sha256": sum });
+        cluster.write(&format!("sys/plugins/catalog/secret/{name}"), plugin);
+    }
+    cluster.write("sys/namespaces/team", json!({}));
     let engine = aws.user("engine", &[("all", ALLOW_ALL)]);
     let arn = aws.role("app", TRUST_ALL);
     for space in SPACES {
-        client.post(&format!("{space}sys/mounts/db"), json!({ "type": PLUGIN })).expect(204);
+        cluster.write(&format!("{space}sys/mounts/db"), json!({ "type": PLUGIN }));
         let connection = json!({ "plugin_name": "postgresql-database-plugin", "connection_url": postgres.url(),
             "username": ADMIN, "password": ADMIN_PASSWORD, "allowed_roles": "*" });
-        client.post(&format!("{space}db/config/pg"), connection).expect(204);
+        cluster.write(&format!("{space}db/config/pg"), connection);
         let role = json!({ "db_name": "pg", "creation_statements": CREATION, "default_ttl": "1h" });
-        client.post(&format!("{space}db/roles/app"), role).expect(204);
+        cluster.write(&format!("{space}db/roles/app"), role);
 
-        client.post(&format!("{space}sys/mounts/aws"), json!({ "type": "aws" })).expect(204);
+        cluster.write(&format!("{space}sys/mounts/aws"), json!({ "type": "aws" }));
         let account = json!({ "access_key": engine.id, "secret_key": engine.secret, "region": "us-east-1",
             "iam_endpoint": aws.url(), "sts_endpoint": aws.url() });
-        client.post(&format!("{space}aws/config/root"), account).expect(204);
+        cluster.write(&format!("{space}aws/config/root"), account);
         let session = json!({ "credential_type": "assumed_role", "role_arns": arn });
-        assert!(client.post(&format!("{space}aws/roles/session"), session).status < 300);
+        cluster.write(&format!("{space}aws/roles/session"), session);
         let user = json!({ "credential_type": "iam_user", "policy_document": ALLOW_ALL });
-        assert!(client.post(&format!("{space}aws/roles/user"), user).status < 300);
+        cluster.write(&format!("{space}aws/roles/user"), user);
     }
 }
 
@@ -81,6 +81,20 @@ fn both_engines_go_on_where_they_were_when_the_active_node_is_killed() {
     // The host runs one process for each engine, whatever there is of mounts.
     let processes = || cluster.nodes[active].plugin_processes().len();
     wait_for("one process for each engine", LIMIT, || (processes() == 2).then_some(()));
+
+    // What counts is what the node knows that acts, whoever is asked; of itself a standby says that it is one.
+    for space in SPACES {
+        let standby = cluster.client(passing);
+        let status = standby.get(&format!("{space}aws/status")).data();
+        assert_eq!(
+            (&status["operations"]["mint"]["count"], &status["users"]["live"]),
+            (&json!(4), &json!(2)),
+            "{status}"
+        );
+        let text = standby.get(&format!("{space}aws/metrics")).body;
+        let text = text.as_str().unwrap();
+        assert!(text.contains("\nleasehold_standby 1") && !text.contains("leasehold_users{"), "{text}");
+    }
 
     cluster.crash(active);
     let client = cluster.client(cluster.active());

@@ -55,7 +55,9 @@ impl Cluster {
             });
             super::wait_for("a node on standby", LIMIT, || ready(&client, 429).then_some(()));
             super::wait_for("its vote", LIMIT, || {
-                let servers = first.get("sys/storage/raft/configuration").data()["config"]["servers"].take();
+                // On a machine under load it may lose its place for a moment, and answers nothing meanwhile.
+                let answer = first.get("sys/storage/raft/configuration");
+                let servers = (answer.status == 200).then(|| answer.data()["config"]["servers"].take())?;
                 let voters = |servers: &Vec<Value>| servers.iter().all(|server| server["voter"] == true);
                 servers.as_array().is_some_and(voters).then_some(())
             });
@@ -110,6 +112,17 @@ impl Cluster {
     /// A client of one node, with the root token.
     pub fn client(&self, node: usize) -> Client {
         self.nodes[node].client(&self.token)
+    }
+
+    /// A write that the active node takes, whichever it is by then. It is sent again only if nobody was active.
+    #[track_caller]
+    pub fn write(&self, path: &str, body: Value) -> Value {
+        let answer = super::wait_for(path, LIMIT, || {
+            let answer = self.client(self.active()).try_request("POST", path, Some(&body), &[]).ok()?;
+            (!matches!(answer.status, 500 | 503)).then_some(answer)
+        });
+        assert!(answer.status < 300, "{path}: {} {}", answer.status, answer.body);
+        answer.body
     }
 
     /// Puts the plugin into the catalogue.
