@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{CREATION, LIMIT};
 use crate::support::aws::{ALLOW_ALL, Aws, Key, TRUST_ALL};
-use crate::support::bao::{self, PLUGIN};
+use crate::support::bao::PLUGIN;
 use crate::support::client::Client;
 use crate::support::cluster::Cluster;
 use crate::support::postgres::{ADMIN, ADMIN_PASSWORD, Postgres};
@@ -28,11 +28,8 @@ fn read(client: &Client, path: &str) -> Given {
 }
 
 fn mount(cluster: &Cluster, postgres: &Postgres, aws: &Aws) {
-    let sum = bao::sha256(&cluster.nodes[0].plugins());
-    for (name, engine) in [(PLUGIN, "database"), ("aws", "aws")] {
-        let plugin = json!({ "command": "leasehold", "args": [engine], "sha256": sum });
-        cluster.write(&format!("sys/plugins/catalog/secret/{name}"), plugin);
-    }
+    cluster.register();
+    cluster.register_as("aws", "aws");
     cluster.write("sys/namespaces/team", json!({}));
     let engine = aws.user("engine", &[("all", ALLOW_ALL)]);
     let arn = aws.role("app", TRUST_ALL);

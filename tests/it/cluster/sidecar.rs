@@ -60,9 +60,7 @@ impl Place {
             let postgres = scope.spawn(Postgres::start);
             (Cluster::start(3), postgres.join().unwrap())
         });
-        let sum = bao::sha256(&cluster.nodes[0].plugins());
-        let plugin = json!({ "command": "leasehold", "args": ["database"], "sha256": sum });
-        cluster.write(&format!("sys/plugins/catalog/secret/{PLUGIN}"), plugin);
+        cluster.register();
         cluster.write("sys/mounts/database", json!({ "type": PLUGIN }));
         let connection = json!({ "plugin_name": "postgresql-database-plugin", "connection_url": postgres.url(),
             "username": ADMIN, "password": ADMIN_PASSWORD, "allowed_roles": "*" });
