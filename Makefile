@@ -76,7 +76,7 @@ docs: ## write the references in docs/ from the tables in the source
 	@LEASEHOLD_WRITE_DOCS=1 cargo nextest run --locked --lib -- the_field_reference_is_up_to_date \
 	    the_documented_metrics_are_those_that_there_are
 
-bench: setup ## mints and revocations a second, beside the built-in engine: about five minutes (ARGS=--help: less, or raft)
+bench: setup ## mints and revocations a second, beside the built-in engine: an hour and more (ARGS=--help: parts of it, or raft)
 	@cargo bench --locked --bench creds -- $(ARGS)
 
 bench-wiping: setup ## what wiping costs: mints a second beside a build that wipes only its own types

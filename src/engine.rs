@@ -23,6 +23,7 @@ pub mod marker;
 pub mod meter;
 pub mod metrics;
 pub mod port;
+pub mod recent;
 pub mod reconcile;
 pub mod remnant;
 pub mod request;
@@ -124,6 +125,9 @@ pub struct Inner {
     ports: Ports,
     revocation_mode: RevocationMode,
     connections: Connections,
+    known_roles: database::role::known::Known,
+    terms: recent::Recent<lease::MountTerms>,
+    standby: recent::Recent<bool>,
     aws: aws::State,
     ahead: Ahead,
     rotation: Rotation,
@@ -177,6 +181,9 @@ impl Mount {
             ports,
             revocation_mode,
             connections,
+            known_roles: database::role::known::Known::default(),
+            terms: recent::Recent::default(),
+            standby: recent::Recent::default(),
             aws: aws::State::default(),
             ahead,
             rotation,
@@ -419,6 +426,11 @@ impl Mount {
 
     /// Drops what was cached of a storage key that another node changed.
     pub fn invalidate(&self, key: &str) {
+        // Only a node that others write for is told.
+        self.standby.forget();
+        if let Some(name) = key.strip_prefix("role/") {
+            self.known_roles.forget(name);
+        }
         if let Some(name) = key.strip_prefix("config/") {
             self.connections.forget(name);
             self.aws.forget();
@@ -499,9 +511,25 @@ impl Mount {
 
     /// The error that makes the host forward the request to the active node.
     async fn refuse_on_standby(&self) -> Result<(), Error> {
-        if self.ports.host.is_standby().await? {
-            // Others make users now.
+        let standby = self.ports.host.is_standby().await;
+        self.active(standby?)
+    }
+
+    /// The same for a mint, which does not ask if the host has said so a [`recent::MOMENT`] ago. Whatever a
+    /// node makes just after it has lost its place comes to nothing: the host gives out no lease for it, and ends it or
+    /// leaves it to be found.
+    async fn refuse_mint_on_standby(&self) -> Result<(), Error> {
+        let asking = self.ports.host.is_standby();
+        let standby = self.standby.ask(self.ports.clock.as_ref(), recent::MOMENT, asking, |standby| !standby).await;
+        self.active(standby?)
+    }
+
+    fn active(&self, standby: bool) -> Result<(), Error> {
+        if standby {
+            // Others make users and write roles now.
             self.caps.outdated();
+            self.known_roles.outdated();
+            self.standby.forget();
             return Err(Error::ReadOnly);
         }
         Ok(())

@@ -179,6 +179,11 @@ impl Driver {
         }
     }
 
+    /// True if users can be made members of roles by name alone.
+    pub fn has_groups(self) -> bool {
+        self == Self::PostgreSql
+    }
+
     /// True if a mint without creation statements makes a user all the same.
     pub fn has_default_creation(self) -> bool {
         matches!(self, Self::Redis)
@@ -347,6 +352,9 @@ pub struct MintPlan {
     /// Creation statements; `{{name}}`, `{{username}}`, `{{password}}`, `{{expiration}}` are filled, the
     /// password only where there is one.
     pub creation: Script,
+    /// Roles of the server that the user is to be a member of. If there are any, `creation` is empty: the user has what
+    /// they have, and nothing of its own. Only where [`Driver::has_groups`] says so.
+    pub groups: Vec<String>,
     /// Statements that undo a failed creation; `{{name}}`, `{{username}}` are filled. Run in a transaction of their own.
     pub rollback: Script,
     /// When the server itself should refuse the login.
@@ -530,6 +538,14 @@ pub trait Target: Send + Sync {
     /// nothing. A role whose options give a [`Capability`] that is required and not granted cannot be kept: its users
     /// could not end as it says.
     async fn check(&self, options: &EndOptions) -> Result<Vec<Capability>, TargetError>;
+    /// Whether the account of the connection can make users members of these groups: one [`Need::GrantGroups`] for each
+    /// of them. Changes nothing.
+    ///
+    /// # Errors
+    /// [`TargetError::Plan`] where users cannot be members of anything.
+    async fn groups(&self, _names: &[String]) -> Result<Vec<Capability>, TargetError> {
+        Err(TargetError::Plan("users of this kind of server cannot be made members of groups".into()))
+    }
     /// Changes the password of an account that we did not make. `{{name}}`, `{{username}}`, `{{password}}` are filled; an
     /// empty script means the target's default. Safe against a dropped future as [`Target::mint`] is.
     async fn set_password(&self, username: &str, password: &Secret, statements: &Script) -> Outcome<()>;

@@ -1,19 +1,29 @@
-//! CPU time, from `/proc`.
+//! CPU time and memory, from `/proc`.
 
 use std::time::Duration;
 
 use rustix::process::Pid;
 
-use crate::rig::Rig;
+use crate::rig::{Database, Rig};
 
 /// CPU time spent so far by host, plugin and database.
-pub fn spent(rig: &Rig) -> [Duration; 3] {
+pub fn spent(rig: &Rig, database: Database) -> [Duration; 3] {
     let plugin = rig.plugin().into_iter().map(|pid| times(pid)[0]).sum();
-    let postgres = rig.postgres.pid();
-    // The server's children are its sessions; those that ended are counted with the server.
-    let database = children(postgres).into_iter().map(|pid| times(pid)[0]).sum::<Duration>()
-        + times(postgres).into_iter().sum::<Duration>();
-    [times(rig.bao.pid())[0], plugin, database]
+    let server = rig.server(database);
+    // PostgreSQL's children are its sessions; those that ended are counted with the server.
+    let sessions: Duration = children(server).into_iter().map(|pid| times(pid)[0]).sum();
+    [times(rig.bao.pid())[0], plugin, sessions + times(server).into_iter().sum::<Duration>()]
+}
+
+/// What the plugin's processes keep in memory now, and kept at most, in MiB.
+pub fn resident(rig: &Rig) -> [f64; 2] {
+    let status =
+        |pid: Pid| std::fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).unwrap_or_default();
+    let all: Vec<String> = rig.plugin().into_iter().map(status).collect();
+    ["VmRSS:", "VmHWM:"].map(|field| {
+        let lines = all.iter().flat_map(|status| status.lines()).filter_map(|line| line.strip_prefix(field));
+        lines.filter_map(|line| line.split_whitespace().next()?.parse::<f64>().ok()).sum::<f64>() / 1024.0
+    })
 }
 
 /// What the process spent, and what its children did that have ended.
@@ -56,7 +66,9 @@ pub fn machine(rig: &Rig) -> Machine {
     let fields = stat.lines().next().unwrap_or_default().split_whitespace().skip(1);
     let fields: Vec<u64> = fields.filter_map(|field| field.parse().ok()).collect();
     let at = |n: usize| fields.get(n).copied().unwrap_or(0);
-    let own = spent(rig).into_iter().chain(times(rustix::process::getpid())).sum();
+    let maria = rig.mariadb.as_ref().map(|server| times(server.pid())[0]).unwrap_or_default();
+    let postgres = spent(rig, Database::Postgres).into_iter();
+    let own = postgres.chain(times(rustix::process::getpid())).sum::<Duration>() + maria;
     // user, nice, system, idle, iowait, irq, softirq, steal
     Machine { busy: ticks(at(0) + at(1) + at(2) + at(5) + at(6) + at(7)), idle: ticks(at(3) + at(4)), own }
 }

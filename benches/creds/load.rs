@@ -39,72 +39,95 @@ impl fmt::Display for Measured {
     }
 }
 
-/// What one client did.
-#[derive(Default)]
-struct Share {
+/// What a client's attempt came to.
+pub enum Step {
+    /// It counts.
+    Done,
+    /// It did not do what it should.
+    Failed,
+    /// There is nothing left to do.
+    Over,
+}
+
+/// What clients did.
+pub struct Ran<S> {
+    /// What each of them has at the end.
+    pub states: Vec<S>,
     took: Vec<Duration>,
-    users: Vec<(String, String)>,
     errors: usize,
+    elapsed: Duration,
+    cpu: [Duration; 3],
 }
 
-/// Mints for `limit` with so many clients, each with a connection of its own. The first answer of each is not counted: it
-/// opens that connection, and a session at the database.
-pub fn mint(rig: &Rig, engine: Engine, role: Role, clients: usize, limit: Duration) -> Measured {
-    run(rig, engine, role, clients, limit, MOST)
+/// One turn of clients, each with a state of its own: they act again as soon as they have their answer, for `limit` or until
+/// `most` were begun in all. A `warm` one acts once before anything is counted: that opens its connection.
+pub struct Turn<'a> {
+    pub rig: &'a Rig,
+    pub role: Role,
+    pub limit: Duration,
+    pub most: usize,
+    pub warm: bool,
 }
 
-fn run(rig: &Rig, engine: Engine, role: Role, clients: usize, limit: Duration, most: usize) -> Measured {
-    let already = rig.users();
-    let path = format!("{}/creds/{}", engine.mount(), role.name());
-    let (ready, go) = (Barrier::new(clients + 1), Barrier::new(clients + 1));
-    let begun = AtomicUsize::new(clients);
-    let (shares, elapsed, cpu) = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..clients)
-            .map(|_| {
-                let client = rig.client();
-                let (path, ready, go, begun) = (&path, &ready, &go, &begun);
-                scope.spawn(move || {
-                    let mut share = Share::default();
-                    one(&client, path, &mut share);
-                    share.took.clear();
-                    ready.wait();
-                    go.wait();
-                    let start = Instant::now();
-                    while start.elapsed() < limit && begun.fetch_add(1, Ordering::Relaxed) < most {
-                        one(&client, path, &mut share);
-                    }
-                    share
+impl Turn<'_> {
+    pub fn run<S: Send>(&self, states: Vec<S>, act: impl Fn(&Client, &mut S) -> Step + Sync) -> Ran<S> {
+        let Turn { rig, role, limit, most, warm } = *self;
+        let database = role.database();
+        let clients = states.len();
+        let (ready, go) = (Barrier::new(clients + 1), Barrier::new(clients + 1));
+        let begun = AtomicUsize::new(if warm { clients } else { 0 });
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = states
+                .into_iter()
+                .map(|mut state| {
+                    let client = rig.client();
+                    let (act, ready, go, begun) = (&act, &ready, &go, &begun);
+                    scope.spawn(move || {
+                        let (mut took, mut errors) = (Vec::new(), 0_usize);
+                        if warm && !matches!(act(&client, &mut state), Step::Done) {
+                            errors += 1;
+                        }
+                        ready.wait();
+                        go.wait();
+                        let start = Instant::now();
+                        while start.elapsed() < limit && begun.fetch_add(1, Ordering::Relaxed) < most {
+                            let asked = Instant::now();
+                            match act(&client, &mut state) {
+                                Step::Done => took.push(asked.elapsed()),
+                                Step::Failed => errors += 1,
+                                Step::Over => break,
+                            }
+                        }
+                        (state, took, errors)
+                    })
                 })
-            })
-            .collect();
-        ready.wait();
-        let before = cpu::spent(rig);
-        let start = Instant::now();
-        go.wait();
-        let shares: Vec<Share> = workers.into_iter().map(|worker| worker.join().unwrap()).collect();
-        let elapsed = start.elapsed();
-        let after = cpu::spent(rig);
-        (shares, elapsed, std::array::from_fn(|n| after[n].saturating_sub(before[n])))
-    });
-
-    let mut took: Vec<Duration> = shares.iter().flat_map(|share| share.took.iter().copied()).collect();
-    let users: HashSet<&String> = shares.iter().flat_map(|share| share.users.iter().map(|(name, _)| name)).collect();
-    let mut errors = shares.iter().map(|share| share.errors).sum();
-    // Every answer is another user, and the database has them all.
-    let answers: usize = shares.iter().map(|share| share.users.len()).sum();
-    errors += answers.abs_diff(users.len()) + answers.abs_diff(rig.users() - already);
-    for share in &shares {
-        if let Some((user, password)) = share.users.last()
-            && let Err(why) = rig.postgres.login(user, password, "SELECT 1")
-        {
-            eprintln!("{user} cannot log in: {why}");
-            errors += 1;
-        }
+                .collect();
+            ready.wait();
+            let before = cpu::spent(rig, database);
+            let start = Instant::now();
+            go.wait();
+            let shares: Vec<_> = workers.into_iter().map(|worker| worker.join().unwrap()).collect();
+            let elapsed = start.elapsed();
+            let after = cpu::spent(rig, database);
+            let cpu = std::array::from_fn(|n| after[n].saturating_sub(before[n]));
+            let mut ran = Ran { states: Vec::new(), took: Vec::new(), errors: 0, elapsed, cpu };
+            for (state, took, errors) in shares {
+                ran.states.push(state);
+                ran.took.extend(took);
+                ran.errors += errors;
+            }
+            ran
+        })
     }
-    measured(&mut took, elapsed, errors, cpu)
 }
 
-fn measured(took: &mut [Duration], elapsed: Duration, errors: usize, cpu: [Duration; 3]) -> Measured {
+impl<S> Ran<S> {
+    pub fn measured(mut self) -> Measured {
+        measured(&mut self.took, self.elapsed, self.errors, self.cpu)
+    }
+}
+
+pub fn measured(took: &mut [Duration], elapsed: Duration, errors: usize, cpu: [Duration; 3]) -> Measured {
     took.sort_unstable();
     let at = |part: f64| {
         let index = ((took.len() as f64 * part) as usize).min(took.len().saturating_sub(1));
@@ -120,54 +143,140 @@ fn measured(took: &mut [Duration], elapsed: Duration, errors: usize, cpu: [Durat
     }
 }
 
-fn one(client: &Client, path: &str, share: &mut Share) {
-    let start = Instant::now();
+/// Name, password and lease.
+type User = (String, String, String);
+
+/// Mints for `limit` with so many clients.
+pub fn mint(rig: &Rig, engine: Engine, role: Role, clients: usize, limit: Duration) -> Measured {
+    minted(rig, engine, role, clients, limit, MOST).0
+}
+
+/// Mints, and gives back the leases.
+pub fn leases(rig: &Rig, engine: Engine, role: Role, count: usize, clients: usize) -> (Vec<String>, usize) {
+    let (measured, users) = minted(rig, engine, role, count.clamp(1, clients), Duration::from_secs(3600), count);
+    (users.into_iter().map(|(.., lease)| lease).collect(), measured.errors)
+}
+
+fn minted(
+    rig: &Rig,
+    engine: Engine,
+    role: Role,
+    clients: usize,
+    limit: Duration,
+    most: usize,
+) -> (Measured, Vec<User>) {
+    let (database, path) = (role.database(), format!("{}/creds/{}", engine.mount(), role.name()));
+    let already = rig.users(database);
+    let turn = Turn { rig, role, limit, most, warm: true };
+    let mut ran = turn.run(vec![Vec::<User>::new(); clients], |client, users| one(client, &path, users));
+    // Every answer is another user, and the database has them all.
+    let all: Vec<User> = ran.states.iter().flatten().cloned().collect();
+    let names: HashSet<&String> = all.iter().map(|(name, ..)| name).collect();
+    ran.errors += all.len().abs_diff(names.len()) + all.len().abs_diff(rig.users(database) - already);
+    for users in &ran.states {
+        if let Some((user, password, _)) = users.last()
+            && let Err(why) = rig.login(database, user, password)
+        {
+            eprintln!("{user} cannot log in: {why}");
+            ran.errors += 1;
+        }
+    }
+    (ran.measured(), all)
+}
+
+fn one(client: &Client, path: &str, users: &mut Vec<User>) -> Step {
     let answer = client.get(path);
-    let took = start.elapsed();
     match user_of(&answer, path) {
         Some(user) => {
-            share.took.push(took);
-            share.users.push(user);
+            users.push(user);
+            Step::Done
         }
         None => {
             // An answer that went well may hold a password even if something else in it is wrong.
             let text = if answer.status == 200 { "not what it should be".to_owned() } else { answer.body.to_string() };
             eprintln!("{path}: {}: {text}", answer.status);
-            share.errors += 1;
+            Step::Failed
         }
     }
 }
 
-/// Name and password, if the answer is whole.
-fn user_of(answer: &Answer, path: &str) -> Option<(String, String)> {
+/// Name, password and lease, if the answer is whole.
+fn user_of(answer: &Answer, path: &str) -> Option<User> {
     let text = |value: &serde_json::Value| value.as_str().map(str::to_owned);
     let body = &answer.body;
     let (user, password) = (text(&body["data"]["username"])?, text(&body["data"]["password"])?);
+    let lease = text(&body["lease_id"])?;
     let good = answer.status == 200
         && user.starts_with("v-")
         && password.len() == 20
-        && body["lease_id"].as_str()?.starts_with(&format!("{path}/"))
+        && lease.starts_with(&format!("{path}/"))
         && body["lease_duration"] == TTL
         && body["renewable"] == true;
-    good.then_some((user, password))
+    good.then_some((user, password, lease))
 }
 
-/// Mints `leases` and revokes them all in one call that waits. The host revokes them one after another.
-pub fn revoke(rig: &Rig, engine: Engine, role: Role, leases: usize) -> Measured {
-    let minted = run(rig, engine, role, leases.clamp(1, 8), Duration::from_secs(60), leases);
-    let users = rig.users();
-    let before = cpu::spent(rig);
+/// What is expected of an answer, told if it is not.
+fn expect(answer: &Answer, what: &str, expected: &[u16]) -> Step {
+    if expected.contains(&answer.status) {
+        return Step::Done;
+    }
+    let text = if answer.status == 200 { String::new() } else { answer.body.to_string() };
+    eprintln!("{what}: {}: {text}", answer.status);
+    Step::Failed
+}
+
+/// Each client renews a lease of its own again and again.
+pub fn renew(rig: &Rig, engine: Engine, role: Role, clients: usize, limit: Duration) -> Measured {
+    let (leases, errors) = leases(rig, engine, role, clients, clients);
+    let turn = Turn { rig, role, limit, most: usize::MAX, warm: true };
+    let ran = turn.run(leases, |client, lease| expect(&client.renew(lease, TTL), "renew", &[200]));
+    let mut measured = ran.measured();
+    measured.errors += errors;
+    measured
+}
+
+/// The clients revoke so many leases in all, one call each.
+pub fn revoke(rig: &Rig, engine: Engine, role: Role, clients: usize, count: usize) -> Measured {
+    let (leases, errors) = leases(rig, engine, role, count, 8);
+    let mut shares = vec![Vec::new(); clients];
+    for (number, lease) in leases.into_iter().enumerate() {
+        shares[number % clients].push(lease);
+    }
+    let turn = Turn { rig, role, limit: Duration::from_secs(3600), most: usize::MAX, warm: false };
+    let ran = turn.run(shares, |client, leases: &mut Vec<String>| match leases.pop() {
+        Some(lease) => expect(&client.revoke(&lease), "revoke", &[204]),
+        None => Step::Over,
+    });
+    let mut measured = ran.measured();
+    measured.errors += errors + rig.users(role.database());
+    measured
+}
+
+/// Revokes so many leases in one call that waits. The host revokes them one after another.
+pub fn revoke_prefix(rig: &Rig, engine: Engine, role: Role, count: usize) -> Measured {
+    let (_, errors) = leases(rig, engine, role, count, 8);
+    let database = role.database();
+    let users = rig.users(database);
+    let before = cpu::spent(rig, database);
     let start = Instant::now();
     rig.revoke_all(engine, role);
     let elapsed = start.elapsed();
-    let after = cpu::spent(rig);
+    let after = cpu::spent(rig, database);
     let spent = |n: usize| after[n].saturating_sub(before[n]).as_secs_f64() * 1000.0;
     Measured {
         rate: users as f64 / elapsed.as_secs_f64(),
         // The host does them inside one call.
         p50: f64::NAN,
         p99: f64::NAN,
-        errors: minted.errors + rig.users(),
+        errors: errors + rig.users(database),
         cpu: std::array::from_fn(|n| spent(n) / users as f64),
     }
+}
+
+/// Reads of a static role's password.
+pub fn read_static(rig: &Rig, engine: Engine, clients: usize, limit: Duration) -> Measured {
+    let path = format!("{}/static-creds/fixed", engine.mount());
+    let turn = Turn { rig, role: Role::Group, limit, most: usize::MAX, warm: true };
+    let ran = turn.run(vec![(); clients], |client, ()| expect(&client.get(&path), "static-creds", &[200]));
+    ran.measured()
 }

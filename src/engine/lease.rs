@@ -6,9 +6,9 @@ use std::time::{Duration, SystemTime};
 use super::Mount;
 use super::database::role::Role;
 use super::error::Error;
+use super::recent;
 
-/// What the mount allows its leases, as it is now. An operator may change it at any time and nobody tells us, so it is
-/// asked for each lease.
+/// What the mount allows its leases. An operator may change it at any time and nobody tells us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MountTerms {
     default: Duration,
@@ -21,10 +21,15 @@ impl MountTerms {
         self.max
     }
 
-    /// Asks the host.
+    /// Asks the host, unless it has just been asked. The lease itself has the mount's terms of its moment in any case, the
+    /// host sees to that: what could be a moment behind is the time after which the target refuses the login.
     pub async fn ask(mount: &Mount) -> Result<Self, Error> {
-        let (default, max) = tokio::try_join!(mount.ports.host.default_lease_ttl(), mount.ports.host.max_lease_ttl())?;
-        Ok(Self { default, max })
+        let host = mount.ports.host.as_ref();
+        let asking = async {
+            let (default, max) = tokio::try_join!(host.default_lease_ttl(), host.max_lease_ttl())?;
+            Ok(Self { default, max })
+        };
+        mount.terms.ask(mount.ports.clock.as_ref(), recent::MOMENT, asking, |_| true).await
     }
 }
 

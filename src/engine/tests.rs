@@ -4,6 +4,7 @@ mod access;
 mod aws;
 mod caps;
 mod check;
+mod cost;
 mod ending;
 mod mint;
 mod mode;
@@ -98,6 +99,12 @@ struct World {
     entities: Mutex<BTreeMap<String, (Entity, Vec<String>)>>,
     /// Writes to storage.
     writes: AtomicU64,
+    /// Deletions from storage.
+    deletions: AtomicU64,
+    /// Reads of storage.
+    reads: AtomicU64,
+    /// Questions to the host.
+    questions: AtomicU64,
     /// What was sent to web servers, and what they answer; nothing: they are not there.
     posted: Mutex<Vec<Post>>,
     web: Mutex<Option<Posted>>,
@@ -115,6 +122,7 @@ struct At(Arc<World>);
 #[async_trait]
 impl Storage for At {
     async fn get(&self, key: &str) -> Result<Option<Secret>, StorageError> {
+        self.0.reads.fetch_add(1, Ordering::SeqCst);
         if self.0.faults.point().await {
             return Err(StorageError("storage is away".into()));
         }
@@ -136,6 +144,7 @@ impl Storage for At {
         Ok(())
     }
     async fn delete(&self, key: &str) -> Result<(), StorageError> {
+        self.0.deletions.fetch_add(1, Ordering::SeqCst);
         if self.0.faults.point().await {
             return Err(StorageError("storage is away".into()));
         }
@@ -146,6 +155,7 @@ impl Storage for At {
         Ok(())
     }
     async fn list(&self, prefix: &str, after: &str, limit: i32) -> Result<Vec<String>, StorageError> {
+        self.0.reads.fetch_add(1, Ordering::SeqCst);
         let entries = self.0.entries.lock().unwrap();
         let child = |key: &'_ str| key.split_inclusive('/').next().unwrap_or_default().to_owned();
         let mut keys: Vec<String> = entries.keys().filter_map(|key| key.strip_prefix(prefix)).map(child).collect();
@@ -158,12 +168,15 @@ impl Storage for At {
 #[async_trait]
 impl Host for At {
     async fn default_lease_ttl(&self) -> Result<Duration, HostError> {
+        self.0.questions.fetch_add(1, Ordering::SeqCst);
         Ok(Duration::from_secs(3600))
     }
     async fn max_lease_ttl(&self) -> Result<Duration, HostError> {
+        self.0.questions.fetch_add(1, Ordering::SeqCst);
         Ok(Duration::from_secs(7200))
     }
     async fn is_standby(&self) -> Result<bool, HostError> {
+        self.0.questions.fetch_add(1, Ordering::SeqCst);
         Ok(self.0.standby.load(Ordering::SeqCst))
     }
     async fn entity(&self, id: &str) -> Result<Option<Entity>, HostError> {

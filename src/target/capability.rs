@@ -8,6 +8,8 @@ use std::fmt;
 pub enum Need {
     /// Make users.
     CreateUsers,
+    /// Make users members of a group.
+    GrantGroups,
     /// Leave the marker at a user.
     MarkUsers,
     /// See which users there are.
@@ -35,6 +37,7 @@ impl Need {
     pub fn id(self) -> &'static str {
         match self {
             Self::CreateUsers => "create_users",
+            Self::GrantGroups => "grant_groups",
             Self::MarkUsers => "mark_users",
             Self::SeeUsers => "see_users",
             Self::EndUsers => "end_users",

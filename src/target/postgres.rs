@@ -3,6 +3,7 @@
 
 mod check;
 mod end;
+mod groups;
 mod marker;
 mod mint;
 mod password;
@@ -204,6 +205,10 @@ impl Target for Postgres {
 
     async fn check(&self, options: &EndOptions) -> Result<Vec<Capability>, TargetError> {
         check::check(self, options).await
+    }
+
+    async fn groups(&self, names: &[String]) -> Result<Vec<Capability>, TargetError> {
+        groups::check(self, names).await
     }
 
     async fn set_password(&self, username: &str, password: &Secret, statements: &Script) -> Outcome<()> {

@@ -20,6 +20,7 @@ mod drivers;
 mod ending;
 mod examples;
 mod faults;
+mod groups;
 mod hostile;
 mod jit;
 mod manifest;

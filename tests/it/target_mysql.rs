@@ -127,6 +127,7 @@ pub fn mint_plan(user: &str, creation: &[&str], rollback: &[&str]) -> MintPlan {
     MintPlan {
         username: user.to_owned(),
         creation: script(creation),
+        groups: Vec::new(),
         rollback: script(rollback),
         expiration: SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_313_477),
         scram_iterations: None,

@@ -148,6 +148,7 @@ pub fn mint_plan(user: &str, creation: &[&str]) -> MintPlan {
     MintPlan {
         username: user.to_owned(),
         creation: script(creation),
+        groups: Vec::new(),
         rollback: Script::default(),
         expiration: SystemTime::UNIX_EPOCH + Duration::from_secs(FAR),
         scram_iterations: None,

@@ -38,7 +38,7 @@ impl Wanted<'_> {
 pub async fn mint(mount: &Mount, path: Path, name: &str, input: &Input, request: &Request) -> Reply {
     // Each question is a round trip to the host: they are asked together, and what was answered is judged in turn.
     let (role, active, bounds) =
-        tokio::join!(Role::load(mount, name), mount.refuse_on_standby(), MountTerms::ask(mount));
+        tokio::join!(Role::load(mount, name), mount.refuse_mint_on_standby(), MountTerms::ask(mount));
     let role = role?.ok_or_else(|| Error::Refused(format!("Role {name:?} not found")))?;
     active?;
     let kind = kind(&role, path)?;

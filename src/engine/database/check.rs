@@ -14,7 +14,7 @@ use crate::engine::Mount;
 use crate::engine::end::wishes::Wishes;
 use crate::engine::error::Error;
 use crate::engine::request::{Reply, Response};
-use crate::target::{Capability, EndOptions, Need};
+use crate::target::{Capability, EndOptions, Need, TargetError};
 
 /// How long a write waits for the answer; then it does without.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -22,9 +22,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// So many roles are named in a warning.
 const NAMED: usize = 5;
 
-/// What the account can do for users that end in one way, and whose do.
+/// What the account can do for users that end in one way and are in the same groups, and of which roles they are.
 struct Asked {
     options: EndOptions,
+    groups: Vec<String>,
     roles: Vec<String>,
     capabilities: Vec<Capability>,
 }
@@ -87,7 +88,7 @@ fn seconds_ahead(theirs: SystemTime, ours: SystemTime) -> i64 {
 }
 
 fn is_of(wishes: &Wishes, asked: &Asked) -> bool {
-    wishes.options().is_ok_and(|options| options == asked.options)
+    asked.groups.is_empty() && wishes.options().is_ok_and(|options| options == asked.options)
 }
 
 fn shown(capability: &Capability) -> Value {
@@ -99,27 +100,39 @@ fn missing(capabilities: &[Capability]) -> impl Iterator<Item = &Capability> {
     capabilities.iter().filter(|capability| capability.required && !capability.granted)
 }
 
-/// Asks the target once for each way in which users of the connection end: its own, and those of its roles.
+/// Asks the target once for each kind of users of the connection: those that say nothing, and those of its roles.
 async fn ask(mount: &Mount, name: &str, connection: &Connection) -> Result<Vec<Asked>, Error> {
     let mut all: Vec<Asked> = Vec::new();
-    let mut note = |wishes: &Wishes, role: Option<String>| {
+    let mut note = |wishes: &Wishes, groups: &[String], role: Option<String>| {
         let Ok(options) = wishes.options() else { return };
-        let known = all.iter().position(|known| known.options == options);
+        let known = all.iter().position(|known| known.options == options && known.groups == groups);
         let at = known.unwrap_or_else(|| {
-            all.push(Asked { options, roles: Vec::new(), capabilities: Vec::new() });
+            all.push(Asked { options, groups: groups.to_vec(), roles: Vec::new(), capabilities: Vec::new() });
             all.len() - 1
         });
         all[at].roles.extend(role);
     };
-    note(&connection.wishes, None);
+    note(&connection.wishes, &[], None);
     for role_name in mount.roles().await? {
         if let Some(role) = Role::load(mount, &role_name).await?.filter(|role| role.db_name == name) {
-            note(&role.wishes().or(&connection.wishes), Some(role_name));
+            note(&role.wishes().or(&connection.wishes), &role.group_roles, Some(role_name));
         }
     }
     for asked in &mut all {
-        let answer = connection.target.check(&asked.options).await;
-        asked.capabilities = answer.map_err(|e| Error::Failed(e.to_string()))?;
+        asked.capabilities = capabilities(connection, &asked.options, &asked.groups).await?;
+    }
+    Ok(all)
+}
+
+async fn capabilities(
+    connection: &Connection,
+    options: &EndOptions,
+    groups: &[String],
+) -> Result<Vec<Capability>, Error> {
+    let failed = |e: TargetError| Error::Failed(e.to_string());
+    let mut all = connection.target.check(options).await.map_err(failed)?;
+    if !groups.is_empty() {
+        all.extend(connection.target.groups(groups).await.map_err(failed)?);
     }
     Ok(all)
 }
@@ -168,28 +181,39 @@ impl Line<'_> {
     }
 }
 
-/// Judges a role that is to be written; gives back warnings. One that says nothing of how its users end asks nobody.
+/// Judges a role that is to be written; gives back warnings. One that says nothing of how its users end, and names no
+/// groups, asks nobody.
 ///
 /// # Errors
 /// [`Error::Refused`] if it asks for what its database has said it cannot give, with what would grant it.
 pub async fn judge(mount: &Mount, name: &str, role: &Role) -> Result<Vec<String>, Error> {
     let wishes = role.wishes();
-    if wishes.is_silent() {
+    if wishes.is_silent() && role.group_roles.is_empty() {
         return Ok(Vec::new());
     }
     let db_name = &role.db_name;
     let asking = async {
         let connection = mount.connections.get(mount, db_name).await?;
         let options = wishes.or(&connection.wishes).options().map_err(Error::Refused)?;
-        connection.target.check(&options).await.map_err(|e| Error::Failed(e.to_string()))
+        if !role.group_roles.is_empty() {
+            role.judge_groups(connection.driver.has_groups())?;
+        }
+        capabilities(&connection, &options, &role.group_roles).await
     };
     let capabilities = match tokio::time::timeout(PATIENCE, asking).await {
         Ok(Ok(capabilities)) => capabilities,
+        Ok(Err(e @ Error::Refused(_))) => return Err(e),
         Ok(Err(e)) => return Ok(vec![untold(db_name, &e.to_string())]),
         Err(_elapsed) => return Ok(vec![untold(db_name, "no answer in time")]),
     };
     let mut warnings = Vec::new();
     for capability in missing(&capabilities) {
+        if capability.need == Need::GrantGroups {
+            return Err(Error::Refused(format!(
+                "role {name:?} says group_roles, but the account of connection {db_name:?} cannot {}: {}",
+                capability.need, capability.fix
+            )));
+        }
         match wishes.asking_for(capability.need) {
             Some(wish) => {
                 return Err(Error::Refused(format!(

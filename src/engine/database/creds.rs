@@ -32,20 +32,14 @@ const CERTIFICATE_UNTIL: &str = "certificate_until";
 
 /// GET: mints a user for the caller.
 pub async fn read(mount: &Mount, name: &str, request: &Request) -> Reply {
-    // Each question is a round trip to the host: they are asked together, and what was answered is judged in turn.
+    // What is not known is a round trip to the host: all is asked together, and what was answered is judged in turn.
     let (role, active, bounds) =
-        tokio::join!(Role::load(mount, name), mount.refuse_on_standby(), MountTerms::ask(mount));
+        tokio::join!(Role::current(mount, name), mount.refuse_mint_on_standby(), MountTerms::ask(mount));
     let role = role?.ok_or_else(|| Error::Refused(format!("unknown role: {name}")))?;
     // Before anything is touched: a standby has no business at a target, and the host forwards when told so.
     active?;
     let connection = allowed(mount, name, &role.db_name).await?;
-    if !connection.driver.takes(role.credential_type.login()) {
-        let kind = role.credential_type.name();
-        return Err(Error::Refused(format!("unsupported credential_type: {kind:?}")));
-    }
-    if role.statements.creation.is_empty() && !connection.driver.has_default_creation() {
-        return Err(Error::Failed("empty creation statements".into()));
-    }
+    fits(&role, &connection)?;
     let terms = Terms::of(&role, bounds?);
     let mut permit = issue::authorize(mount, name, &role.gate, request, terms.at_issue(mount.stamp())).await?;
     if permit.wants_record() {
@@ -95,6 +89,21 @@ pub(super) async fn allowed(mount: &Mount, name: &str, db_name: &str) -> Result<
     }
     let connection = mount.connections.get(mount, db_name).await?;
     if connection.allows(name) { Ok(connection) } else { Err(refused()) }
+}
+
+/// Whether users of the role can be made there at all.
+pub(super) fn fits(role: &Role, connection: &Connection) -> Result<(), Error> {
+    let driver = connection.driver;
+    if !driver.takes(role.credential_type.login()) {
+        let kind = role.credential_type.name();
+        return Err(Error::Refused(format!("unsupported credential_type: {kind:?}")));
+    }
+    if !role.group_roles.is_empty() {
+        role.judge_groups(driver.has_groups())?;
+    } else if role.statements.creation.is_empty() && !driver.has_default_creation() {
+        return Err(Error::Failed("empty creation statements".into()));
+    }
+    Ok(())
 }
 
 /// What the caller will log in with, of the role's type.
@@ -190,6 +199,7 @@ pub(super) fn plan(
             Some(params) => Script::parse(&access::narrowed(&role.statements.creation, params), dialect),
             None => Script::parse(&role.statements.creation, dialect),
         },
+        groups: role.group_roles.clone(),
         rollback: Script::parse(&role.statements.rollback, dialect),
         expiration: purpose.until + LOGIN_GRACE,
         scram_iterations: role.scram_iterations,
@@ -238,7 +248,7 @@ pub async fn renew(mount: &Mount, lease: &LeaseRef) -> Reply {
             "the certificate ends with its lease, neither can be prolonged: read a new one".into(),
         ));
     }
-    let (role, bounds) = tokio::join!(Role::load(mount, &leased.role), MountTerms::ask(mount));
+    let (role, bounds) = tokio::join!(Role::current(mount, &leased.role), MountTerms::ask(mount));
     let role = role?
         .ok_or_else(|| Error::Failed(format!("error during renew: could not find role with name {:?}", leased.role)))?;
     let terms = Terms::of(&role, bounds?);
@@ -337,7 +347,7 @@ pub async fn revoke(mount: &Mount, internal: &Fields) -> Result<Report, Error> {
 /// The connection of a user, and what ends it: the wishes and statements of its role as it is now, if that is still a role
 /// of this connection, else those that were kept with the user.
 pub async fn how_to_end(mount: &Mount, user: &Doomed) -> Result<(Arc<Connection>, Wishes, Script), Trouble> {
-    let role = Role::load(mount, &user.role).await.unwrap_or_else(|e| {
+    let role = Role::current(mount, &user.role).await.unwrap_or_else(|e| {
         tracing::warn!(username = user.username, "ended as was planned when it was made: {e}");
         None
     });

@@ -370,6 +370,12 @@ than it may do. Changes nothing.",
                  an element, without those for the password; empty means ~* +@read.",
             ),
             Field::new(
+                "group_roles",
+                FieldType::CommaStringSlice,
+                "PostgreSQL: roles of the database that users are made members of, instead of creation_statements: they have \
+                 what those have. The quick way to make and to end users.",
+            ),
+            Field::new(
                 "revocation_statements",
                 FieldType::StringSlice,
                 "Statements that end a user. Empty means the default: no login, no session, grants and user dropped. Redis \

@@ -51,12 +51,7 @@ pub async fn test(mount: &Mount, name: &str) -> Reply {
 pub async fn rehearse(mount: &Mount, name: &str, role: &Role) -> Result<Tried, Error> {
     let begun = mount.ports.clock.steady();
     let connection = creds::allowed(mount, name, &role.db_name).await?;
-    if !connection.driver.takes(role.credential_type.login()) {
-        return Err(Error::Refused(format!("unsupported credential_type: {:?}", role.credential_type.name())));
-    }
-    if role.statements.creation.is_empty() && !connection.driver.has_default_creation() {
-        return Err(Error::Failed("empty creation statements".into()));
-    }
+    creds::fits(role, &connection)?;
     let now = mount.ports.clock.now();
     let until = Terms::of(role, MountTerms::ask(mount).await?).at_issue(now).min(now + LIFE);
     let purpose = Purpose {

@@ -1,5 +1,8 @@
 //! `roles/:name`: what may be minted.
 
+pub mod known;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -14,6 +17,7 @@ use crate::engine::error::Error;
 use crate::engine::field::Input;
 use crate::engine::request::{Fields, Reply, Response};
 use crate::secret::{Secret, verifier};
+use crate::target::Driver;
 
 /// Statements of a role, each list as it was written.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +48,9 @@ pub struct Role {
     pub db_name: String,
     /// What runs at the target.
     pub statements: Statements,
+    /// Roles of the database that its users are members of, instead of creation statements.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub group_roles: Vec<String>,
     /// Lease duration, zero for the mount's default.
     #[serde(with = "nanoseconds")]
     pub default_ttl: Duration,
@@ -97,6 +104,37 @@ impl Role {
             .map_err(|e| Error::Failed(format!("the stored role {name:?} cannot be read: {e}")))
     }
 
+    /// The role, of which this mount may know without a look at storage: see [`known`].
+    pub async fn current(mount: &Mount, name: &str) -> Result<Option<Arc<Self>>, Error> {
+        let reading = match mount.known_roles.get(name, mount.ports.clock.steady()) {
+            Ok(role) => return Ok(Some(role)),
+            Err(reading) => reading,
+        };
+        let role = Self::load(mount, name).await?.map(Arc::new);
+        if let Some(role) = &role {
+            mount.known_roles.keep(name, &reading, role);
+        }
+        Ok(role)
+    }
+
+    /// Whether `group_roles` can be what it says. `has_groups`: the database knows such a thing.
+    ///
+    /// # Errors
+    /// [`Error::Refused`], which names the fix.
+    pub fn judge_groups(&self, has_groups: bool) -> Result<(), Error> {
+        let longest = Driver::PostgreSql.longest_username();
+        let wrong = self.group_roles.iter().find(|name| name.is_empty() || name.len() > longest || name.contains('\0'));
+        Err(Error::Refused(if !has_groups {
+            "group_roles is for PostgreSQL: remove it, and write creation_statements that grant what users need".into()
+        } else if !self.statements.creation.is_empty() {
+            "group_roles and creation_statements exclude each other: leave one of them empty".into()
+        } else if let Some(wrong) = wrong {
+            format!("invalid group_roles: {wrong:?} is no name of a role, which has 1 to {longest} bytes")
+        } else {
+            return Ok(());
+        }))
+    }
+
     /// How its users end.
     pub fn wishes(&self) -> Wishes {
         Wishes::of(&self.other)
@@ -105,7 +143,10 @@ impl Role {
     async fn store(&self, mount: &Mount, name: &str) -> Result<(), Error> {
         let text = serde_json::to_string(self).map_err(|e| Error::Failed(format!("cannot encode role: {e}")))?;
         let seal_wrap = self.credential_config.holds_secret();
-        Ok(mount.ports.storage.put(&key(name), &Secret::new(text), seal_wrap).await?)
+        let change = mount.known_roles.change(name);
+        mount.ports.storage.put(&key(name), &Secret::new(text), seal_wrap).await?;
+        change.done();
+        Ok(())
     }
 }
 
@@ -124,6 +165,9 @@ pub async fn read(mount: &Mount, name: &str) -> Reply {
     ];
     if let Some(rounds) = role.scram_iterations {
         data.push(("scram_iterations", json!(rounds)));
+    }
+    if !role.group_roles.is_empty() {
+        data.push(("group_roles", json!(role.group_roles)));
     }
     let shown = role.credential_config.shown();
     if !shown.is_empty() {
@@ -191,6 +235,18 @@ pub async fn write(mount: &Mount, name: &str, input: &Input) -> Reply {
         role.statements.renewal = list.to_vec();
     }
 
+    if let Some(list) = input.list("group_roles") {
+        role.group_roles.clear();
+        for group in list {
+            if !role.group_roles.contains(group) {
+                role.group_roles.push(group.clone());
+            }
+        }
+    }
+    if !role.group_roles.is_empty() {
+        role.judge_groups(true)?;
+    }
+
     let gate = role.gate.clone();
     role.gate.lay_over(input, ("creation_statements", &role.statements.creation))?;
     access::staged::may_change(mount, &gate, &role.gate).await?;
@@ -218,7 +274,9 @@ pub async fn write(mount: &Mount, name: &str, input: &Input) -> Reply {
 /// DELETE. Leases that are out carry what is needed to end them.
 pub async fn delete(mount: &Mount, name: &str) -> Reply {
     mount.refuse_on_standby().await?;
+    let change = mount.known_roles.change(name);
     mount.ports.storage.delete(&key(name)).await?;
+    change.done();
     caps::supersede::written(mount, name, None);
     Ok(None)
 }

@@ -84,7 +84,11 @@ pub async fn permits(mount: &Mount, doomed: &Doomed) -> Result<(), Trouble> {
     let unread = |e: Error| Trouble::new(e.to_string(), false);
     let everywhere = mount.revocation_mode;
     let db_name = match doomed.db_name.as_str() {
-        "" => Role::load(mount, &doomed.role).await.map_err(unread)?.map(|role| role.db_name).unwrap_or_default(),
+        "" => Role::current(mount, &doomed.role)
+            .await
+            .map_err(unread)?
+            .map(|role| role.db_name.clone())
+            .unwrap_or_default(),
         name => name.to_owned(),
     };
     let here = match mount.connections.live(&db_name) {

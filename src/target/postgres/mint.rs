@@ -7,9 +7,9 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 
 use super::marker::{self, comment};
-use super::record;
 use super::session::{PgSession, Problem};
 use super::{PasswordForm, Postgres, check_name, quoted_name, quoted_text, timestamp};
+use super::{groups, record};
 use crate::secret::{Secret, verifier};
 use crate::target::pool::{Checkout, Lane};
 use crate::target::statement::{Script, Statement, Vars};
@@ -219,20 +219,34 @@ pub fn messages(
     knows_scram: bool,
 ) -> Result<Vec<Secret>, TargetError> {
     let rounds = plan.scram_iterations.unwrap_or(target.settings.scram_iterations);
-    let verifier = verifier_for(target, &plan.creation, login, rounds, knows_scram)?;
+    let is_member = !plan.groups.is_empty();
+    if is_member && !plan.creation.is_empty() {
+        return Err(TargetError::Plan("a member of group_roles has no creation statements: remove one of them".into()));
+    }
+    let uses_password = is_member || plan.creation.uses_password();
+    let verifier = verifier_for(target, uses_password, login, rounds, knows_scram)?;
     let expiration = timestamp(plan.expiration)?;
-    let filled = plan.creation.fill(&Vars {
-        name: &plan.username,
-        password: login.password(),
-        verifier: verifier.as_ref(),
-        verifier_everywhere: target.settings.password_form == PasswordForm::Verifier,
-        expiration: Some(&expiration),
-    })?;
-    let mut messages = joined(target, &plan.creation, &filled)?;
+    let mut messages = if is_member {
+        let password = verifier.as_ref().or(login.password());
+        if password.is_some_and(|password| password.expose().contains('\0')) {
+            return Err(TargetError::Plan("the password holds a zero byte, which PostgreSQL does not take".into()));
+        }
+        vec![groups::creation(&plan.username, password, &expiration, &plan.groups)]
+    } else {
+        let filled = plan.creation.fill(&Vars {
+            name: &plan.username,
+            password: login.password(),
+            verifier: verifier.as_ref(),
+            verifier_everywhere: target.settings.password_form == PasswordForm::Verifier,
+            expiration: Some(&expiration),
+        })?;
+        joined(target, &plan.creation, &filled)?
+    };
+    let is_closed = is_member || plan.creation.statements().last().is_some_and(|statement| statement.is_closed());
     let last = record::statements(plan);
     let marker = Secret::new(format!("{last}{}", comment(&plan.username, &plan.marker)?));
     match messages.last_mut() {
-        Some(last) if plan.creation.statements().last().is_some_and(|statement| statement.is_closed()) => {
+        Some(last) if is_closed => {
             *last = Secret::new(format!("{}{BETWEEN}{}", last.expose(), marker.expose()));
         }
         _ => messages.push(marker),
@@ -240,15 +254,15 @@ pub fn messages(
     Ok(messages)
 }
 
-/// The verifier to fill in beside the password, if the server and the script have a use for one.
+/// The verifier to fill in beside the password, if the server and the statements have a use for one.
 pub fn verifier_for(
     target: &Postgres,
-    script: &Script,
+    uses_password: bool,
     login: Login<'_>,
     rounds: u32,
     knows_scram: bool,
 ) -> Result<Option<Secret>, TargetError> {
-    if !knows_scram || target.settings.password_form == PasswordForm::Text || !script.uses_password() {
+    if !knows_scram || target.settings.password_form == PasswordForm::Text || !uses_password {
         return Ok(None);
     }
     match login {
@@ -415,14 +429,22 @@ pub async fn renew(target: &Postgres, plan: &RenewPlan) -> Result<(), TargetErro
 }
 
 async fn prolong(session: &mut Checkout<PgSession>, plan: &RenewPlan, messages: &[Secret]) -> Result<(), Problem> {
-    let ask = format!(
+    let mut ask = format!(
         "{};\nSELECT shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolname = {}",
         session.begin(),
         quoted_text(&plan.username)
     );
+    let own = match messages {
+        // Our own statement needs no message of its own.
+        [only] if plan.renew.is_empty() => {
+            ask += &format!("{BETWEEN}{}", only.expose());
+            &[]
+        }
+        own => own,
+    };
     let row = session.run(&ask).await?;
     let comment_now: Option<String> = row.and_then(|row| row.try_get(0).ok());
-    for message in messages {
+    for message in own {
         session.run_secret(message).await?;
     }
     let moved = comment_now

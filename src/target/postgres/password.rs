@@ -29,7 +29,7 @@ pub async fn set(target: &Postgres, username: &str, password: &Secret, statement
     };
     let messages = |scram| {
         let rounds = target.settings.scram_iterations;
-        let verifier = verifier_for(target, script, Login::Password(password), rounds, scram)?;
+        let verifier = verifier_for(target, script.uses_password(), Login::Password(password), rounds, scram)?;
         let filled = script.fill(&Vars {
             password: Some(password),
             verifier: verifier.as_ref(),
