@@ -98,7 +98,7 @@ fmt: ## format the code
 
 lint: setup ## format, lints and licences, without changing anything
 	@cargo fmt --check
-	@cargo clippy --locked --all-targets --quiet -- -D warnings
+	@cargo clippy --locked --workspace --all-targets --quiet -- -D warnings
 	@cargo fetch --locked --quiet
 	@cargo deny --offline --log-level error check --hide-inclusion-graph licenses bans sources
 

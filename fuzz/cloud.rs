@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use leasehold::secret::Secret;
 use leasehold::target::aws::{
-    AccessKey, Failure, Holder, KeyInfo, Principal, Session, SessionPlan, Unmade, User, UserEnd, UserPlan,
+    AccessKey, AssumedAs, Failure, Holder, KeyInfo, Principal, Session, SessionPlan, Unmade, User, UserEnd, UserPlan,
 };
 
 pub struct Cloud;
@@ -35,7 +35,7 @@ impl leasehold::target::aws::Cloud for Cloud {
     fn with_key(&self, _: &AccessKey) -> Arc<dyn leasehold::target::aws::Cloud> {
         Arc::new(Cloud)
     }
-    fn assuming(&self, _: &str) -> Arc<dyn leasehold::target::aws::Cloud> {
+    fn assuming(&self, _: &AssumedAs) -> Arc<dyn leasehold::target::aws::Cloud> {
         Arc::new(Cloud)
     }
     async fn assume_role(&self, plan: &SessionPlan) -> Result<Session, Failure> {
@@ -75,6 +75,15 @@ impl leasehold::target::aws::Cloud for Cloud {
         Ok(None)
     }
     async fn delete_policy(&self, _: &Holder, _: &str) -> Result<(), Failure> {
+        Ok(())
+    }
+    async fn attach_policy(&self, _: &Holder, _: &str, _: &str) -> Result<(), Failure> {
+        Ok(())
+    }
+    async fn attached_policy(&self, _: &Holder, _: &str) -> Result<Option<String>, Failure> {
+        Ok(None)
+    }
+    async fn detach_policy(&self, _: &Holder, _: &str) -> Result<(), Failure> {
         Ok(())
     }
     async fn longest_session(&self, _: &str) -> Result<Duration, Failure> {
