@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 export PATH := $(CURDIR)/.cache/bin:$(PATH)
 
-.PHONY: docs help setup build release dist demo demo-jit demo-aws test unit parity chaos campaigns simulate cluster bench bench-wiping unwiped advisory-facts fuzz fmt lint advisories clean
+.PHONY: docs help setup build release dist dist-twice demo demo-cluster demo-jit demo-aws test unit parity chaos campaigns simulate cluster bench bench-wiping unwiped advisory-facts fuzz fmt lint advisories clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
@@ -20,14 +20,20 @@ build: ## build the plugin: target/debug/leasehold
 release: ## build the plugin as it is shipped: target/release/leasehold
 	@cargo build --locked --release
 
-dist: release ## pack the release: OCI image layout, Debian package, SBOM, checksums, all in dist/
+dist: ## build the release without a trace of where, and pack it in dist/: OCI image, Debian package, SBOM, checksums
 	@scripts/dist
+
+dist-twice: ## build and pack the last commit twice, in different places, and compare the checksums
+	@scripts/dist --twice
 
 demo: setup build ## see a user come and go: about ten seconds, everything cleaned up (KEEP=1 leaves it running)
 	@scripts/demo
 
 demo-jit: setup build ## see access asked for, agreed to, used, over and proven (KEEP=1 leaves it running)
 	@scripts/demo-jit
+
+demo-cluster: setup build ## see three nodes and a sidecar, and the active node killed: under a minute, everything cleaned up
+	@scripts/demo-cluster
 
 demo-aws: setup build ## see one of two sessions of an AWS role end: some ten seconds, everything cleaned up
 	@scripts/demo-aws
@@ -57,7 +63,7 @@ campaigns: setup ## faults of all kinds under load, long: some hours (LEASEHOLD_
 simulate: export LEASEHOLD_SIMULATION_SEEDS = $(or $(SEEDS),1000000)
 simulate: ## the engine's core by SEEDS=1000000 seeds; one of them, told in all its steps: SEED=…
 	@$(if $(SEED),LEASEHOLD_SIMULATION_SEED=$(SEED) LEASEHOLD_SIMULATION_TELLS=1 )cargo nextest run --locked \
-	    --profile campaigns --lib --release --success-output immediate -- simulation::whatever_happens
+	    --profile campaigns --lib --release --config 'profile.release.package.leasehold.opt-level=1' --success-output immediate -- simulation::whatever_happens
 
 # The short form is part of `make test`.
 cluster: export LEASEHOLD_CLUSTER_KILLS ?= 10

@@ -13,6 +13,7 @@ pub mod role;
 pub mod root;
 pub mod session;
 pub mod static_role;
+pub mod status;
 pub mod user;
 
 use std::collections::BTreeSet;
@@ -24,8 +25,9 @@ use serde_json::json;
 
 use super::error::Error;
 use super::field::Input;
+use super::meter::{self, Work};
 use super::request::{Existence, Operation, Reply, Request, Response};
-use super::{Mount, RevocationMode, access};
+use super::{Mount, RevocationMode, access, metrics};
 use crate::target::aws::{Cause, Cloud, Failure, Principal};
 use paths::Path;
 
@@ -38,7 +40,7 @@ pub struct State {
     open: Mutex<Option<Open>>,
     /// Counts what made the open account outdated.
     changes: AtomicU64,
-    denials: denial::Denials,
+    denials: denial::Desks,
 }
 
 /// The account as `config/root` says.
@@ -101,6 +103,12 @@ fn refused(what: &str, failure: &Failure) -> Error {
     }
 }
 
+/// Does `work` at AWS, and counts it.
+async fn counted<T>(mount: &Mount, work: Work, doing: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    let why = |done: &Result<T, Error>| done.as_ref().err().map(ToString::to_string);
+    meter::timed(mount, status::ACCOUNT, work, doing, why).await
+}
+
 /// What the lease of a gated role says besides: whose it is, and where.
 fn gated<'a>(
     wanted: &creds::Wanted<'a>,
@@ -156,7 +164,8 @@ impl super::Engine for Paths {
             (Path::StaticRole, Delete) => static_role::delete(mount, name).await,
             (Path::StaticCreds, Read) => static_role::creds(mount, name).await,
             (Path::RotateRole, Update) => static_role::rotate(mount, name).await,
-            (Path::Status, Read) => denial::status(mount).await,
+            (Path::Status, Read) => status::read(mount).await,
+            (Path::Metrics, Read) => metrics::read(mount).await,
             (Path::Sync, Update) => denial::sync_all(mount).await,
             (Path::RevokeIdentity, Update) => denial::revoke_identity(mount, input).await,
             (Path::Check, Read) => check::check(mount, name).await,

@@ -57,7 +57,7 @@ pub const METRICS: &[Metric] = &[
         "work",
         "counter",
         "connection, operation, outcome",
-        "Work at the databases: mint, renew, end, rotate; ok or failed",
+        "Work at the databases, or at AWS: mint, renew, end, rotate; ok or failed",
     ),
     metric("work_seconds", "histogram", "connection, operation", "How long that took, waiting for a session included"),
     metric("users", "gauge", PLACE, "Users of this mount at the database when it was looked at last"),
@@ -76,6 +76,18 @@ pub const METRICS: &[Metric] = &[
     metric("requests_waiting", "gauge", "connection, lane", "Who waits for a session: issue, end"),
     metric("breaker_open", "gauge", PLACE, "1 while the database gives no sessions, and requests are told at once"),
     metric("outage_seconds", "gauge", PLACE, "How long that has been so"),
+    metric(
+        "denials",
+        "gauge",
+        "connection, state",
+        "AWS: denials of sessions: in_force, unwritten (AWS does not have them, the sessions may still work), without_room",
+    ),
+    metric(
+        "denials_fullest",
+        "gauge",
+        PLACE,
+        "AWS: the used share of the characters of an inline policy, where it is largest; 1 is all",
+    ),
 ];
 
 impl Metric {
@@ -224,6 +236,13 @@ fn text_of(mount: &Mount, standby: bool, standings: &[Standing]) -> Result<Strin
             .map(|(lane, number)| (InLane { connection: connection.clone(), lane }, count(number)))
     });
     page.family("requests_waiting", waiting);
+    let denials = || standings.iter().filter_map(|standing| Some((standing.name.clone(), standing.denials?)));
+    let states = denials().flat_map(|(connection, denials)| {
+        [("in_force", denials.in_force), ("unwritten", denials.unwritten), ("without_room", denials.without_room)]
+            .map(|(state, number)| (InState { connection: connection.clone(), state }, count(number)))
+    });
+    page.family("denials", states);
+    page.family("denials_fullest", denials().map(|(connection, denials)| (Place { connection }, denials.fullest)));
 
     let mut written = String::new();
     text::encode(&mut written, &page.0).map_err(|_| Error::Failed("the metrics cannot be written".into()))?;
@@ -267,7 +286,11 @@ scrape_configs:
 ```
 
 No scrape asks a database: users are counted when they are looked at, about once a minute, and the rest is known. Counts
-begin with the process. AWS mounts have no metrics yet.
+begin with the process.
+
+A mount of AWS has the same names, with `connection=\"aws\"` for its account: work at AWS, users that it has made, keys that
+change, what is queued, and the denials of its sessions. Sessions themselves are not counted: the server has their leases.
+An account has no sessions at a database, no breaker and no remnants.
 
 [dashboards/leasehold.json](../dashboards/leasehold.json) shows them in Grafana;
 [dashboards/alerts.yml](../dashboards/alerts.yml) says what to page on, and [runbook.md](runbook.md) what to do then.

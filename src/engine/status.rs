@@ -6,7 +6,6 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
-use super::Mount;
 use super::database::connection::{self, Config, Connection};
 use super::database::{lane, root, static_role};
 use super::end::mode::RevocationMode;
@@ -17,6 +16,7 @@ use super::reconcile::{self, Sight};
 use super::remnant::{self, Remnant, State, instant};
 use super::request::{Reply, Response};
 use super::rotation::queue::{Lane, Waiting};
+use super::{Kind, Mount, aws};
 use crate::target::{Driver, Vitals};
 
 /// How long a database is asked for its users.
@@ -48,7 +48,10 @@ pub struct Standing {
     pub vitals: Option<Vitals>,
     /// The latest work, by kind.
     pub work: BTreeMap<Work, Recent>,
-    now: SystemTime,
+    /// Denials of sessions; `None` where there are no sessions to deny.
+    pub denials: Option<aws::status::Denials>,
+    /// When this was looked at.
+    pub now: SystemTime,
 }
 
 impl Standing {
@@ -65,6 +68,11 @@ impl Standing {
     /// Password changes whose last attempt failed.
     pub fn failing(&self) -> usize {
         self.rotations.iter().filter(|waiting| waiting.failures > 0).count()
+    }
+
+    /// Users whose end failed, as far as this mount has to see to it by itself.
+    pub fn failing_ends(&self) -> usize {
+        self.ends.iter().filter(|waiting| waiting.failures > 0).count()
     }
 
     /// What is due, and not done yet.
@@ -99,11 +107,17 @@ impl Standing {
         };
         count(self.remnants(State::Open), "users could not be ended and may still log in");
         count(self.remnants(State::Contained), "users are contained, but something of them is left");
-        count(self.failing(), "passwords could not be changed");
-        count(self.unfinished(), "password changes did not come to their end");
+        let secret = if self.denials.is_some() { "key" } else { "password" };
+        count(self.failing(), &format!("{secret}s could not be changed"));
+        count(self.unfinished(), &format!("{secret} changes did not come to their end"));
+        if let Some(denials) = &self.denials {
+            count(self.failing_ends(), "users or denials could not be seen to, and are tried again");
+            count(denials.unwritten, "denials are not at AWS: their sessions may still work");
+            count(denials.without_room, "of them have no room there");
+        }
         let lag = self.rotation_lag();
         if lag > LATE {
-            all.push(format!("a password should have changed {}s ago", lag.as_secs()));
+            all.push(format!("a {secret} should have changed {}s ago", lag.as_secs()));
         }
         all
     }
@@ -122,6 +136,9 @@ fn late(waiting: &Waiting, now: SystemTime) -> Duration {
 /// # Errors
 /// If storage refuses.
 pub async fn all(mount: &Mount) -> Result<Vec<Standing>, Error> {
+    if mount.kind == Kind::Aws {
+        return Ok(vec![aws::status::standing(mount).await?]);
+    }
     let storage = mount.ports.storage.as_ref();
     let mut remnants: BTreeMap<String, Vec<(String, Remnant)>> = BTreeMap::new();
     for id in storage.list(remnant::PREFIX, "", -1).await? {
@@ -150,6 +167,7 @@ pub async fn all(mount: &Mount) -> Result<Vec<Standing>, Error> {
             ends,
             vitals: mount.connections.known(&name).and_then(|known: Arc<Connection>| known.target.vitals()),
             work: mount.meter.at(&name).into_iter().collect(),
+            denials: None,
             now: mount.ports.clock.now(),
             name,
         });
@@ -225,7 +243,8 @@ pub async fn read(mount: &Mount, name: &str) -> Reply {
     Ok(Some(Response::data(shown(&standing))))
 }
 
-fn shown(standing: &Standing) -> Vec<(&'static str, Value)> {
+/// What is shown of one connection.
+pub fn shown(standing: &Standing) -> Vec<(&'static str, Value)> {
     let sight = standing.sight;
     let at = |time: SystemTime| instant(unix_seconds(time));
     let milliseconds = |took: Option<Duration>| took.map(|took| (took.as_secs_f64() * 1e5).round() / 1e2);
@@ -308,6 +327,9 @@ fn shown(standing: &Standing) -> Vec<(&'static str, Value)> {
 
 /// Whose password it is, as a path.
 fn account(key: &str) -> String {
+    if key == aws::root::RECORD {
+        return "config/root".to_owned();
+    }
     if let Some(name) = key.strip_prefix(root::RECORDS) {
         return format!("config/{name}");
     }

@@ -1,12 +1,13 @@
 //! The AWS engine through a real host, against servers that behave like AWS.
 
 mod access;
-mod faults;
+pub mod faults;
 mod identity;
 mod least;
 mod overflow;
 mod roles;
 mod sessions;
+mod status;
 mod users;
 
 use serde_json::{Value, json};

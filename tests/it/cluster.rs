@@ -3,7 +3,10 @@
 //!
 //! Short here; `make cluster` is the long form. Both print the figures that `docs/cluster.md` has.
 
+mod changes;
+mod engines;
 mod load;
+mod sidecar;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -41,25 +44,26 @@ impl World {
             let postgres = scope.spawn(Postgres::start);
             (Cluster::start(3), postgres.join().unwrap())
         });
-        let client = cluster.client(0);
         cluster.register();
-        client.post("sys/namespaces/team", json!({})).expect(200);
+        postgres.sql(changes::TABLE);
+        cluster.write("sys/namespaces/team", json!({}));
         for (number, mount) in MOUNTS.iter().enumerate() {
             let (namespace, path) = mount.rsplit_once('/').map_or(("", *mount), |(space, path)| (space, path));
             let prefix = if namespace.is_empty() { String::new() } else { format!("{namespace}/") };
-            client.post(&format!("{prefix}sys/mounts/{path}"), json!({ "type": PLUGIN })).expect(204);
+            cluster.write(&format!("{prefix}sys/mounts/{path}"), json!({ "type": PLUGIN }));
             let connection = json!({ "plugin_name": "postgresql-database-plugin", "connection_url": postgres.url(),
                 "username": ADMIN, "password": ADMIN_PASSWORD, "allowed_roles": "*", "password_authentication":
                 "scram-sha-256" });
-            client.post(&format!("{mount}/config/pg"), connection).expect(204);
+            cluster.write(&format!("{mount}/config/pg"), connection);
             let role =
                 json!({ "db_name": "pg", "creation_statements": CREATION, "default_ttl": LIFE, "max_ttl": "1h" });
-            client.post(&format!("{mount}/roles/app"), role).expect(204);
-            for place in 0..ACCOUNTS {
-                let name = account(number, place);
+            cluster.write(&format!("{mount}/roles/app"), role);
+            let on_request = (0..ACCOUNTS).map(|place| (account(number, place), Duration::from_secs(3600)));
+            for (name, period) in on_request.chain([(changes::scheduled(number), changes::PERIOD)]) {
                 postgres.sql(&format!("CREATE ROLE {name} LOGIN PASSWORD 'first'"));
-                let role = json!({ "db_name": "pg", "username": name, "rotation_period": "1h" });
-                client.post(&format!("{mount}/static-roles/{name}"), role).expect(204);
+                let role = json!({ "db_name": "pg", "username": name, "rotation_period": period.as_secs(),
+                    "rotation_statements": changes::statements() });
+                cluster.write(&format!("{mount}/static-roles/{name}"), role);
             }
         }
         World { cluster, postgres }
@@ -100,6 +104,13 @@ impl World {
                 });
                 self.postgres.login(&name, creds["password"].as_str().unwrap(), "SELECT 1").unwrap();
             }
+            // This one may change between the question and the login.
+            let name = changes::scheduled(number);
+            wait_for("a password that opens its account", LIMIT, || {
+                let answer = client.get(&format!("{mount}/static-creds/{name}"));
+                let password = answer.body["data"]["password"].as_str()?;
+                self.postgres.login(&name, password, "SELECT 1").ok()
+            });
         }
     }
 
@@ -147,6 +158,7 @@ fn no_lease_user_or_password_is_lost_when_the_active_node_is_killed() {
     }
     let tally = load.end();
     world.check(&tally);
+    changes::check(&world.postgres, tally.rotated, tally.rotations_sent);
     let left = world.end_all(&tally);
     println!("kills {kills}: answers again after {gaps:.1?}; {tally}; users without a lease right after: {left}");
     // What was being made for a request whose answer died with the node; its lease never came to be. It is gone a minute
@@ -232,6 +244,7 @@ fn a_newer_plugin_comes_to_every_node_under_load() {
     println!("reload of three mounts: {reload}; and with all nodes restarted, which took {took:.1?}: {tally}");
     assert_eq!(reload.unhealed, 0, "a single retry did not heal: {:?}", reload.complaints);
     world.check(&tally);
+    changes::check(&world.postgres, tally.rotated, tally.rotations_sent);
     let running: Value = world.anyone().get("sys/mounts/db").data();
     assert_eq!(running["running_plugin_version"], version.as_str());
     let left = world.end_all(&tally);

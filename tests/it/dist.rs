@@ -71,3 +71,16 @@ fn packages_hold_the_plugin_and_are_the_same_twice() {
     assert!(!names.contains(&"proptest") && !names.contains(&"ureq"), "{names:?}");
     assert_eq!(list["metadata"]["component"]["hashes"][0]["content"], hex(&program));
 }
+
+#[test]
+fn a_binary_that_tells_where_it_was_built_is_not_packed() {
+    let place = tempfile::tempdir().unwrap();
+    let binary = place.path().join("leasehold");
+    let sources = repository().join("src/main.rs");
+    std::fs::write(&binary, format!("\x7fELF {}", sources.display())).unwrap();
+    let dist = place.path().join("dist");
+    let packed = Command::new(repository().join("scripts/dist")).arg(&binary).env("DIST", &dist).output().unwrap();
+    let told = String::from_utf8_lossy(&packed.stderr);
+    assert!(!packed.status.success() && told.contains("paths of this machine"), "{told}");
+    assert!(!dist.exists());
+}

@@ -1,7 +1,10 @@
 //! The files below `examples/`, used as they are.
 
 mod jobs;
-mod sidecars;
+#[path = "../../examples/clients/client.rs"]
+#[allow(dead_code, reason = "it is a program")]
+mod rust_client;
+pub mod sidecars;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -28,6 +28,7 @@ mod migrate;
 mod notrace;
 mod operations;
 mod parity;
+mod pictures;
 mod protocol;
 mod reconcile;
 mod rotation;

@@ -116,6 +116,15 @@ fn the_policies_separate_who_may_do_what() {
     }
 }
 
+/// Three nodes and a sidecar, one of the nodes killed. It checks each of its own steps, too.
+#[test]
+fn the_demo_of_a_cluster_shows_what_it_says() {
+    let output = Command::new(repository().join("scripts/demo-cluster")).env("PLUGIN", plugin()).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("an application that was never without a credential"), "{text}");
+}
+
 /// The demo is what a newcomer runs first. It checks each of its own steps.
 #[test]
 fn the_demo_shows_what_it_says() {

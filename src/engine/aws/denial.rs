@@ -19,11 +19,13 @@ use super::creds::Wanted;
 use super::name::UNIQUE;
 use super::role::{Kind, Overflow, Revocation, Role};
 use super::session::{self, TAG};
+use super::status::Denials;
 use super::{cloud, whoami};
 use crate::engine::Mount;
 use crate::engine::error::Error;
 use crate::engine::field::Input;
 use crate::engine::intent::unix_seconds;
+use crate::engine::meter::Work;
 use crate::engine::request::{Reply, Response};
 use crate::secret::Secret;
 use crate::target::aws::{AssumedAs, Cloud, Holder, LONGEST_ROLE_SESSION, Session, SessionPlan, arn};
@@ -50,7 +52,7 @@ const PROBE: Duration = Duration::from_secs(15);
 
 /// The lists that are being worked at.
 #[derive(Default)]
-pub struct Denials(Mutex<HashMap<String, Arc<Desk>>>);
+pub struct Desks(Mutex<HashMap<String, Arc<Desk>>>);
 
 /// One list: whoever holds the lock writes for everybody who waits.
 #[derive(Default)]
@@ -66,7 +68,7 @@ struct Waiting {
     done: oneshot::Sender<Result<(), String>>,
 }
 
-impl Denials {
+impl Desks {
     fn desk(&self, id: &str) -> Arc<Desk> {
         let mut desks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         desks.entry(id.to_owned()).or_default().clone()
@@ -256,7 +258,7 @@ pub async fn deny(mount: &Mount, denial: Denial) -> Result<bool, Error> {
     }
     super::may_end(mount, "session of", denial.place.holder.arn())?;
     let entry = denial.entry(unix_seconds(now));
-    submit(mount, denial.place, entry).await.map(|()| true)
+    super::counted(mount, Work::End, submit(mount, denial.place, entry)).await.map(|()| true)
 }
 
 /// Hands an entry in, and comes back when AWS has it.
@@ -328,22 +330,43 @@ pub async fn sync_all(mount: &Mount) -> Reply {
             warnings.push(e.to_string());
         }
     }
-    let mut reply = status(mount).await?;
+    let mut reply = super::status::read(mount).await?;
     if let Some(response) = &mut reply {
         response.warnings = warnings;
     }
     Ok(reply)
 }
 
-/// GET `status`.
-pub async fn status(mount: &Mount) -> Reply {
-    let mut holders = Vec::new();
+/// Every list, by its key.
+async fn lists(mount: &Mount) -> Result<Vec<(String, Place)>, Error> {
+    let mut lists = Vec::new();
     for id in mount.ports.storage.list(PREFIX, "", -1).await? {
-        if let Some(place) = Place::load(mount, &format!("{PREFIX}{id}")).await? {
-            holders.push(place.describe(mount, &format!("{PREFIX}{id}")));
+        let key = format!("{PREFIX}{id}");
+        if let Some(place) = Place::load(mount, &key).await? {
+            lists.push((key, place));
         }
     }
-    Ok(Some(Response::data([("policy_name", json!(policy_name(mount))), ("denials", json!(holders))])))
+    Ok(lists)
+}
+
+/// Every list as `status` shows it.
+///
+/// # Errors
+/// If storage refuses.
+pub async fn described(mount: &Mount) -> Result<Vec<Value>, Error> {
+    Ok(lists(mount).await?.into_iter().map(|(key, place)| place.describe(mount, &key)).collect())
+}
+
+/// All of them together.
+///
+/// # Errors
+/// If storage refuses.
+pub async fn counted(mount: &Mount) -> Result<Denials, Error> {
+    let mut all = Denials::default();
+    for (_, place) in lists(mount).await? {
+        place.count(&mut all);
+    }
+    Ok(all)
 }
 
 /// At which AWS roles an identity has had sessions, and until when the last of them may live.

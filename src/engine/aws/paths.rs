@@ -34,6 +34,8 @@ pub enum Path {
     RotateRole,
     /// `status`
     Status,
+    /// `metrics`
+    Metrics,
     /// `sync`
     Sync,
     /// `revoke-identity`
@@ -387,10 +389,23 @@ and leaves the user.",
         operations: &[Read],
         fields: &[],
         details: None,
-        synopsis: "Denials that are in force, and whether AWS has them.",
+        synopsis: "How the account is doing, and the denials that are in force.",
         description: "\
-For each role or user at AWS that carries denials: how many, until when, how many of the characters that its inline policies
-may have, when they were last written, and why the last attempt failed, if it did.",
+Users that were made and are there, the oldest of them, and those whose lease is over; keys that change, with what went wrong;
+work at AWS with its durations; what is due and not done; and what somebody should look at. For each role or user at AWS that
+carries denials: how many, until when, how many of the characters that its inline policies may have, when they were last
+written, and why the last attempt failed, if it did.",
+    },
+    Route {
+        id: Path::Metrics,
+        pattern: "metrics",
+        operations: &[Read],
+        fields: &[],
+        details: None,
+        synopsis: "Show the figures of this node for Prometheus.",
+        description: "\
+OpenMetrics text. Each node answers for itself: what is counted here was done here, and a node on standby knows no users,
+denials or queue. AWS is not asked.",
     },
     Route {
         id: Path::Sync,

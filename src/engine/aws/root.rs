@@ -9,10 +9,11 @@ use serde_json::json;
 
 use super::config::Root;
 use super::key::{self, Record, Unmade};
-use super::{cloud, refused};
+use super::{cloud, counted, refused};
 use crate::engine::Mount;
 use crate::engine::error::Error;
 use crate::engine::intent::unix_seconds;
+use crate::engine::meter::Work;
 use crate::engine::request::{Reply, Response};
 use crate::engine::schedule::timing::Timing;
 use crate::target::aws::arn::Arn;
@@ -39,7 +40,11 @@ pub async fn rotate(mount: &Mount) -> Reply {
 }
 
 /// Changes the key now; gives the new one's id, and what is to be known of the old one. The caller holds the lock.
-async fn change(mount: &Mount, mut root: Root) -> Result<(String, Vec<String>), Error> {
+async fn change(mount: &Mount, root: Root) -> Result<(String, Vec<String>), Error> {
+    counted(mount, Work::Rotate, to_another(mount, root)).await
+}
+
+async fn to_another(mount: &Mount, mut root: Root) -> Result<(String, Vec<String>), Error> {
     if root.access_key.is_empty() || root.secret_key.is_empty() {
         return Err(Error::Refused(
             "Cannot call config/rotate-root when either access_key or secret_key is empty".into(),

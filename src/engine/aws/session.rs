@@ -10,10 +10,11 @@ use super::denial::{self, Denial, Seen};
 use super::identity::{self, Facts};
 use super::name::{self, Named};
 use super::role::{Kind, Revocation};
-use super::{SECRET_KIND, cloud, config, refused};
+use super::{SECRET_KIND, cloud, config, counted, refused};
 use crate::engine::error::Error;
 use crate::engine::intent::unix_seconds;
 use crate::engine::issue::{self, Permit};
+use crate::engine::meter::Work;
 use crate::engine::request::{Datum, Fields, LeaseGrant, Reply, Request, Response};
 use crate::engine::{Mount, SECRET_TYPE};
 use crate::secret::password;
@@ -52,7 +53,7 @@ pub async fn mint(mount: &Mount, kind: Kind, mut wanted: Wanted<'_>, request: &R
     let denial = |seen| place.clone().map(|place| Denial::of(place, kind, &wanted, &plan, seen));
     let planned = internal(kind, &wanted, &plan, denial(Seen::before(&plan, now)))?;
     let make = async {
-        let session = ask(cloud.as_ref(), kind, &plan).await?;
+        let session = counted(mount, Work::Mint, ask(cloud.as_ref(), kind, &plan)).await?;
         Ok((internal(kind, &wanted, &plan, denial(Seen::of(&session, &plan)))?, session))
     };
     let (internal, session) = issue::recorded(mount, &permit, &plan.name, planned, make, |_, _| ()).await?;

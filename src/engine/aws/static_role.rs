@@ -8,13 +8,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::key::{self, Record, Unmade};
-use super::{cloud, identity, refused};
+use super::{cloud, counted, identity, refused};
 use crate::engine::Mount;
 use crate::engine::database::role::nanoseconds;
 use crate::engine::error::Error;
 use crate::engine::field::Input;
 use crate::engine::intent::unix_seconds;
 use crate::engine::journal::text;
+use crate::engine::meter::Work;
 use crate::engine::request::{Datum, Fields, Reply, Response};
 use crate::secret::Secret;
 use crate::target::aws::arn::Arn;
@@ -315,6 +316,10 @@ async fn same_user(mount: &Mount, role: &StaticRole) -> Result<String, Error> {
 
 /// Makes a new key and stores it. The caller holds the lock.
 async fn change(mount: &Mount, name: &str, role: &StaticRole) -> Result<(), Error> {
+    counted(mount, Work::Rotate, to_another(mount, name, role)).await
+}
+
+async fn to_another(mount: &Mount, name: &str, role: &StaticRole) -> Result<(), Error> {
     let key = record_key(name);
     settle(mount, name, role).await?;
     let cloud = role.cloud(mount).await?;

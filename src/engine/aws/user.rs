@@ -8,13 +8,15 @@ use serde_json::{Value, json};
 use super::creds::{Wanted, templates};
 use super::identity::{self, Facts};
 use super::name::{self, Named};
-use super::{SECRET_KIND, cloud, config, refused};
+use super::status::ACCOUNT;
+use super::{SECRET_KIND, cloud, config, counted, refused};
 use crate::engine::end::Report;
 use crate::engine::end::wishes::Wishes;
 use crate::engine::error::Error;
 use crate::engine::intent::{self, Intent, unix_seconds};
 use crate::engine::issue::{self, Permit};
 use crate::engine::lease::Terms;
+use crate::engine::meter::Work;
 use crate::engine::request::{Datum, Fields, LeaseGrant, Reply, Request, Response};
 use crate::engine::{Mount, SECRET_TYPE};
 use crate::secret::password;
@@ -24,8 +26,6 @@ use crate::target::aws::{AccessKey, Cause, Cloud, Step, User, UserEnd, UserPlan}
 const MARK: &str = "leasehold";
 /// Where the notes of users are. They hold no secret.
 pub const PREFIX: &str = "user/";
-/// What stands for a connection in a note.
-const ACCOUNT: &str = "aws";
 /// How many uses in a row make a key usable, and how long between two.
 const PROOFS: u32 = 3;
 const BETWEEN_PROOFS: Duration = Duration::from_millis(500);
@@ -46,7 +46,7 @@ pub async fn mint(mount: &Mount, mut wanted: Wanted<'_>, request: &Request) -> R
     let cloud = cloud(mount).await?;
     let note = note(mount, &wanted, &permit, &plan);
     let planned = internal(&note, &wanted, &key)?;
-    let make = make(mount, cloud.as_ref(), note, &plan, (&key, planned.clone()));
+    let make = counted(mount, Work::Mint, make(mount, cloud.as_ref(), note, &plan, (&key, planned.clone())));
     let (internal, access) = issue::recorded(mount, &permit, &plan.name, planned, make, |_, _| ()).await?;
     let mut warnings = Vec::new();
     if !wanted.role.wait_until_usable.is_zero() && !usable(cloud.as_ref(), &access, wanted.role.wait_until_usable).await
@@ -211,8 +211,11 @@ async fn usable(cloud: &dyn Cloud, key: &AccessKey, limit: Duration) -> bool {
 pub async fn end(mount: &Mount, username: &str, may_be_young: bool) -> Result<Report, Error> {
     super::may_end(mount, "user", username)?;
     let begun = Instant::now();
-    let ended = cloud(mount).await?.end_user(username).await;
-    let ended = ended.map_err(|e| Error::Failed(format!("the user {username:?} could not be removed: {e}")))?;
+    let ending = async {
+        let ended = cloud(mount).await?.end_user(username).await;
+        ended.map_err(|e| Error::Failed(format!("the user {username:?} could not be removed: {e}")))
+    };
+    let ended = counted(mount, Work::End, ending).await?;
     match ended {
         UserEnd::Gone => {}
         UserEnd::Missing if may_be_young => {

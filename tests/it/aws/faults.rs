@@ -9,7 +9,8 @@ use crate::support::aws::{ALLOW_ALL, TRUST_ALL};
 use crate::support::aws_proxy::{Fault, Proxy};
 use crate::support::wait_for;
 
-fn spoiled() -> (Stage, Proxy) {
+/// An account that is reached by way of what spoils calls.
+pub fn spoiled() -> (Stage, Proxy) {
     let stage = Stage::ministack();
     let proxy = Proxy::before(&stage.aws.url());
     stage.configure(json!({ "iam_endpoint": proxy.url(), "sts_endpoint": proxy.url() }));

@@ -39,6 +39,8 @@ pub struct Tally {
     pub renewed: usize,
     pub revoked: usize,
     pub rotated: usize,
+    /// Requests for a rotation, answered or not.
+    pub rotations_sent: usize,
     pub read: usize,
     /// Requests that failed and were healed by the retry.
     pub healed: usize,
@@ -147,6 +149,9 @@ impl Worker {
         let first = self.random.below(self.clients.len() as u64) as usize;
         let mut failed = None;
         for attempt in 0..2 {
+            if path.contains("/rotate-role/") {
+                self.tally.lock().unwrap().rotations_sent += 1;
+            }
             let client = &self.clients[(first + attempt) % self.clients.len()];
             let answer = client.try_request(method, path, body, &[]);
             let why = match answer {

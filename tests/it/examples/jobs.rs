@@ -5,6 +5,7 @@ use std::process::{Command, Output};
 use serde_json::{Value, json};
 
 use super::Site;
+use super::rust_client::Server;
 use crate::support::{bao, repository};
 
 fn job(site: &Site, token: &str, more: &[(&str, &str)]) -> (bool, Value, String) {
@@ -95,4 +96,22 @@ fn clients_in_other_languages_read_renew_and_give_back() {
     // scripts/setup brings it.
     let python = repository().join(".cache/hvac/bin/python").display().to_string();
     client_works(&site, &python, &["client.py", "database", "app"]);
+}
+
+#[test]
+fn a_client_in_rust_reads_renews_and_gives_back() {
+    let site = Site::start(|_| String::new());
+    let server = Server::new(site.bao.address(), site.client.token());
+    let mut credential = server.read("database/creds/app").unwrap();
+    site.postgres.login(&credential.username, &credential.password, "SELECT 1").unwrap();
+    // The role gives six seconds at a time.
+    assert_eq!(credential.lasts.as_secs(), 6);
+    credential.lasts = std::time::Duration::ZERO;
+    server.renew(&mut credential).unwrap();
+    assert!((5..=6).contains(&credential.lasts.as_secs()));
+    let user = credential.username.clone();
+    server.give_back(credential).unwrap();
+    assert_eq!(site.postgres.sql("SELECT count(*) FROM pg_roles WHERE rolname LIKE 'v-%'"), "0", "{user}");
+    let refused = server.read("database/creds/none").err().unwrap();
+    assert!(refused.starts_with("GET database/creds/none: 400 "), "{refused}");
 }

@@ -25,7 +25,7 @@ fn start(site: &Site, what: &'static str, configuration: &Path) -> Server {
 }
 
 /// What a rendered file says; `None` if it is not there (yet), a panic if it holds anything else than a credential.
-fn rendered(path: &Path) -> Option<(String, String)> {
+pub fn rendered(path: &Path) -> Option<(String, String)> {
     let text = std::fs::read_to_string(path).ok()?;
     let mut lines = text.lines();
     let mut value = |name: &str| {

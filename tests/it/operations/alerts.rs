@@ -7,12 +7,22 @@ use rustix::process::{Signal, kill_process};
 use serde_json::json;
 
 use super::{CREATION, Site, scrape, values};
+use crate::aws::faults::spoiled;
+use crate::support::aws::TRUST_ALL;
+use crate::support::aws_proxy::Fault;
+use crate::support::bao::PLUGIN;
+use crate::support::client::Client;
 use crate::support::postgres::{ADMIN, ADMIN_PASSWORD};
 use crate::support::{repository, wait_for};
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// Seconds of the alerts are so much shorter here.
 const HURRY: f64 = 300.0;
+
+/// A mount whose revocations are held back.
+const HELD: &str = "held";
+/// The alerts that only a mount of AWS brings about.
+const OF_AWS: [&str; 1] = ["LeaseholdDenialsUnwritten"];
 
 /// One alert.
 struct Alert {
@@ -56,7 +66,8 @@ impl Alert {
 }
 
 struct Watch<'a> {
-    site: &'a Site,
+    client: &'a Client,
+    mount: &'static str,
     alerts: Vec<Alert>,
     seen: Vec<String>,
 }
@@ -64,7 +75,7 @@ struct Watch<'a> {
 impl Watch<'_> {
     fn is_true(&self, name: &str) -> bool {
         let alert = self.alerts.iter().find(|alert| alert.name == name).unwrap_or_else(|| panic!("no alert {name}"));
-        alert.is_true(scrape(&self.site.client).as_deref())
+        alert.is_true(scrape(self.client, self.mount).as_deref())
     }
 
     #[track_caller]
@@ -94,9 +105,18 @@ fn every_alert_comes_and_goes_and_is_in_the_runbook() {
     let sections: Vec<&str> = runbook.lines().filter_map(|line| line.strip_prefix("## ")).collect();
     assert_eq!(sections, names, "alerts.yml and runbook.md");
     let mut seen = Vec::new();
+
+    // Somewhere else somebody holds revocations back, and a lease is over soon.
+    site.bao.mount(HELD, PLUGIN);
+    site.connect_at(HELD, json!({ "revocation_mode": "paused" }));
+    let role = json!({ "db_name": "pg", "creation_statements": CREATION, "default_ttl": "1s", "max_ttl": "1s" });
+    client.post(&format!("{HELD}/roles/app"), role).expect(204);
+    let minted = client.get(&format!("{HELD}/creds/app")).data();
+    let overdue = minted["username"].as_str().unwrap().to_owned();
+
     macro_rules! watch {
         () => {
-            Watch { site: &site, alerts: self::alerts(), seen: Vec::new() }
+            Watch { client: &client, mount: "db", alerts: self::alerts(), seen: Vec::new() }
         };
     }
 
@@ -235,6 +255,43 @@ fn every_alert_comes_and_goes_and_is_in_the_runbook() {
         watch.goes("LeaseholdSilent");
         seen.extend(watch.seen);
     }
+    // By now a lease of the other mount has been over for long, or will have been.
+    let mut watch = Watch { client: &client, mount: HELD, alerts: self::alerts(), seen: Vec::new() };
+    let look = || client.get(&format!("{HELD}/status/pg")).data();
+    wait_for("a user that outlived its lease", 3 * LIMIT, || (look()["users"]["overdue"] == 1).then_some(()));
+    watch.comes("LeaseholdUsersOverdue");
+    let found = client.get(&format!("{HELD}/reconcile/pg")).data();
+    assert!(found.to_string().contains(&overdue), "{found}");
+    site.connect_at(HELD, json!({ "revocation_mode": "normal" }));
+    client.post(&format!("{HELD}/reconcile/pg"), json!({})).expect(200);
+    look();
+    watch.goes("LeaseholdUsersOverdue");
+    seen.extend(watch.seen);
+
+    seen.extend(OF_AWS.map(str::to_owned));
     let missing: Vec<&String> = names.iter().filter(|name| !seen.contains(name)).collect();
     assert!(missing.is_empty(), "no situation for {missing:?}");
+}
+
+#[test]
+fn the_alert_of_an_aws_mount_comes_and_goes() {
+    let (stage, proxy) = spoiled();
+    let mut watch = Watch { client: &stage.client, mount: "aws", alerts: alerts(), seen: Vec::new() };
+    let arn = stage.aws.role("app", TRUST_ALL);
+    stage.write("app", json!({ "credential_type": "assumed_role", "role_arns": arn }));
+    let (lease, key, _) = stage.mint("creds/app");
+    watch.alerts.iter().for_each(|alert| watch.is_off(&alert.name));
+
+    proxy.spoil("PutRolePolicy", Fault::Refuse("ServiceFailure", 500), 100);
+    assert_eq!(stage.client.revoke(&lease).status, 400);
+    watch.comes("LeaseholdDenialsUnwritten");
+    assert!(stage.aws.s3(&key).ok(), "it still works");
+    let status = stage.client.get("aws/status").data();
+    assert!(status["complaints"][0].to_string().contains("denials"), "{status}");
+    assert!(status["operations"]["end"]["last_error"].to_string().contains("ServiceFailure"), "{status}");
+    proxy.heal();
+    stage.client.post("aws/sync", json!({})).expect(200);
+    watch.goes("LeaseholdDenialsUnwritten");
+    assert!(stage.aws.s3(&key).is_denied());
+    assert_eq!(watch.seen, OF_AWS);
 }

@@ -14,6 +14,7 @@ use super::document::{self, By, Entry};
 use super::{PREFIX, Where, policy_name, writer};
 use crate::engine::Mount;
 use crate::engine::aws::role::Overflow;
+use crate::engine::aws::status::Denials;
 use crate::engine::aws::whoami;
 use crate::engine::error::Error;
 use crate::engine::intent::unix_seconds;
@@ -376,18 +377,35 @@ impl Place {
     }
 
     /// For `status`.
+    /// Adds what it has to what there is.
+    pub fn count(&self, all: &mut Denials) {
+        let without_room = self.without_room();
+        all.without_room += without_room;
+        if self.open {
+            all.unwritten += self.entries.len();
+        } else {
+            all.in_force += self.entries.len().saturating_sub(without_room);
+        }
+        #[allow(clippy::cast_precision_loss, reason = "some thousands at most")]
+        let full = self.size(INLINE) as f64 / self.at.holder.limit() as f64;
+        all.fullest = all.fullest.max(full);
+    }
+
+    fn size(&self, slot: u32) -> usize {
+        document::render(&self.at.holder, &self.of(slot)).map_or(0, |text| document::size(&text))
+    }
+
     pub fn describe(&self, mount: &Mount, key: &str) -> Value {
-        let size = |slot| document::render(&self.at.holder, &self.of(slot)).map_or(0, |text| document::size(&text));
         let attached = self.written.keys().filter(|slot| **slot != INLINE);
         json!({
             "arn": self.at.holder.arn(),
             "outstanding": self.entries.len(),
             "without_room": self.without_room(),
             "until": self.entries.iter().map(|entry| entry.expires).max().and_then(instant),
-            "bytes": size(INLINE),
+            "bytes": self.size(INLINE),
             "bytes_limit": self.at.holder.limit(),
             "attached_policies":
-                attached.map(|slot| json!({ "name": self.name(mount, *slot), "bytes": size(*slot) })).collect::<Vec<_>>(),
+                attached.map(|slot| json!({ "name": self.name(mount, *slot), "bytes": self.size(*slot) })).collect::<Vec<_>>(),
             "in_sync": !self.open,
             "last_sync": self.synced.and_then(instant),
             "last_error": mount.rotation.queue.state(key).and_then(|state| state.error),
