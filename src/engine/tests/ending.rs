@@ -267,6 +267,8 @@ async fn an_answer_that_an_end_is_over_is_true_whatever_stops() {
                 let mount = prepared(&world).await;
                 let lease = minted(&mount).await;
                 set(&world.owners, owners);
+                // That the role cannot be read is one of the points.
+                mount.invalidate("role/app");
                 world.faults.arm(at, kind);
                 let answer = tokio::select! {
                     answer = revoke(&mount, &lease) => answer.ok(),
