@@ -434,7 +434,7 @@ pub async fn handle(mount: &Mount, path: Path, input: &Input, request: &Request)
         (Path::Preapproval, Create | Update) => preapproval::write(mount, name, input, request).await,
         (Path::Preapproval, Read) => preapproval::read(mount, name).await,
         (Path::Preapproval, Delete) => preapproval::delete(mount, name, request).await,
-        (Path::Preapprove, Create | Update) => preapproval::approve(mount, name, request).await,
+        (Path::Preapprove, Create | Update) => preapproval::approve(mount, name, input, request).await,
         (Path::Emergencies, List) => emergency::list(mount).await,
         (Path::Emergency, Create | Update) => {
             let gate = verbs::gate_of(mount, role).await?;

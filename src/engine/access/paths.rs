@@ -711,7 +711,10 @@ add theirs at preapprovals/:name/approve. Votes are counted anew at each use. Ev
     verb(
         Path::Preapprove,
         "preapprovals/{name}/approve",
-        &[Field::new("name", FieldType::String, "Name of the preapproval.")],
+        &[
+            Field::new("name", FieldType::String, "Name of the preapproval."),
+            Field::new("hash", FieldType::String, "The hash that was read. Needed: what was written since is refused."),
+        ],
         "Vote for a preapproval.",
         "Where a policy asks for more than one vote.",
     ),

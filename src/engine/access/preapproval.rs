@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use sha2::{Digest, Sha256};
 
 use super::config::{self, Settings};
 use super::file::Case;
@@ -16,7 +17,8 @@ use super::request::{AccessRequest, Mode};
 use super::{actor, rules, votes};
 use crate::engine::Mount;
 use crate::engine::error::Error;
-use crate::engine::evidence::{self, event::Draft};
+use crate::engine::evidence;
+use crate::engine::evidence::event::{Draft, canonical, hex};
 use crate::engine::field::Input;
 use crate::engine::intent::unix_seconds;
 use crate::engine::request::{Reply, Request, Response};
@@ -87,6 +89,12 @@ impl Preapproval {
             || (!self.group.is_empty() && who.groups.contains(&self.group))
     }
 
+    /// What names it as it is, whoever has agreed.
+    fn hash(&self) -> String {
+        let asked = Self { votes: Vec::new(), ..self.clone() };
+        hex(&Sha256::digest(canonical(&serde_json::to_value(asked).unwrap_or_default())))
+    }
+
     /// Those who agreed and still may, without whom it is for.
     async fn standing(&self, mount: &Mount, settings: &Settings) -> Result<Vec<Who>, Error> {
         let mut voters: Vec<Who> = Vec::new();
@@ -143,13 +151,14 @@ pub async fn write(mount: &Mount, name: &str, input: &Input, source: &Request) -
     may_agree(&policy, &new, &who)?;
     let value = serde_json::to_value(&new).unwrap_or_default();
     let draft = Draft::new("preapproval.written").with("preapproval", name).with("config", value);
+    let _lock = mount.access.locks.hold(&format!("{PREFIX}{name}")).await;
     evidence::append(mount, vec![draft.with("actor", actor(&who, source))]).await?;
     new.store(mount, name).await?;
     shown(mount, &settings, &policy, &new).await
 }
 
-/// POST `preapprovals/:name/approve`.
-pub async fn approve(mount: &Mount, name: &str, source: &Request) -> Reply {
+/// POST `preapprovals/:name/approve`: by somebody who names the hash of what he has seen, for it can be written anew.
+pub async fn approve(mount: &Mount, name: &str, input: &Input, source: &Request) -> Reply {
     mount.refuse_on_standby().await?;
     let settings = config::load(mount).await?;
     let who = identity::of_caller(mount, &settings, &source.caller).await?;
@@ -161,8 +170,16 @@ pub async fn approve(mount: &Mount, name: &str, source: &Request) -> Reply {
     if found.votes.iter().any(|vote| vote.is_same_person(&who)) {
         return Err(Error::Coded(403, "jit_policy: you have agreed already".into()));
     }
+    match input.text("hash").filter(|seen| !seen.is_empty()) {
+        Some(seen) if seen == found.hash() => {}
+        Some(_) => return Err(Error::Coded(409, "jit_state: it is not what you have seen: read it again".into())),
+        None => {
+            return Err(Error::Refused("hash: name what you agree to: the hash of a read of the preapproval".into()));
+        }
+    }
+    let draft = Draft::new("preapproval.approved").with("preapproval", name).with("hash", found.hash());
+    let draft = draft.with("actor", actor(&who, source));
     found.votes.push(who.clone());
-    let draft = Draft::new("preapproval.approved").with("preapproval", name).with("actor", actor(&who, source));
     evidence::append(mount, vec![draft]).await?;
     found.store(mount, name).await?;
     mount.access.stir();
@@ -184,6 +201,7 @@ async fn shown(mount: &Mount, settings: &Settings, policy: &Policy, found: &Prea
     let tally = votes::tally(&policy.steps, policy.distinct_groups, &standing);
     let now = unix_seconds(evidence::now(mount).await);
     Ok(Some(Response::data([
+        ("hash", json!(found.hash())),
         ("role", json!(found.role)),
         ("entity_id", json!(found.entity_id)),
         ("group", json!(found.group)),

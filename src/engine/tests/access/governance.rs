@@ -312,12 +312,43 @@ async fn rules_are_changed_by_two() {
     let seen = plain(&shown, "staged_hash");
     let stale = by(&mount, "cid", Operation::Update, "policies/p/activate", json!({ "hash": "00" })).await;
     refused(stale, 409, "jit_state");
-    by(&mount, "cid", Operation::Update, "policies/p/activate", json!({ "hash": seen })).await.unwrap();
+    assert!(refusal(activate("cid", "policies/p/activate").await).1.contains("staged_hash"), "not unseen");
+    // Swapped after it was looked at.
+    let swapped = json!({ "steps": [], "approval": "auto", "require_reason": 0, "uses": 0 });
+    by(&mount, "bob", Operation::Update, "policies/p", swapped).await.unwrap();
+    let agree = |path: &'static str, hash: Value| by(&mount, "cid", Operation::Update, path, json!({ "hash": hash }));
+    refused(agree("policies/p/activate", seen.clone()).await, 409, "jit_state");
+    let seen_of = async |path: &str| {
+        let shown = ask(&mount, Operation::Read, path, json!({})).await.unwrap().unwrap();
+        plain(&shown, "staged_hash")
+    };
+    agree("policies/p/activate", seen_of("policies/p").await).await.unwrap();
     read(&mount, "ann").await.unwrap();
-    activate("cid", "config/jit/activate").await.unwrap();
+    assert_eq!(refusal(activate("cid", "config/jit/activate").await).0, 400);
+    agree("config/jit/activate", seen_of("config/jit").await).await.unwrap();
     policy(&mount, json!({ "description": "x" })).await.unwrap();
     let chain = kinds(&mount).await;
     assert!(chain.contains(&"policy.staged".to_owned()) && chain.contains(&"policy.activated".to_owned()));
+}
+
+/// R42: a preapproval can be written anew, so a vote names what it is for.
+#[tokio::test]
+async fn a_vote_is_for_what_was_seen() {
+    let (_world, mount) =
+        gated(json!({ "eligible_classes": "service", "steps": [{ "groups": ["leads"], "min": 2 }] })).await;
+    let write = |per_day: u32| {
+        let wish = json!({ "role": "secret", "entity_id": "robot", "reason": "the nightly job", "per_day": per_day });
+        by(&mount, "bob", Operation::Update, "preapprovals/night", wish)
+    };
+    let vote =
+        |hash: Value| by(&mount, "cid", Operation::Update, "preapprovals/night/approve", json!({ "hash": hash }));
+    let seen = plain(&write(1).await.unwrap().unwrap(), "hash");
+    assert_eq!(refusal(vote(json!("")).await).0, 400);
+    let swapped = plain(&write(50).await.unwrap().unwrap(), "hash");
+    refused(vote(seen).await, 409, "jit_state");
+    refused(read(&mount, "robot").await, 403, "jit_policy");
+    assert_eq!(plain(&vote(swapped.clone()).await.unwrap().unwrap(), "hash"), swapped, "votes are no part of it");
+    read(&mount, "robot").await.unwrap();
 }
 
 /// One event can be shown to be in the record without the others.
