@@ -24,6 +24,7 @@ pub mod preapproval;
 pub mod proof;
 mod report;
 pub mod request;
+pub mod repeat;
 pub mod rules;
 mod simulate;
 pub mod staged;

@@ -88,7 +88,7 @@ pub async fn open(mount: &Mount, role: &str, gate: &Gate, input: &Input, source:
     let now = evidence::now(mount).await;
     let mut request = file::drafted(&case, &asked, Mode::BreakGlass, now)?;
     request.uses = 1;
-    cedar::judge(mount, &case.policy, (Action::BreakGlass, &case.who), &request, now).await?;
+    let judged = cedar::judge(mount, &case.policy, (Action::BreakGlass, &case.who), &request, now).await?;
     request.approve(request.filed, case.policy.break_glass_ttl, case.policy.break_glass_ttl);
     let draft = request
         .event("breakglass.used")
@@ -103,6 +103,8 @@ pub async fn open(mount: &Mount, role: &str, gate: &Gate, input: &Input, source:
     tracing::error!(
         role,
         request = request.id,
+        .with("rules", json!(judged.rules))
+        .with(repeat::FIELD, repeat::facts(&case.who, &[], &judged, now))
         entity = case.who.name,
         incident = request.ticket,
         "break-glass: access without an approval"

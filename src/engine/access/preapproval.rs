@@ -237,7 +237,7 @@ pub async fn delete(mount: &Mount, name: &str, source: &Request) -> Reply {
 /// A day: uses are counted by it.
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// The preapproval that the caller may draw from now: its name, and itself.
+/// The preapproval that the caller may draw from now: its name, itself, and who stands by it.
 ///
 /// # Errors
 /// 403 or 429 if there is one, but not now; the reason is the last one's.
@@ -246,7 +246,7 @@ pub async fn find(
     case: &Case<'_>,
     params: &BTreeMap<String, String>,
     now: SystemTime,
-) -> Result<Option<(String, Preapproval)>, Error> {
+) -> Result<Option<(String, Preapproval, Vec<Who>)>, Error> {
     let mut refusal = None;
     for name in mount.ports.storage.list(PREFIX, "", -1).await? {
         let Some(found) = Preapproval::load(mount, &name).await? else { continue };
@@ -254,7 +254,7 @@ pub async fn find(
             continue;
         }
         match holds(mount, case, &name, &found, now).await {
-            Ok(()) => return Ok(Some((name, found))),
+            Ok(standing) => return Ok(Some((name, found, standing))),
             Err(Error::Coded(code, text)) => refusal = Some(Error::Coded(code, text)),
             Err(other) => return Err(other),
         }
@@ -262,7 +262,13 @@ pub async fn find(
     refusal.map_or(Ok(None), Err)
 }
 
-async fn holds(mount: &Mount, case: &Case<'_>, name: &str, found: &Preapproval, now: SystemTime) -> Result<(), Error> {
+async fn holds(
+    mount: &Mount,
+    case: &Case<'_>,
+    name: &str,
+    found: &Preapproval,
+    now: SystemTime,
+) -> Result<Vec<Who>, Error> {
     let seconds = unix_seconds(now);
     let refused = |why: String| Err(Error::Coded(403, format!("jit_policy: preapproval {name:?}: {why}")));
     if seconds >= found.until {
@@ -287,14 +293,19 @@ async fn holds(mount: &Mount, case: &Case<'_>, name: &str, found: &Preapproval, 
             format!("jit_limit: preapproval {name:?}: {count} in 24 hours, and per_day says {}", found.per_day),
         ));
     }
-    Ok(())
+    Ok(standing)
 }
 
-/// Whether a request that was drawn from a preapproval may be used still.
+/// Whether a request that was drawn from a preapproval may be used still: who stands by it.
 ///
 /// # Errors
 /// 403 if what it was drawn from is gone, over, or not agreed to any more.
-pub async fn still(mount: &Mount, case: &Case<'_>, request: &AccessRequest, now: SystemTime) -> Result<(), Error> {
+pub async fn still(
+    mount: &Mount,
+    case: &Case<'_>,
+    request: &AccessRequest,
+    now: SystemTime,
+) -> Result<Vec<Who>, Error> {
     let gone = || Error::Coded(403, "jit_policy: what it was drawn from is gone".into());
     let found = Preapproval::load(mount, &request.preapproval).await?.ok_or_else(gone)?;
     if request.mode != Mode::Preapproved || unix_seconds(now) >= found.until || !found.is_for(&case.who) {
@@ -302,7 +313,7 @@ pub async fn still(mount: &Mount, case: &Case<'_>, request: &AccessRequest, now:
     }
     let standing = found.standing(mount, &case.settings).await?;
     if votes::tally(&case.policy.steps, case.policy.distinct_groups, &standing).is_full() {
-        Ok(())
+        Ok(standing)
     } else {
         Err(gone())
     }

@@ -143,7 +143,7 @@ impl<'a> Judge<'a> {
         }
         let voters: Vec<_> = request.votes.iter().filter(|vote| vote.approve).map(|vote| vote.who.clone()).collect();
         let tally = votes::tally(&self.policy.steps, self.policy.distinct_groups, &voters);
-        if !votes::is_enough(self.policy, request, &voters) {
+        if !votes::is_enough(self.policy, &request.who, &voters) {
             return Verdict::Waits(tally.given, tally.needed);
         }
         match self.ask(Action::Approve, request, now) {

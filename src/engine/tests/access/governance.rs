@@ -287,6 +287,52 @@ async fn a_candidate_is_judged_by_what_was_asked() {
     assert_eq!(*world.entries.lock().unwrap(), before, "nothing was written");
 }
 
+/// R16: what was decided is decided again, by the text and the facts that are in the record; what cannot be is named.
+#[tokio::test]
+async fn what_was_decided_is_decided_again() {
+    let cedar = "@id(\"all\") permit(principal, action, resource); \
+                 @id(\"busy\") forbid(principal, action, resource) when { context.coverage > 990 };";
+    let (_world, mount) = gated(json!({ "cedar": cedar, "break_glass_groups": "devs" })).await;
+    granted(&mount, "ann").await;
+    read(&mount, "ann").await.unwrap();
+    let glass = json!({ "reason": "the shop is down", "incident": "INC-1" });
+    by(&mount, "ann", Operation::Update, "break-glass/secret", glass).await.unwrap();
+    read(&mount, "ann").await.unwrap();
+    let verified = async || {
+        let answer = ask(&mount, Operation::Update, "evidence/verify", json!({})).await.unwrap().unwrap();
+        (plain(&answer, "valid"), plain(&answer, "decisions_hold"), plain(&answer, "decisions"))
+    };
+    let (valid, hold, decisions) = verified().await;
+    assert_eq!((valid, hold, &decisions["repeated"]), (json!(true), json!(true), &json!(4)), "{decisions}");
+    // The policy of then counts, not that of now.
+    policy(&mount, json!({ "never": true, "cedar": "" })).await.unwrap();
+    assert_eq!(verified().await.2["repeated"], json!(4));
+    // What neither votes nor rules bear, and what cannot be known.
+    let events = evidence::read(&mount, 1, 100).await.unwrap();
+    let decided = events.iter().find(|event| event["kind"] == "decision.approved").unwrap();
+    let again = |facts: Value, rules: Value| {
+        let draft = evidence::event::Draft::new("decision.approved").with("request_id", decided["request_id"].clone());
+        draft.with("decision", decided["decision"].clone()).with("rules", rules).with("facts", facts)
+    };
+    let mut alone = decided["facts"].clone();
+    alone["voters"] = json!([]);
+    let drafts = vec![
+        again(alone, decided["rules"].clone()),
+        again(decided["facts"].clone(), json!(["busy"])),
+        again(Value::Null, decided["rules"].clone()),
+    ];
+    evidence::append(&mount, drafts).await.unwrap();
+    let (valid, hold, decisions) = verified().await;
+    assert_eq!((valid, hold), (json!(true), json!(false)), "{decisions}");
+    assert!(decisions["otherwise"][0]["why"].as_str().unwrap().contains("0 of 1 votes"), "{decisions}");
+    assert!(decisions["otherwise"][1]["why"].as_str().unwrap().contains("permitted by all"), "{decisions}");
+    assert!(decisions["first_unrepeatable"][0]["why"].as_str().unwrap().contains("facts"), "{decisions}");
+    assert_eq!(decisions["unrepeatable"], json!(1));
+    // The same on another machine.
+    let text: String = evidence::read(&mount, 1, 100).await.unwrap().iter().map(|event| format!("{event}\n")).collect();
+    assert_eq!(json!(verify::file(&text, vec![], None).unwrap().decisions), decisions);
+}
+
 /// R42: one writes, another activates; neither the gate of a role nor the setting itself is a way around.
 #[tokio::test]
 async fn rules_are_changed_by_two() {
