@@ -85,6 +85,32 @@ pub async fn write(mount: &Mount, name: &str, input: &Input, source: &Request) -
             let _lock = mount.access.locks.hold(&found.id).await;
             let Some(mut request) = AccessRequest::load(mount, role, &found.id).await? else { continue };
             if !matches!(request.state, State::Approved | State::Active) {
+/// Every freeze that there was, by the record: when it was written, and when it was written anew or taken away (`u64::MAX`
+/// if it was not), unix milliseconds.
+///
+/// # Errors
+/// If the record cannot be read.
+pub async fn past(mount: &Mount) -> Result<Vec<(Freeze, u64, u64)>, Error> {
+    let mut found: Vec<(String, Freeze, u64, u64)> = Vec::new();
+    let mut from = 1;
+    loop {
+        let page = evidence::read(mount, from, 1000).await?;
+        let Some(last) = page.last().and_then(|event| event["seq"].as_u64()) else { break };
+        for event in &page {
+            let Some(name) = event["freeze"].as_str() else { continue };
+            let Some(time) = event["time"].as_str().and_then(evidence::unstamp) else { continue };
+            if let Some(open) = found.iter_mut().find(|open| open.0 == name && open.3 == u64::MAX) {
+                open.3 = time;
+            }
+            if let Ok(freeze) = serde_json::from_value(event["config"].clone()) {
+                found.push((name.to_owned(), freeze, time, u64::MAX));
+            }
+        }
+        from = last.max(from) + 1;
+    }
+    Ok(found.into_iter().map(|(_, freeze, from, to)| (freeze, from, to)).collect())
+}
+
                 continue;
             }
             match ending::end(mount, &mut request, "freeze", &freeze.reason, Some(token(source))).await {

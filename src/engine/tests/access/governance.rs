@@ -284,7 +284,34 @@ async fn a_candidate_is_judged_by_what_was_asked() {
     let narrower = run(json!({ "cedar": cedar })).await.unwrap().unwrap();
     assert_eq!(plain(&narrower, "candidate_decides"), json!({ "approved": 1, "refused": 1 }));
     assert_eq!(refusal(run(json!({ "steps": [] })).await).0, 400, "a candidate that could not be written");
+    assert!(plain(&same, "not_judged").as_str().unwrap().contains("max_coverage"));
     assert_eq!(*world.entries.lock().unwrap(), before, "nothing was written");
+}
+
+/// R15: a candidate is told what there was beside each request: other grants, coverage, freezes.
+#[tokio::test]
+async fn a_candidate_is_told_what_there_was_then() {
+    let (world, mount) = gated(json!({ "max_active": 0, "uses": 0, "grant_ttl": "8h" })).await;
+    let run = async |rule: &str| {
+        let cedar =
+            format!("permit(principal, action, resource); forbid(principal, action, resource) when {{ {rule} }};");
+        let answer = ask(&mount, Operation::Update, "policies/p/simulate", json!({ "cedar": cedar })).await;
+        plain(&answer.unwrap().unwrap(), "candidate_decides")
+    };
+    granted(&mount, "ann").await;
+    read(&mount, "ann").await.unwrap();
+    later(&world, 3600 * 7);
+    ask(&mount, Operation::Create, "freezes/f", json!({ "reason": "year end", "ttl": 60 })).await.unwrap();
+    let id = file(&mount, "cid").await.unwrap();
+    act(&mount, "bob", &id, "approve").await.unwrap();
+    later(&world, 61);
+    assert_eq!(run("context.frozen").await, json!({ "approved": 1, "refused": 1 }));
+    assert_eq!(run("context.live > 0").await, json!({ "approved": 2 }), "of other people");
+    later(&world, 3600);
+    access::tick(&mount).await;
+    granted(&mount, "ann").await;
+    assert_eq!(run("context.coverage > 300").await, json!({ "approved": 2, "refused": 1 }));
+    assert_eq!(run("context.live > 0").await, json!({ "approved": 3 }), "it was over by then");
 }
 
 /// R16: what was decided is decided again, by the text and the facts that are in the record; what cannot be is named.
