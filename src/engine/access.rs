@@ -19,12 +19,13 @@ pub mod gate;
 pub mod hook;
 pub mod identity;
 pub mod paths;
+pub mod pace;
 pub mod policy;
 pub mod preapproval;
 pub mod proof;
 mod report;
-pub mod request;
 pub mod repeat;
+pub mod request;
 pub mod rules;
 mod simulate;
 pub mod staged;
@@ -220,6 +221,8 @@ pub struct Access {
     /// Who was refused lately because it was not clear who they are, and why.
     refusals: Mutex<BTreeMap<String, String>>,
     settings: Mutex<Option<Arc<config::Settings>>>,
+    /// How fast targets have let go of users.
+    paces: pace::Paces,
     agenda: Mutex<Agenda>,
     stop: CancellationToken,
 }

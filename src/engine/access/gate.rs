@@ -44,6 +44,8 @@ pub struct Use {
     policy_hash: String,
     recording: Recording,
     max_ttl_unrecorded: u64,
+    /// How long an end may take, and the longest that a credential lasts where it takes longer.
+    slow: (u64, u64),
     /// Whether the target records what the user does; `None` if nobody asked.
     recorded: Option<bool>,
     /// How long older credentials of the grant go on.
@@ -223,12 +225,12 @@ async fn take(mount: &Mount, case: &Case<'_>, id: &str, wish: &Wish, source: &Re
     }
     rules::params(&case.gate.params_allowed, &request.params)?;
     let now = evidence::now(mount).await;
-    if request.mode != Mode::BreakGlass {
-        file::ticket_is_open(mount, &case.policy, (&request.ticket, case.role), &case.who).await?;
     let voters = approved_still(mount, case, &request, now).await?;
-        campaign::check(mount, case.role, &case.who, now).await?;
+    if request.mode != Mode::BreakGlass {
         // Once more: whoever waited for the lock is judged by the time that the record has.
         rules::permit(&case.policy, &case.who, Act::Issue, now)?;
+        file::ticket_is_open(mount, &case.policy, (&request.ticket, case.role), &case.who).await?;
+        campaign::check(mount, case.role, &case.who, now).await?;
     }
     let action = if request.mode == Mode::BreakGlass { Action::BreakGlass } else { Action::Issue };
     let judged = cedar::judge(mount, &case.policy, (action, &case.who), &request, now).await?;
@@ -267,6 +269,7 @@ async fn take(mount: &Mount, case: &Case<'_>, id: &str, wish: &Wish, source: &Re
         policy_hash: case.policy.hash(),
         recording: case.policy.recording,
         max_ttl_unrecorded: case.policy.max_ttl_unrecorded,
+        slow: (case.policy.slow_revoke, case.policy.max_ttl_slow_revoke),
         recorded: None,
         overlap,
         bound,
@@ -380,6 +383,18 @@ impl Use {
         Ok(())
     }
 
+    /// Brings the end nearer where ends were slow lately, if the policy says so.
+    ///
+    /// # Errors
+    /// If the record cannot be read.
+    pub async fn pace(&mut self, mount: &Mount, target: &str) -> Result<(), Error> {
+        let (slow, longest) = self.slow;
+        if longest > 0 && pace::slowest(mount, target).await?.is_some_and(|took| took > Duration::from_secs(slow)) {
+            self.bound = self.bound.min(mount.ports.clock.now() + Duration::from_secs(longest));
+        }
+        Ok(())
+    }
+
     /// Whether the policy wants what the user does in the target's log.
     pub fn wants_record(&self) -> bool {
         self.recording != Recording::Off
@@ -408,6 +423,7 @@ impl Use {
             .with("credential", json!({ "name": name, "expires": unix_seconds(expires) }))
             .with("policy_hash", self.policy_hash.as_str())
             .with("rules", json!(self.rules))
+            .with(repeat::FIELD, self.facts.clone())
             .with("recorded", self.recorded.map_or(Value::Null, Value::from))
             .with("proof", self.proven.as_ref().map_or(Value::Null, Proven::shown))
             .with("target", internal.get("db_name").or(internal.get(TARGET_FIELD)).cloned().unwrap_or(Value::Null));
@@ -423,7 +439,6 @@ impl Use {
         next.credentials.push(Credential {
             issue_id: self.issue_id.clone(),
             name: name.to_owned(),
-            .with(repeat::FIELD, self.facts.clone())
             issued: now,
             expires: unix_seconds(expires),
             ended: 0,

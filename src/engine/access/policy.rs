@@ -200,6 +200,12 @@ pub struct Policy {
     pub max_ttl_unrecorded: u64,
     /// Rules in Cedar: see [`super::cedar`]. Empty: none.
     pub cedar: String,
+    /// An end at a database that takes longer is slow.
+    pub slow_revoke: u64,
+    /// The longest that a credential lasts where ends are slow; 0: as any other.
+    pub max_ttl_slow_revoke: u64,
+    /// Roles of databases that name it have to say `verify=required`, and be able to.
+    pub verified_end: bool,
     /// What a read does that finds no grant.
     pub on_unapproved: Unapproved,
     /// How long after a request has lapsed or was denied a read may file the next.
@@ -252,6 +258,9 @@ impl Default for Policy {
             cedar: String::new(),
             on_unapproved: Unapproved::Deny,
             refile_after: 900,
+            slow_revoke: 5,
+            max_ttl_slow_revoke: 0,
+            verified_end: false,
         }
     }
 }

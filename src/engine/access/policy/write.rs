@@ -97,6 +97,8 @@ pub fn lay_over(policy: &mut Policy, input: &Input) -> Result<(), String> {
         ("overlap", &mut policy.overlap),
         ("end_idle", &mut policy.end_idle),
         ("max_ttl_unrecorded", &mut policy.max_ttl_unrecorded),
+        ("slow_revoke", &mut policy.slow_revoke),
+        ("max_ttl_slow_revoke", &mut policy.max_ttl_slow_revoke),
         ("break_glass_after", &mut policy.break_glass_after),
         ("break_glass_ttl", &mut policy.break_glass_ttl),
         ("break_glass_review_within", &mut policy.break_glass_review_within),

@@ -360,6 +360,40 @@ async fn what_was_decided_is_decided_again() {
     assert_eq!(json!(verify::file(&text, vec![], None).unwrap().decisions), decisions);
 }
 
+/// R10: where users are slow to go, nobody gets one for long; a new process knows it from the record.
+#[tokio::test]
+async fn where_ends_are_slow_less_is_given() {
+    let (world, mount) = gated(json!({ "uses": 0, "max_active": 0, "max_ttl_slow_revoke": 120 })).await;
+    let ttl = async |mount: &Mount| {
+        let id = granted(mount, "ann").await;
+        let ttl = read(mount, "ann").await.unwrap().unwrap().lease.unwrap().ttl.as_secs();
+        (id, ttl)
+    };
+    let (id, first) = ttl(&mount).await;
+    assert!(first > 120, "nothing is known");
+    act(&mount, "ann", &id, "complete").await.unwrap();
+    let (id, second) = ttl(&mount).await;
+    assert!(second > 120, "that one was quick");
+    world.down.store(true, Ordering::SeqCst);
+    drop(act(&mount, "ann", &id, "complete").await);
+    world.down.store(false, Ordering::SeqCst);
+    later(&world, 10);
+    access::tick(&mount).await;
+    let (id, third) = ttl(&mount).await;
+    assert_eq!(third, 120, "one of two could not be done at once");
+    act(&mount, "ann", &id, "complete").await.unwrap();
+    // What the record says: an end that took ten seconds, of another database and of this.
+    for (target, wanted) in [("other", false), ("pg", true)] {
+        let end = json!({ "verdict": "verified", "milliseconds": 10_000 });
+        let draft = evidence::event::Draft::new("revoke.verified").with("target", target).with("end", end);
+        let next = super::super::mount(&world);
+        evidence::append(&next, vec![draft]).await.unwrap();
+        let (id, ttl) = ttl(&next).await;
+        assert_eq!(ttl == 120, wanted, "{target} {ttl}");
+        act(&next, "ann", &id, "complete").await.unwrap();
+    }
+}
+
 /// R42: one writes, another activates; neither the gate of a role nor the setting itself is a way around.
 #[tokio::test]
 async fn rules_are_changed_by_two() {
