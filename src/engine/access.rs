@@ -7,6 +7,7 @@
 //!
 //! [`issue`]: super::issue
 
+mod approvers;
 pub mod campaign;
 pub mod cedar;
 pub mod config;
@@ -18,13 +19,13 @@ pub mod freeze;
 pub mod gate;
 pub mod hook;
 pub mod identity;
-pub mod paths;
 pub mod pace;
+pub mod paths;
 pub mod policy;
 pub mod preapproval;
 pub mod proof;
-mod report;
 pub mod repeat;
+mod report;
 pub mod request;
 pub mod rules;
 mod simulate;
@@ -220,9 +221,9 @@ pub struct Access {
     rules: cedar::Cache,
     /// Who was refused lately because it was not clear who they are, and why.
     refusals: Mutex<BTreeMap<String, String>>,
-    settings: Mutex<Option<Arc<config::Settings>>>,
     /// How fast targets have let go of users.
     paces: pace::Paces,
+    settings: Mutex<Option<Arc<config::Settings>>>,
     agenda: Mutex<Agenda>,
     stop: CancellationToken,
 }

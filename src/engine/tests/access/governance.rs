@@ -394,6 +394,37 @@ async fn where_ends_are_slow_less_is_given() {
     }
 }
 
+/// R12, R36: what can be known of people from those who were here.
+#[tokio::test]
+async fn a_policy_that_nobody_known_could_approve_is_reported() {
+    let (world, mount) = gated(json!({ "steps": [{ "groups": ["leads"], "min": 2 }], "uses": 0 })).await;
+    let lines = async || plain(&report(&mount, "unapprovable").await, "lines");
+    assert!(lines().await[0]["why"].as_str().unwrap().contains("0 of 2"), "nobody was here");
+    let id = file(&mount, "ann").await.unwrap();
+    for who in ["bob", "cid"] {
+        act(&mount, who, &id, "approve").await.unwrap();
+    }
+    assert_eq!(lines().await, json!([]));
+    let role = json!({ "db_name": "pg", "creation_statements": "CREATE ROLE \"{{name}}\"", "jit_policy": "p" });
+    ask(&mount, Operation::Create, "roles/other", role).await.unwrap();
+    let never = plain(&report(&mount, "unused").await, "eligible_and_asked_for_other_roles_only");
+    let of_ann = never.as_array().unwrap().iter().filter(|line| line["who"] == "ann-name").collect::<Vec<_>>();
+    assert_eq!(of_ann, [&json!({ "role": "other", "who": "ann-name" })], "{never}");
+    change(&world, "cid", |entity, _| entity.disabled = true);
+    let found = lines().await;
+    assert_eq!(found[0]["certain"], json!(false));
+    assert!(found[0]["why"].as_str().unwrap().contains("1 of 2"), "{found}");
+    // R27: no user is handed out twice.
+    let mut names: Vec<Value> = Vec::new();
+    change(&world, "cid", |entity, _| entity.disabled = false);
+    for _ in 0..5 {
+        names.push(plain(&read(&mount, "ann").await.unwrap().unwrap(), "username"));
+    }
+    names.sort_by_key(Value::to_string);
+    names.dedup();
+    assert_eq!(names.len(), 5);
+}
+
 /// R42: one writes, another activates; neither the gate of a role nor the setting itself is a way around.
 #[tokio::test]
 async fn rules_are_changed_by_two() {
