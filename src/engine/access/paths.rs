@@ -278,9 +278,19 @@ approved is all of it: role, parameters, time and number of uses. Lists show wha
                 "The freeze ends by itself after so many seconds, or this duration. 0: it does not.",
             ),
             Field::new("end", FieldType::Bool, "End the grants that there are, too."),
+            Field::new(
+                "incident",
+                FieldType::String,
+                "Id of the incident that it is for. See break_glass_incident of policies/:name.",
+            ),
+            Field::new(
+                "flag_only",
+                FieldType::Bool,
+                "Stop nothing: it only says that there is the incident. Not with end.",
+            ),
         ],
         details: None,
-        synopsis: "Stop issuing credentials of gated roles, whoever has agreed.",
+        synopsis: "Stop issuing credentials of gated roles, whoever has agreed, or say that there is an incident.",
         description: "For a change freeze or an incident. Leases are not prolonged either. Break-glass goes on.",
     },
     Route {

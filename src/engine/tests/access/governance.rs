@@ -425,6 +425,37 @@ async fn a_policy_that_nobody_known_could_approve_is_reported() {
     assert_eq!(names.len(), 5);
 }
 
+/// R37: only in an incident that somebody else has declared, where the policy says so.
+#[tokio::test]
+async fn the_glass_is_broken_in_an_incident_that_another_has_declared() {
+    let (world, mount) = gated(json!({ "break_glass_groups": "devs", "break_glass_incident": true, "uses": 0 })).await;
+    let glass = || {
+        let body = json!({ "reason": "the shop is down", "incident": "INC-1" });
+        by(&mount, "ann", Operation::Update, "break-glass/secret", body)
+    };
+    let declare = |who: &'static str, incident: &'static str, more: Value| {
+        let mut body = json!({ "reason": "the shop is down", "incident": incident, "flag_only": true, "ttl": 1000 });
+        body.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap());
+        by(&mount, who, Operation::Update, "freezes/shop", body)
+    };
+    refused(glass().await, 403, "jit_policy");
+    refused(declare("", "INC-1", json!({})).await, 403, "jit_identity");
+    assert_eq!(refusal(declare("bob", "", json!({})).await).0, 400);
+    for (who, incident, roles) in [("ann", "INC-1", "*"), ("bob", "INC-2", "*"), ("bob", "INC-1", "others-*")] {
+        declare(who, incident, json!({ "roles": roles })).await.unwrap();
+        refused(glass().await, 403, "jit_policy");
+    }
+    declare("bob", "INC-1", json!({})).await.unwrap();
+    // It stops nothing.
+    granted(&mount, "cid").await;
+    read(&mount, "cid").await.unwrap();
+    later(&world, 1001);
+    refused(glass().await, 403, "jit_policy");
+    declare("bob", "INC-1", json!({})).await.unwrap();
+    glass().await.unwrap();
+    read(&mount, "ann").await.unwrap();
+}
+
 /// R42: one writes, another activates; neither the gate of a role nor the setting itself is a way around.
 #[tokio::test]
 async fn rules_are_changed_by_two() {
