@@ -157,6 +157,17 @@ impl Gate {
     }
 }
 
+/// Whether the policy that a role names wants ends that were seen to be ends.
+///
+/// # Errors
+/// If storage refuses.
+pub async fn asks_for_verified_end(mount: &Mount, gate: &Gate) -> Result<bool, Error> {
+    if gate.jit_policy.is_empty() {
+        return Ok(false);
+    }
+    Ok(policy::Policy::load(mount, &gate.jit_policy).await?.is_some_and(|policy| policy.verified_end))
+}
+
 /// A text with the values of parameters in their places.
 pub fn narrowed(texts: &[String], params: &BTreeMap<String, String>) -> Vec<String> {
     let fill = |text: &String| {
@@ -210,6 +221,8 @@ pub struct Access {
     pub changed: Notify,
     /// Proofs that were used.
     pub proofs: proof::Used,
+    /// How fast targets have let go of users.
+    paces: pace::Paces,
     /// Whoever passes events on holds this.
     telling: tokio::sync::Mutex<()>,
     seen: hook::Seen,
@@ -221,8 +234,6 @@ pub struct Access {
     rules: cedar::Cache,
     /// Who was refused lately because it was not clear who they are, and why.
     refusals: Mutex<BTreeMap<String, String>>,
-    /// How fast targets have let go of users.
-    paces: pace::Paces,
     settings: Mutex<Option<Arc<config::Settings>>>,
     agenda: Mutex<Agenda>,
     stop: CancellationToken,

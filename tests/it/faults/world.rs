@@ -206,7 +206,9 @@ impl World {
 
     /// Ends every lease of the role, as the host does it in the background.
     pub fn revoke_all(&self, role: &str) {
-        self.client().post(&format!("sys/leases/revoke-prefix/database/creds/{role}"), json!({ "sync": false })).expect(204);
+        self.client()
+            .post(&format!("sys/leases/revoke-prefix/database/creds/{role}"), json!({ "sync": false }))
+            .expect(204);
     }
 
     /// Ends the database at once, without a checkpoint or a goodbye; it stays down for so long.

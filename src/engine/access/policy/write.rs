@@ -135,6 +135,12 @@ pub fn lay_over(policy: &mut Policy, input: &Input) -> Result<(), String> {
     if let Some(flag) = input.flag("supersede") {
         policy.supersede = flag;
     }
+    if let Some(flag) = input.flag("break_glass_incident") {
+        policy.break_glass_incident = flag;
+    }
+    if let Some(flag) = input.flag("verified_end") {
+        policy.verified_end = flag;
+    }
     if let Some(text) = input.text("require_proof") {
         policy.require_proof = word("require_proof", text, "none, workload, step_up")?;
     }

@@ -456,6 +456,23 @@ async fn the_glass_is_broken_in_an_incident_that_another_has_declared() {
     read(&mount, "ann").await.unwrap();
 }
 
+/// R40: a policy that wants ends which were seen to be ends is for roles that can give them.
+#[tokio::test]
+async fn a_role_that_cannot_show_its_ends_is_refused_where_the_policy_asks_for_them() {
+    let (world, mount) = gated(json!({})).await;
+    policy(&mount, json!({ "verified_end": true })).await.unwrap();
+    let write = |fields: Value| ask(&mount, Operation::Update, "roles/secret", fields);
+    assert!(refusal(write(json!({ "default_ttl": 50 })).await).1.contains("say verify=required"));
+    assert!(refusal(write(json!({ "verify": "required", "sessions": "keep" })).await).1.contains("terminate"));
+    world.weak.store(true, Ordering::SeqCst);
+    assert!(refusal(write(json!({ "verify": "required" })).await).1.contains("GRANT SIGNALS"));
+    world.weak.store(false, Ordering::SeqCst);
+    world.down.store(true, Ordering::SeqCst);
+    assert!(refusal(write(json!({ "verify": "required" })).await).1.contains("could not be asked"));
+    world.down.store(false, Ordering::SeqCst);
+    write(json!({ "verify": "required" })).await.unwrap();
+}
+
 /// R42: one writes, another activates; neither the gate of a role nor the setting itself is a way around.
 #[tokio::test]
 async fn rules_are_changed_by_two() {
