@@ -63,7 +63,7 @@ campaigns: setup ## faults of all kinds under load, long: some hours (LEASEHOLD_
 simulate: export LEASEHOLD_SIMULATION_SEEDS = $(or $(SEEDS),1000000)
 simulate: ## the engine's core by SEEDS=1000000 seeds; one of them, told in all its steps: SEED=…
 	@$(if $(SEED),LEASEHOLD_SIMULATION_SEED=$(SEED) LEASEHOLD_SIMULATION_TELLS=1 )cargo nextest run --locked \
-	    --profile campaigns --lib --release --success-output immediate -- simulation::whatever_happens
+	    --profile campaigns --lib --release --config 'profile.release.package.leasehold.opt-level=1' --success-output immediate -- simulation::whatever_happens
 
 # The short form is part of `make test`.
 cluster: export LEASEHOLD_CLUSTER_KILLS ?= 10

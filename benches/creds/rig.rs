@@ -192,7 +192,6 @@ impl Rig {
         };
         rig.bao.mount(Engine::Other.mount(), other);
         rig.bao.mount(Engine::Ours.mount(), PLUGIN);
-        let client = rig.client();
         for engine in Engine::BOTH {
             rig.configure(engine, roles);
         }

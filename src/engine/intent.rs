@@ -5,8 +5,8 @@
 //! writes at a mint, one at a renewal, one removal at the end:
 //!
 //! 1. *begun*, before the mint. A mint that dies, whatever dies with it, leaves this. The next process ends what has been
-//!    made as soon as it is certain that the one which wrote the note is gone ([`CLEARED`]), and once more [`UNFINISHED`]
-//!    after the beginning: a statement that was under way may have made it in between.
+//!    made as soon as it is certain that the one which wrote the note is gone ([`CLEARED`]), and again and again until it is
+//!    [`UNFINISHED`] old itself: a statement that was under way may have made it in between.
 //! 2. *made*, after the mint and before the caller gets the password. If this cannot be written the user is ended: a
 //!    credential that somebody holds is never taken for an unfinished one.
 //! 3. A renewal moves the end.
@@ -21,13 +21,13 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::Mount;
 use super::end::Doomed;
 use super::end::wishes::Wishes;
 use super::error::Error;
 use super::issue::Site;
 use super::port::Storage;
 use super::request::Fields;
+use super::{Mount, transit};
 use crate::secret::{Secret, password};
 use crate::target::MintPlan;
 
@@ -80,6 +80,17 @@ pub struct Intent {
     pub incarnation: String,
 }
 
+/// What is to be done about a mint that did not come to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unfinished {
+    /// Its user ends, if there is one, and so does the note.
+    Over,
+    /// Its user ends, and may still be made afterwards: once more after so long.
+    MayBeMade(Duration),
+    /// Nothing before that time.
+    Early(SystemTime),
+}
+
 impl Intent {
     /// Of a mint that is about to begin.
     pub fn new(mount: &Mount, plan: &MintPlan, site: &Site<'_>) -> Self {
@@ -104,9 +115,27 @@ impl Intent {
         self.expires = self.expires.saturating_add(unix_seconds(now).saturating_sub(self.begun));
     }
 
-    /// True if the process that mints is another than this one, and has had the time to finish.
-    pub fn is_abandoned(&self, mount: &Mount) -> bool {
-        !self.made && self.incarnation != mount.incarnation && until_cleared(mount).is_zero()
+    /// How a mint stands that did not come to its end, and that nobody in this process is at any more.
+    pub fn unfinished(&self, mount: &Mount, now: SystemTime) -> Unfinished {
+        let is_own = self.incarnation == mount.incarnation;
+        let age = mount.clocks.age(mount.ports.clock.as_ref());
+        // The wall clock may have been wrong when the note was written: how long ago that was says our own age, or what this
+        // process remembers.
+        let may_be_made = match is_own {
+            true => transit::is_lost(mount, &self.db_name, &self.request),
+            false => age < UNFINISHED,
+        };
+        let is_due = self.due() <= now;
+        match (may_be_made, is_own) {
+            (true, false) if is_due || age >= CLEARED => {
+                Unfinished::MayBeMade((UNFINISHED / 4).min(UNFINISHED.saturating_sub(age)))
+            }
+            (true, false) => Unfinished::Early(self.due().min(now + until_cleared(mount))),
+            (true, true) if is_due => Unfinished::MayBeMade(UNFINISHED / 4),
+            (false, false) => Unfinished::Over,
+            (false, true) if is_due || self.begun > unix_seconds(now) => Unfinished::Over,
+            (_, true) => Unfinished::Early(self.due()),
+        }
     }
 
     /// The note at `key`, if there is one.

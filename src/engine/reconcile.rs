@@ -17,7 +17,7 @@ use super::clocks;
 use super::database::connection::{self, Config, Connection};
 use super::end::{self, Doomed};
 use super::error::Error;
-use super::intent::{self, Intent, unix_seconds};
+use super::intent::{self, Intent, Unfinished, unix_seconds};
 use super::remnant::{self, instant};
 use super::request::{Reply, Response};
 use super::{Mount, marker, transit};
@@ -47,6 +47,10 @@ const MANY: usize = 20;
 const OVERDUE: &str = "it outlived its lease";
 /// Why one is not touched that says it is ours.
 const FORGED: &str = "its comment was not written by this mount";
+const LEFT: &str = "it was left by a mint that did not come to its end";
+/// Why one is left alone.
+const MAKING: &str = "it is being made";
+/// Why a user is to end.
 const ANSWER_LOST: &str = "the process that made it died before the host had the answer";
 
 /// The key of a connection in the queue.
@@ -359,19 +363,41 @@ async fn look_at_notes(mount: &Mount, name: &str, connection: &Connection) -> Re
     let mut look = lost;
     notes.iter().for_each(|(_, note)| look.count(note.begun));
     let lost: BTreeSet<String> = look.findings.iter().map(|finding| finding.user.username.clone()).collect();
-    for (key, note) in notes {
-        let (why, action) = match note.made {
-            _ if lost.contains(&note.username) => continue,
-            true if note.expires <= limit => (OVERDUE, Action::End),
-            true if !present.contains(&note.username) => ("it is gone, but its lease lives", Action::Leave),
-            true => continue,
-            false if note.due() <= now => ("it was left by a mint that did not come to its end", Action::End),
-            false => ("it is being made", Action::Wait),
+    for (key, mut note) in notes {
+        if lost.contains(&note.username) {
+            continue;
+        }
+        if !note.made {
+            // Held by the mint itself. One that is over by now has said so in its note.
+            let Some(_lock) = mount.rotation.locks.try_hold(&key) else {
+                look.findings.push(of_note(note.doomed_now(&key), &note, MAKING, Action::Wait));
+                continue;
+            };
+            match Intent::load(storage, &key).await? {
+                Some(now) => note = now,
+                None => continue,
+            }
+        }
+        let unfinished = (!note.made).then(|| note.unfinished(mount, now));
+        let (why, action) = match unfinished {
+            None if note.expires <= limit => (OVERDUE, Action::End),
+            None if !present.contains(&note.username) => ("it is gone, but its lease lives", Action::Leave),
+            None => continue,
+            Some(Unfinished::Over | Unfinished::MayBeMade(_)) => (LEFT, Action::End),
+            Some(Unfinished::Early(_)) => (MAKING, Action::Wait),
         };
-        look.findings.push(Finding { user: note.doomed(&key), expires: note.expires, why: why.to_owned(), action });
+        let user = match unfinished {
+            None | Some(Unfinished::Over) => note.doomed(&key),
+            Some(Unfinished::MayBeMade(_) | Unfinished::Early(_)) => note.doomed_now(&key),
+        };
+        look.findings.push(of_note(user, &note, why, action));
     }
     hold_back(mount, &mut look);
     Ok(look)
+}
+
+fn of_note(user: Doomed, note: &Intent, why: &str, action: Action) -> Finding {
+    Finding { user, expires: note.expires, why: why.to_owned(), action }
 }
 
 /// Which connections there are, asked once each.

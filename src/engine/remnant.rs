@@ -26,6 +26,9 @@ use super::request::{Caller, Reply, Request, Response};
 use crate::secret::Secret;
 use crate::target::Left;
 
+/// How soon again at the latest, if the user may still log in.
+const OPEN: Duration = Duration::from_secs(60);
+
 /// Where the open records are.
 pub const PREFIX: &str = "remnant/";
 
@@ -226,7 +229,12 @@ pub async fn after(mount: &Mount, user: &Doomed, landed: &Result<Report, Trouble
     match written.await {
         Ok(true) if let Some(again) = again => queue.plan(&key, &user.db_name, now + again),
         Ok(true) if outage => queue.away(&key, &user.db_name, now, &reason),
-        Ok(true) => queue.failed(&key, &user.db_name, now, &reason),
+        Ok(true) => {
+            queue.failed(&key, &user.db_name, now, &reason);
+            if state == State::Open {
+                queue.no_later_than(&key, now + OPEN);
+            }
+        }
         Ok(false) => queue.forget(&key),
         Err(e) => {
             // It is tried again as long as this process lives, and by whoever got the error.

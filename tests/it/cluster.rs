@@ -44,27 +44,26 @@ impl World {
             let postgres = scope.spawn(Postgres::start);
             (Cluster::start(3), postgres.join().unwrap())
         });
-        let client = cluster.client(0);
         cluster.register();
         postgres.sql(changes::TABLE);
-        client.post("sys/namespaces/team", json!({})).expect(200);
+        cluster.write("sys/namespaces/team", json!({}));
         for (number, mount) in MOUNTS.iter().enumerate() {
             let (namespace, path) = mount.rsplit_once('/').map_or(("", *mount), |(space, path)| (space, path));
             let prefix = if namespace.is_empty() { String::new() } else { format!("{namespace}/") };
-            client.post(&format!("{prefix}sys/mounts/{path}"), json!({ "type": PLUGIN })).expect(204);
+            cluster.write(&format!("{prefix}sys/mounts/{path}"), json!({ "type": PLUGIN }));
             let connection = json!({ "plugin_name": "postgresql-database-plugin", "connection_url": postgres.url(),
                 "username": ADMIN, "password": ADMIN_PASSWORD, "allowed_roles": "*", "password_authentication":
                 "scram-sha-256" });
-            client.post(&format!("{mount}/config/pg"), connection).expect(204);
+            cluster.write(&format!("{mount}/config/pg"), connection);
             let role =
                 json!({ "db_name": "pg", "creation_statements": CREATION, "default_ttl": LIFE, "max_ttl": "1h" });
-            client.post(&format!("{mount}/roles/app"), role).expect(204);
+            cluster.write(&format!("{mount}/roles/app"), role);
             let on_request = (0..ACCOUNTS).map(|place| (account(number, place), Duration::from_secs(3600)));
             for (name, period) in on_request.chain([(changes::scheduled(number), changes::PERIOD)]) {
                 postgres.sql(&format!("CREATE ROLE {name} LOGIN PASSWORD 'first'"));
                 let role = json!({ "db_name": "pg", "username": name, "rotation_period": period.as_secs(),
                     "rotation_statements": changes::statements() });
-                client.post(&format!("{mount}/static-roles/{name}"), role).expect(204);
+                cluster.write(&format!("{mount}/static-roles/{name}"), role);
             }
         }
         World { cluster, postgres }

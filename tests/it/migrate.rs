@@ -2,6 +2,7 @@
 
 mod load;
 
+use std::collections::BTreeSet;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -165,8 +166,15 @@ fn a_mount_under_load_is_copied_without_a_failed_request_and_switched_with_a_sho
     };
     let (expected, others): (Vec<_>, Vec<_>) = tally.failed.iter().partition(excused);
     assert!(others.is_empty(), "{others:?}");
+    let words: BTreeSet<&str> = expected.iter().map(|failed| failed.why.as_str()).collect();
+    println!("what was said of the switch: {words:#?}");
+    let gap = |mut mints: Vec<Instant>| {
+        mints.sort();
+        mints.last().zip(mints.first()).map_or(Duration::ZERO, |(last, first)| *last - *first)
+    };
+    let gap = gap(expected.iter().filter(|failed| failed.mint).map(|failed| failed.sent).collect());
     println!(
-        "the switch took {:.1?}; {} mints and {} other requests failed meanwhile, of {} and {}",
+        "the switch took {:.1?}, and {gap:.1?} of it nobody minted; {} mints and {} other requests failed, of {} and {}",
         over - begun,
         expected.iter().filter(|failed| failed.mint).count(),
         expected.iter().filter(|failed| !failed.mint).count(),

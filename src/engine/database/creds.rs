@@ -12,13 +12,13 @@ use super::role::Role;
 use crate::engine::end::wishes::Wishes;
 use crate::engine::end::{Doomed, Report, Trouble};
 use crate::engine::error::Error;
-use crate::engine::intent::{self, Intent, unix_seconds};
+use crate::engine::intent::{self, Intent, Unfinished, unix_seconds};
 use crate::engine::issue::{self, Permit, Site};
 use crate::engine::lease::{MountTerms, Terms};
 use crate::engine::meter::{self, Work};
 use crate::engine::request::{Datum, Fields, LeaseGrant, LeaseRef, Reply, Request, Response};
 use crate::engine::template::{Names, OsEntropy};
-use crate::engine::{Mount, access, caps, end, marker, reconcile, remnant, transit};
+use crate::engine::{Mount, access, caps, end, marker, reconcile, remnant};
 use crate::secret::Secret;
 use crate::secret::password;
 use crate::target::{Marker, MintPlan, RenewPlan, Script, TargetError, Usage};
@@ -422,29 +422,30 @@ pub async fn when_due(mount: &Mount, key: &str) -> Result<(), Trouble> {
             return Err(Trouble::new(e.to_string(), false));
         }
     };
-    if note.due() > now {
+    if note.made && note.due() > now {
         queue.plan(key, &note.db_name, note.due());
-        if !note.is_abandoned(mount) {
-            return Ok(());
-        }
-        tracing::warn!(
-            username = note.username,
-            role = note.role,
-            request = note.request,
-            "ending a user that was left by a process that has died"
-        );
-        return end::end(mount, note.doomed_now(key)).await.map(drop);
+        return Ok(());
     }
     if note.made && !is_certain(mount, &note).await {
         queue.postpone(key, now + intent::GRACE);
         return Ok(());
     }
-    if !note.made && may_be_at_work(mount, &note) {
-        let ended = end::end(mount, note.doomed_now(key)).await;
-        if ended.is_ok() {
-            queue.plan(key, &note.db_name, now + intent::UNFINISHED / 4);
+    match (!note.made).then(|| note.unfinished(mount, now)) {
+        None | Some(Unfinished::Over) => {}
+        Some(Unfinished::Early(due)) => {
+            queue.plan(key, &note.db_name, due);
+            return Ok(());
         }
-        return ended.map(drop);
+        Some(Unfinished::MayBeMade(again)) => {
+            queue.plan(key, &note.db_name, now + again);
+            tracing::warn!(
+                username = note.username,
+                role = note.role,
+                request = note.request,
+                "ending a user that was left by a mint which may still be under way"
+            );
+            return end::end(mount, note.doomed_now(key)).await.map(drop);
+        }
     }
     let what = if note.made { "outlived its lease" } else { "was left by a mint that did not come to its end" };
     tracing::warn!(username = note.username, role = note.role, request = note.request, "ending a user that {what}");
@@ -456,15 +457,6 @@ pub async fn when_due(mount: &Mount, key: &str) -> Result<(), Trouble> {
         queue.away(key, &note.db_name, now, &trouble.to_string());
     }
     ended.map(drop)
-}
-
-/// Whether what was sent to make the user may still be at work, whatever the wall clock said when it was.
-fn may_be_at_work(mount: &Mount, note: &Intent) -> bool {
-    if note.incarnation == mount.incarnation {
-        transit::is_lost(mount, &note.db_name, &note.request)
-    } else {
-        mount.clocks.age(mount.ports.clock.as_ref()) < intent::UNFINISHED
-    }
 }
 
 /// Whether the time of a user is over by every clock. A database that cannot be asked now cannot end anybody either.

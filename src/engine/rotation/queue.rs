@@ -195,6 +195,13 @@ impl Queue {
         items.by_key.insert(key.to_owned(), item);
     }
 
+    /// Brings the next attempt forward, if it is later than that.
+    pub fn no_later_than(&self, key: &str, latest: SystemTime) {
+        if let Some(item) = self.lock().by_key.get_mut(key) {
+            item.due = item.due.min(latest);
+        }
+    }
+
     /// An attempt failed because the database was away: the next one follows as soon as it answers. If it does answer, and
     /// only this keeps failing, after a pause that grows.
     pub fn away(&self, key: &str, connection: &str, now: SystemTime, error: &str) {

@@ -61,23 +61,22 @@ impl Place {
             (Cluster::start(3), postgres.join().unwrap())
         });
         cluster.register();
-        let client = cluster.client(0);
-        client.post("sys/mounts/database", json!({ "type": PLUGIN })).expect(204);
+        cluster.write("sys/mounts/database", json!({ "type": PLUGIN }));
         let connection = json!({ "plugin_name": "postgresql-database-plugin", "connection_url": postgres.url(),
             "username": ADMIN, "password": ADMIN_PASSWORD, "allowed_roles": "*" });
-        client.post("database/config/pg", connection).expect(204);
+        cluster.write("database/config/pg", connection);
         let role = json!({ "db_name": "pg", "creation_statements": CREATION, "default_ttl": "6s", "max_ttl": "20s" });
-        client.post("database/roles/app", role).expect(204);
+        cluster.write("database/roles/app", role);
         let policy = std::fs::read_to_string(repository().join("examples/agent/policy.hcl")).unwrap();
-        client.post("sys/policies/acl/sidecar", json!({ "policy": policy })).expect(204);
-        client.post("sys/auth/approle", json!({ "type": "approle" })).expect(204);
+        cluster.write("sys/policies/acl/sidecar", json!({ "policy": policy }));
+        cluster.write("sys/auth/approle", json!({ "type": "approle" }));
         let login = json!({ "token_policies": "sidecar", "token_ttl": "1h" });
-        client.post("auth/approle/role/app", login).expect(204);
+        cluster.write("auth/approle/role/app", login);
         let dir = tempfile::Builder::new().prefix("leasehold-sidecar-").tempdir().unwrap();
         let text = |answer: Value, field: &str| answer[field].as_str().unwrap().to_owned();
-        let id = text(client.get("auth/approle/role/app/role-id").data(), "role_id");
+        let id = text(cluster.client(cluster.active()).get("auth/approle/role/app/role-id").data(), "role_id");
         std::fs::write(dir.path().join("role-id"), id).unwrap();
-        let secret = text(client.post("auth/approle/role/app/secret-id", json!({})).data(), "secret_id");
+        let secret = text(cluster.write("auth/approle/role/app/secret-id", json!({}))["data"].take(), "secret_id");
         std::fs::write(dir.path().join("secret-id"), secret).unwrap();
         Place { cluster, postgres, dir }
     }
