@@ -180,6 +180,20 @@ fn verify_evidence(file: &Path, key: Option<&str>, checkpoints: &[PathBuf]) -> E
                 (n, true) => println!("{n} checkpoint(s) hold, signed by the given key"),
                 (n, false) => println!("{n} checkpoint(s) hold; give --key to check who signed"),
             }
+            let decisions = &sound.decisions;
+            println!("{} decision(s) come out the same when they are made again", decisions.repeated);
+            for line in &decisions.first_unrepeatable {
+                println!("not decided again: event {} ({}, {}): {}", line.seq, line.kind, line.request_id, line.why);
+            }
+            if decisions.unrepeatable > decisions.first_unrepeatable.len() as u64 {
+                println!("not decided again: {} in all", decisions.unrepeatable);
+            }
+            for line in &decisions.otherwise {
+                eprintln!("DECIDED OTHERWISE: event {} ({}, {}): {}", line.seq, line.kind, line.request_id, line.why);
+            }
+            if !decisions.otherwise.is_empty() {
+                return ExitCode::FAILURE;
+            }
             ExitCode::SUCCESS
         }
         Err(why) => {

@@ -7,6 +7,7 @@
 //!
 //! [`issue`]: super::issue
 
+mod approvers;
 pub mod campaign;
 pub mod cedar;
 pub mod config;
@@ -18,10 +19,12 @@ pub mod freeze;
 pub mod gate;
 pub mod hook;
 pub mod identity;
+pub mod pace;
 pub mod paths;
 pub mod policy;
 pub mod preapproval;
 pub mod proof;
+pub mod repeat;
 mod report;
 pub mod request;
 pub mod rules;
@@ -154,6 +157,17 @@ impl Gate {
     }
 }
 
+/// Whether the policy that a role names wants ends that were seen to be ends.
+///
+/// # Errors
+/// If storage refuses.
+pub async fn asks_for_verified_end(mount: &Mount, gate: &Gate) -> Result<bool, Error> {
+    if gate.jit_policy.is_empty() {
+        return Ok(false);
+    }
+    Ok(policy::Policy::load(mount, &gate.jit_policy).await?.is_some_and(|policy| policy.verified_end))
+}
+
 /// A text with the values of parameters in their places.
 pub fn narrowed(texts: &[String], params: &BTreeMap<String, String>) -> Vec<String> {
     let fill = |text: &String| {
@@ -207,6 +221,8 @@ pub struct Access {
     pub changed: Notify,
     /// Proofs that were used.
     pub proofs: proof::Used,
+    /// How fast targets have let go of users.
+    paces: pace::Paces,
     /// Whoever passes events on holds this.
     telling: tokio::sync::Mutex<()>,
     seen: hook::Seen,
@@ -434,7 +450,7 @@ pub async fn handle(mount: &Mount, path: Path, input: &Input, request: &Request)
         (Path::Preapproval, Create | Update) => preapproval::write(mount, name, input, request).await,
         (Path::Preapproval, Read) => preapproval::read(mount, name).await,
         (Path::Preapproval, Delete) => preapproval::delete(mount, name, request).await,
-        (Path::Preapprove, Create | Update) => preapproval::approve(mount, name, request).await,
+        (Path::Preapprove, Create | Update) => preapproval::approve(mount, name, input, request).await,
         (Path::Emergencies, List) => emergency::list(mount).await,
         (Path::Emergency, Create | Update) => {
             let gate = verbs::gate_of(mount, role).await?;

@@ -91,6 +91,11 @@ pub fn stamp(milliseconds: u64) -> String {
     time.map_or_else(|| "0000-01-01T00:00:00.000Z".to_owned(), |time| format!("{time:.3}"))
 }
 
+/// The time of an event, in milliseconds since 1970.
+pub fn unstamp(text: &str) -> Option<u64> {
+    text.parse::<Timestamp>().ok().map(|time| milliseconds(time.into()))
+}
+
 fn milliseconds(time: SystemTime) -> u64 {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)

@@ -84,6 +84,18 @@ impl Permit {
         Ok(())
     }
 
+    /// Brings the end nearer where the target is slow to let go of users, if the policy of the role says so.
+    ///
+    /// # Errors
+    /// If what is known of that cannot be read.
+    pub async fn pace(&mut self, mount: &Mount, target: &str) -> Result<(), Error> {
+        if let Some(grant) = &mut self.grant {
+            grant.pace(mount, target).await?;
+            self.until = self.until.min(grant.bound());
+        }
+        Ok(())
+    }
+
     /// What the answer says of the grant; nothing for a role that is not gated.
     pub async fn answer(&self, mount: &Mount) -> Vec<(String, Datum)> {
         match &self.grant {

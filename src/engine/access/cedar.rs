@@ -15,6 +15,7 @@ use cedar_policy::{
 };
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use serde::{Deserialize, Serialize};
 
 use super::identity::Who;
 use super::policy::{Policy, Tier};
@@ -105,6 +106,30 @@ pub struct Moment<'a> {
     pub approvals: u64,
     /// The role is frozen.
     pub frozen: bool,
+}
+
+/// What a decision depends on besides the request, the caller and the time: see [`Moment`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    /// How long, in seconds.
+    pub ttl: u64,
+    /// Other grants of the caller for the role.
+    pub live: u64,
+    /// How much of the last day the caller held the role, in thousandths.
+    pub coverage: u64,
+    /// Votes for it.
+    pub approvals: u64,
+    /// The role is frozen.
+    pub frozen: bool,
+}
+
+/// What rules have permitted.
+#[derive(Debug, Clone, Default)]
+pub struct Judged {
+    /// Those that did.
+    pub rules: Vec<String>,
+    /// What they were told; `None` if there are none.
+    pub told: Option<Told>,
 }
 
 /// Rules that were read.
@@ -249,7 +274,7 @@ impl Cache {
     }
 }
 
-/// What the rules of a policy say of a request now: those that permit it. No rules, no objection.
+/// What the rules of a policy say of a request now: those that permit it, and by what. No rules, no objection.
 ///
 /// # Errors
 /// 403 `jit_policy` with what forbids it, or that it could not be evaluated.
@@ -259,9 +284,9 @@ pub async fn judge(
     (action, who): (Action, &Who),
     request: &AccessRequest,
     now: SystemTime,
-) -> Result<Vec<String>, Error> {
+) -> Result<Judged, Error> {
     if policy.cedar.is_empty() {
-        return Ok(Vec::new());
+        return Ok(Judged::default());
     }
     let refused = |why: String| Error::Coded(403, format!("jit_policy: cedar: {why}"));
     let rules = mount.access.rules.of(&policy.cedar).map_err(refused)?;
@@ -285,6 +310,13 @@ pub async fn judge(
         };
     }
     let longest = if policy.cred_max_ttl > 0 { policy.cred_max_ttl.min(policy.grant_ttl) } else { policy.grant_ttl };
+    let told = Told {
+        ttl: if request.ttl > 0 { request.ttl.min(longest) } else { longest },
+        live,
+        coverage: share,
+        approvals: request.votes.iter().filter(|vote| vote.approve).count() as u64,
+        frozen,
+    };
     let moment = Moment {
         who,
         role: &request.role,
@@ -293,14 +325,15 @@ pub async fn judge(
         ticket: &request.ticket,
         purpose: &request.purpose,
         params: &request.params,
-        ttl: if request.ttl > 0 { request.ttl.min(longest) } else { longest },
+        ttl: told.ttl,
         now,
-        live,
-        coverage: share,
-        approvals: request.votes.iter().filter(|vote| vote.approve).count() as u64,
-        frozen,
+        live: told.live,
+        coverage: told.coverage,
+        approvals: told.approvals,
+        frozen: told.frozen,
     };
-    rules.decide(action, &moment).map_err(refused)
+    let rules = rules.decide(action, &moment).map_err(refused)?;
+    Ok(Judged { rules, told: Some(told) })
 }
 
 #[cfg(test)]

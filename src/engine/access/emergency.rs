@@ -12,7 +12,7 @@ use super::identity::{self, Class, Who};
 use super::policy::Policy;
 use super::request::{AccessRequest, Mode, State};
 use super::rules;
-use super::{Gate, actor, config, hook};
+use super::{Gate, actor, config, freeze, hook, repeat};
 use crate::engine::Mount;
 use crate::engine::error::Error;
 use crate::engine::evidence;
@@ -83,12 +83,18 @@ pub async fn open(mount: &Mount, role: &str, gate: &Gate, input: &Input, source:
         ..Asked::default()
     };
     waited(mount, role, &policy, &who).await?;
+    if policy.break_glass_incident && !freeze::tells(mount, role, &asked.ticket, &who).await? {
+        return Err(refused(&format!(
+            "nobody else says that there is an incident {:?}: write freezes/NAME incident=… flag_only=true",
+            asked.ticket
+        )));
+    }
     rules::params(&gate.params_allowed, &asked.params)?;
     let case = Case { role, gate, policy, who, settings };
     let now = evidence::now(mount).await;
     let mut request = file::drafted(&case, &asked, Mode::BreakGlass, now)?;
     request.uses = 1;
-    cedar::judge(mount, &case.policy, (Action::BreakGlass, &case.who), &request, now).await?;
+    let judged = cedar::judge(mount, &case.policy, (Action::BreakGlass, &case.who), &request, now).await?;
     request.approve(request.filed, case.policy.break_glass_ttl, case.policy.break_glass_ttl);
     let draft = request
         .event("breakglass.used")
@@ -97,6 +103,8 @@ pub async fn open(mount: &Mount, role: &str, gate: &Gate, input: &Input, source:
         .with("reason", request.reason.as_str())
         .with("incident", request.ticket.as_str())
         .with("policy", json!({ "name": request.policy, "hash": request.policy_hash }))
+        .with("rules", json!(judged.rules))
+        .with(repeat::FIELD, repeat::facts(&case.who, &[], &judged, now))
         .with("drill", input.flag("drill") == Some(true));
     request.first_event = evidence::append(mount, vec![draft]).await?;
     request.last_event = request.first_event;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::cedar::{self, Action};
 use super::identity;
 use super::request::{AccessRequest, Credential, End, Mode, OPEN, Overdue, State};
-use super::{config, emergency, file, rules, rules::Act};
+use super::{config, emergency, file, pace, rules, rules::Act};
 use crate::engine::Mount;
 use crate::engine::access::policy::Policy;
 use crate::engine::end::Report;
@@ -98,6 +98,7 @@ pub async fn end(
     let mut left = false;
     let live: Vec<usize> = (0..request.credentials.len()).filter(|i| request.credentials[*i].ended == 0).collect();
     for (place, (outcome, usage)) in live.into_iter().zip(outcomes) {
+        pace::note(mount, &request.credentials[place], outcome.as_ref().ok());
         match outcome {
             Ok(ended) => {
                 // What is left is said once.
@@ -173,7 +174,9 @@ fn execution(request: &AccessRequest, credential: &Credential, usage: Option<&Us
 
 fn ended_event(request: &AccessRequest, credential: &Credential, cause: &str, ended: &Report) -> Draft {
     let kind = if ended.verdict() == "verified" { "revoke.verified" } else { "revoke.contained" };
-    request.event(kind).with("issue_id", credential.issue_id.as_str()).with("credential", json!({ "name": credential.name })).with(
+    let draft = request.event(kind).with("issue_id", credential.issue_id.as_str());
+    let draft = draft.with("target", pace::target(&credential.internal));
+    draft.with("credential", json!({ "name": credential.name })).with(
         "end",
         json!({
             "cause": cause,
@@ -206,6 +209,7 @@ pub async fn lease_ended(
         return Ok(());
     }
     let credential = &request.credentials[place];
+    pace::note(mount, credential, Some(ended));
     let drafts = vec![execution(&request, credential, usage.as_ref()), ended_event(&request, credential, cause, ended)];
     request.last_event = evidence::append(mount, drafts).await? + 1;
     let now = unix_seconds(evidence::now(mount).await);
@@ -302,7 +306,9 @@ async fn make_room(mount: &Mount, request: &mut AccessRequest) -> Result<(), Err
             continue;
         }
         let usage = mount.usage(&credential.internal).await;
-        let ended = mount.end_credential(&credential.internal).await?;
+        let ended = mount.end_credential(&credential.internal).await;
+        pace::note(mount, credential, ended.as_ref().ok());
+        let ended = ended?;
         let drafts = vec![
             execution(request, credential, usage.as_ref()),
             ended_event(request, credential, "superseded", &ended),

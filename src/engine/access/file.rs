@@ -3,16 +3,16 @@
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::cedar::Action;
+use super::cedar::{Action, Judged};
 use super::config::Settings;
 use super::identity::{Class, Who};
 use super::policy::Policy;
 use super::preapproval::Preapproval;
 use super::request::{AccessRequest, Mode, State, Vote, new_id};
 use super::rules::{self, Act, Said};
-use super::{Gate, campaign, cedar, ending, hook};
+use super::{Gate, campaign, cedar, ending, hook, repeat};
 use crate::engine::Mount;
 use crate::engine::error::Error;
 use crate::engine::evidence::{self, event::Draft};
@@ -87,9 +87,10 @@ pub async fn file(
     let mut drafts = Vec::new();
     if mode == Mode::Auto {
         match by_itself(mount, case, &request, now).await {
-            Ok(rules) => {
+            Ok(judged) => {
                 request.approve(request.filed, case.policy.activate_within, case.policy.grant_ttl);
-                drafts.push(decision(&request, "decision.auto", &case.policy).with("rules", json!(rules)));
+                let facts = repeat::facts(&case.who, &[], &judged, now);
+                drafts.push(decision(&request, "decision.auto", &case.policy, (judged, facts)));
             }
             Err(Error::Coded(..)) if !case.policy.steps.is_empty() => request.mode = Mode::Manual,
             Err(refusal) => return Err(refusal),
@@ -119,13 +120,8 @@ pub async fn ticket_is_open(
     hook::ticket(mount, &policy.ticket_hook, (ticket, role), who).await
 }
 
-/// Whether the policy approves it without people: the rules that say so.
-async fn by_itself(
-    mount: &Mount,
-    case: &Case<'_>,
-    request: &AccessRequest,
-    now: SystemTime,
-) -> Result<Vec<String>, Error> {
+/// Whether the policy approves it without people: what its rules say.
+async fn by_itself(mount: &Mount, case: &Case<'_>, request: &AccessRequest, now: SystemTime) -> Result<Judged, Error> {
     if case.who.class == Class::ThirdParty {
         return Err(Error::Coded(403, "jit_policy: third parties are approved by people only".into()));
     }
@@ -166,14 +162,14 @@ pub fn drafted(case: &Case<'_>, asked: &Asked, mode: Mode, now: SystemTime) -> R
     })
 }
 
-/// Draws one use from a preapproval.
+/// Draws one use from a preapproval, which those of `standing` have agreed to.
 ///
 /// # Errors
 /// If it cannot be written.
 pub async fn draw(
     mount: &Mount,
     case: &Case<'_>,
-    (name, from): (&str, &Preapproval),
+    (name, from, standing): (&str, &Preapproval, &[Who]),
     source: &Request,
 ) -> Result<AccessRequest, Error> {
     let now = evidence::now(mount).await;
@@ -188,9 +184,10 @@ pub async fn draw(
         .iter()
         .map(|who| Vote { who: who.clone(), approve: true, comment: String::new(), at: request.filed })
         .collect();
-    cedar::judge(mount, &case.policy, (Action::Request, &case.who), &request, now).await?;
+    let judged = cedar::judge(mount, &case.policy, (Action::Request, &case.who), &request, now).await?;
     request.approve(request.filed, from.ttl, from.ttl);
-    let decided = decision(&request, "decision.preapproved", &case.policy).with("preapproval", name);
+    let facts = repeat::facts(&case.who, standing, &judged, now);
+    let decided = decision(&request, "decision.preapproved", &case.policy, (judged, facts)).with("preapproval", name);
     let drafts = vec![filed_event(&request, source), decided];
     request.first_event = evidence::append(mount, drafts).await?;
     request.last_event = request.first_event + 1;
@@ -210,9 +207,9 @@ fn filed_event(request: &AccessRequest, source: &Request) -> Draft {
         .with("policy", json!({ "name": request.policy, "hash": request.policy_hash }))
 }
 
-/// Why it is approved.
-pub fn decision(request: &AccessRequest, kind: &str, policy: &Policy) -> Draft {
-    request.event(kind).with(
+/// Why it is approved, and by what.
+pub fn decision(request: &AccessRequest, kind: &str, policy: &Policy, (judged, facts): (Judged, Value)) -> Draft {
+    request.event(kind).with("rules", json!(judged.rules)).with(repeat::FIELD, facts).with(
         "decision",
         json!({
             "result": "approved",

@@ -10,12 +10,13 @@ use tokio::sync::OwnedMutexGuard;
 use super::cedar::Action;
 use super::ending::{self, ISSUE_FIELD, REQUEST_FIELD, TARGET_FIELD};
 use super::file::{self, Asked, Case, file};
+use super::identity::Who;
 use super::policy::{Approval, Policy, Proof, Recording, Unapproved};
 use super::preapproval;
 use super::proof::{self, Proven};
 use super::request::{AccessRequest, Credential, Mode, State};
 use super::rules::{self, Act};
-use super::{Gate, campaign, cedar, config, emergency, freeze, identity, votes};
+use super::{Gate, campaign, cedar, config, emergency, freeze, identity, pace, repeat, votes};
 use crate::engine::Mount;
 use crate::engine::error::Error;
 use crate::engine::evidence::{self, checkpoint};
@@ -37,10 +38,14 @@ pub struct Use {
     proven: Option<Proven>,
     /// The rules that permitted it.
     rules: Vec<String>,
+    /// What the decision rested on.
+    facts: Value,
     /// The text of the policy that did.
     policy_hash: String,
     recording: Recording,
     max_ttl_unrecorded: u64,
+    /// How long an end may take, and the longest that a credential lasts where it takes longer.
+    slow: (u64, u64),
     /// Whether the target records what the user does; `None` if nobody asked.
     recorded: Option<bool>,
     /// How long older credentials of the grant go on.
@@ -131,14 +136,15 @@ async fn attempt(mount: &Mount, role: &str, gate: &Gate, wish: &Wish, source: &R
     }
     let params = wish.params.clone().unwrap_or_default();
     if wish.request_id.is_none()
-        && let Some((name, from)) = preapproval::find(mount, &case, &params, evidence::now(mount).await).await?
+        && let Some((name, from, standing)) =
+            preapproval::find(mount, &case, &params, evidence::now(mount).await).await?
     {
         let lock = mount.access.locks.hold(&format!("{role}/{}", case.who.entity_id)).await;
         // Somebody may have drawn the last one meanwhile.
         if preapproval::find(mount, &case, &params, evidence::now(mount).await).await?.is_none() {
             return Err(missing(&case, source, ""));
         }
-        let request = file::draw(mount, &case, (&name, &from), source).await?;
+        let request = file::draw(mount, &case, (&name, &from, &standing), source).await?;
         drop(lock);
         return take(mount, &case, &request.id, wish, source).await;
     }
@@ -218,14 +224,17 @@ async fn take(mount: &Mount, case: &Case<'_>, id: &str, wish: &Wish, source: &Re
         ));
     }
     rules::params(&case.gate.params_allowed, &request.params)?;
-    approved_still(mount, case, &request).await?;
     let now = evidence::now(mount).await;
+    let voters = approved_still(mount, case, &request, now).await?;
     if request.mode != Mode::BreakGlass {
+        // Once more: whoever waited for the lock is judged by the time that the record has.
+        rules::permit(&case.policy, &case.who, Act::Issue, now)?;
         file::ticket_is_open(mount, &case.policy, (&request.ticket, case.role), &case.who).await?;
         campaign::check(mount, case.role, &case.who, now).await?;
     }
     let action = if request.mode == Mode::BreakGlass { Action::BreakGlass } else { Action::Issue };
-    let rules = cedar::judge(mount, &case.policy, (action, &case.who), &request, now).await?;
+    let judged = cedar::judge(mount, &case.policy, (action, &case.who), &request, now).await?;
+    let facts = repeat::facts(&case.who, &voters, &judged, now);
     let mut bound = SystemTime::UNIX_EPOCH + Duration::from_secs(request.grant_until);
     for longest in [request.ttl, case.policy.cred_max_ttl] {
         if longest > 0 {
@@ -255,10 +264,12 @@ async fn take(mount: &Mount, case: &Case<'_>, id: &str, wish: &Wish, source: &Re
         core_request_id: source.id.clone(),
         actor,
         proven,
-        rules,
+        rules: judged.rules,
+        facts,
         policy_hash: case.policy.hash(),
         recording: case.policy.recording,
         max_ttl_unrecorded: case.policy.max_ttl_unrecorded,
+        slow: (case.policy.slow_revoke, case.policy.max_ttl_slow_revoke),
         recorded: None,
         overlap,
         bound,
@@ -266,26 +277,30 @@ async fn take(mount: &Mount, case: &Case<'_>, id: &str, wish: &Wish, source: &Re
     })
 }
 
-/// What was approved must be so by the policy of today and by those who voted, as they are today.
-async fn approved_still(mount: &Mount, case: &Case<'_>, request: &AccessRequest) -> Result<(), Error> {
+/// What was approved must be so by the policy of today and by those who voted, as they are today: who they are.
+async fn approved_still(
+    mount: &Mount,
+    case: &Case<'_>,
+    request: &AccessRequest,
+    now: SystemTime,
+) -> Result<Vec<Who>, Error> {
     let refused = |why: &str| Err(Error::Coded(403, format!("jit_policy: {why}; file a new request")));
     if case.policy.uses != 0 && request.used >= case.policy.uses {
         return refused("the policy allows fewer uses by now");
     }
     match (request.mode, case.policy.approval) {
-        (Mode::BreakGlass, _) => emergency::permit(&case.policy, &case.who),
-        (Mode::Preapproved, _) => preapproval::still(mount, case, request, evidence::now(mount).await).await,
+        (Mode::BreakGlass, _) => emergency::permit(&case.policy, &case.who).map(|()| Vec::new()),
+        (Mode::Preapproved, _) => preapproval::still(mount, case, request, now).await,
         (Mode::Auto, Approval::Auto) => {
-            let now = evidence::now(mount).await;
-            cedar::judge(mount, &case.policy, (Action::AutoApprove, &case.who), request, now).await.map(drop)
+            cedar::judge(mount, &case.policy, (Action::AutoApprove, &case.who), request, now).await.map(|_| Vec::new())
         }
-        (Mode::Manual, Approval::Auto) if case.policy.steps.is_empty() => Ok(()),
+        (Mode::Manual, Approval::Auto) if case.policy.steps.is_empty() => Ok(Vec::new()),
         (Mode::Auto, Approval::Manual) => refused("the policy asks for people who approve by now"),
         (Mode::Manual, _) => {
             let standing = votes::standing(mount, &case.settings, request).await?;
             let tally = votes::tally(&case.policy.steps, case.policy.distinct_groups, &standing);
-            if votes::is_enough(&case.policy, request, &standing) {
-                return Ok(());
+            if votes::is_enough(&case.policy, &case.who, &standing) {
+                return Ok(standing);
             }
             refused(&format!("only {} of {} votes for it still count", tally.given, tally.needed))
         }
@@ -368,6 +383,18 @@ impl Use {
         Ok(())
     }
 
+    /// Brings the end nearer where ends were slow lately, if the policy says so.
+    ///
+    /// # Errors
+    /// If the record cannot be read.
+    pub async fn pace(&mut self, mount: &Mount, target: &str) -> Result<(), Error> {
+        let (slow, longest) = self.slow;
+        if longest > 0 && pace::slowest(mount, target).await?.is_some_and(|took| took > Duration::from_secs(slow)) {
+            self.bound = self.bound.min(mount.ports.clock.now() + Duration::from_secs(longest));
+        }
+        Ok(())
+    }
+
     /// Whether the policy wants what the user does in the target's log.
     pub fn wants_record(&self) -> bool {
         self.recording != Recording::Off
@@ -396,6 +423,7 @@ impl Use {
             .with("credential", json!({ "name": name, "expires": unix_seconds(expires) }))
             .with("policy_hash", self.policy_hash.as_str())
             .with("rules", json!(self.rules))
+            .with(repeat::FIELD, self.facts.clone())
             .with("recorded", self.recorded.map_or(Value::Null, Value::from))
             .with("proof", self.proven.as_ref().map_or(Value::Null, Proven::shown))
             .with("target", internal.get("db_name").or(internal.get(TARGET_FIELD)).cloned().unwrap_or(Value::Null));
@@ -503,7 +531,7 @@ pub async fn prolong(
             cedar::judge(mount, &policy, (Action::Renew, &who), &request, now).await?;
         }
         let case = Case { role, gate, policy, who, settings };
-        approved_still_used(mount, &case, &request).await?;
+        approved_still_used(mount, &case, &request, now).await?;
     }
     let until = until.min(SystemTime::UNIX_EPOCH + Duration::from_secs(request.grant_until));
     let Some(credential) = request.credentials.iter_mut().find(|c| c.issue_id == issue && c.ended == 0) else {
@@ -519,7 +547,12 @@ pub async fn prolong(
 }
 
 /// As at an issue, but the uses are spent.
-async fn approved_still_used(mount: &Mount, case: &Case<'_>, request: &AccessRequest) -> Result<(), Error> {
+async fn approved_still_used(
+    mount: &Mount,
+    case: &Case<'_>,
+    request: &AccessRequest,
+    now: SystemTime,
+) -> Result<(), Error> {
     let unused = AccessRequest { used: 0, ..request.clone() };
-    approved_still(mount, case, &unused).await
+    approved_still(mount, case, &unused, now).await.map(drop)
 }

@@ -1,8 +1,11 @@
 //! The paths of access and evidence, the same on every kind of mount.
 
+mod fields;
+
 use crate::engine::field::{Field, FieldType, Preset};
 use crate::engine::request::Operation::{self, Create, Delete, List, Read, Update};
 use crate::engine::route::Route;
+use fields::{COMMENT, HOOK, ID, NAME, POLICY, POLICY_SIMULATED, REVIEW, ROLE, SEEN};
 
 /// A path of this part of the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,220 +100,6 @@ pub enum Path {
 
 const WRITE: &[Operation] = &[Create, Update];
 
-const NAME: Field = Field::new("name", FieldType::String, "Name of the policy.");
-const ROLE: Field = Field::new("role", FieldType::String, "Name of the role.");
-const ID: Field = Field::new("request_id", FieldType::String, "Id of the request.");
-
-const SEEN: Field =
-    Field::new("hash", FieldType::String, "The staged_hash that was read: refuses what was changed since.");
-const HOOK: Field = Field::new("name", FieldType::String, "Name of the web server.");
-const REVIEW: Field = Field::new("name", FieldType::String, "Name of the review.");
-
-/// Fields of `policies/:name`.
-const POLICY: &[Field] = &[
-    NAME,
-    Field::new("description", FieldType::String, "For people."),
-    Field::new(
-        "tier",
-        FieldType::String,
-        "How much harm its roles can do: low, medium, high (people have to approve) or critical (two at least).",
-    )
-    .preset(Preset::Text("medium")),
-    Field::new(
-        "eligible_groups",
-        FieldType::CommaStringSlice,
-        "Identity groups whose members may ask. Empty: everybody whom the ACL lets.",
-    ),
-    Field::new(
-        "eligible_classes",
-        FieldType::CommaStringSlice,
-        "Classes of callers who may ask: human, service, agent, third_party. By default human.",
-    ),
-    Field::new("never", FieldType::Bool, "Nobody may ask, whatever else is said here."),
-    Field::new(
-        "hours",
-        FieldType::String,
-        "When credentials are issued: \"Mon-Fri 07:00-19:00 Europe/Berlin\". Empty: always.",
-    ),
-    Field::new("require_reason", FieldType::Int, "The fewest characters of a reason.").preset(Preset::Int(10)),
-    Field::new("reason_pattern", FieldType::String, "A regular expression that the whole reason matches."),
-    Field::new(
-        "ticket_pattern",
-        FieldType::String,
-        "A regular expression that the whole ticket matches. Empty: no ticket is needed.",
-    ),
-    Field::new(
-        "ticket_hook",
-        FieldType::String,
-        "The notify/:name that is asked whether a ticket is open, when a request is filed and at each use. Needs \
-         ticket_pattern. It answers {\"open\": true, \"assignee\": \"ann\"}; without an answer nothing is given.",
-    ),
-    Field::new("end_with_ticket", FieldType::Bool, "With ticket_hook: a grant ends within a minute of its ticket."),
-    Field::new("purposes", FieldType::CommaStringSlice, "The purposes there are. Empty: none has to be given."),
-    Field::new("service_reason", FieldType::String, "The reason of requests that a read files by itself."),
-    Field::new(
-        "approval",
-        FieldType::String,
-        "manual: people approve, see steps. auto: the policy itself does, within the read. Not with tier high or critical.",
-    )
-    .preset(Preset::Text("manual")),
-    Field::new(
-        "steps",
-        FieldType::Json,
-        "Who approves: a list such as [{\"groups\": [\"dba-leads\"], \"min\": 1}, {\"groups\": [\"sec\"], \"min\": 1}]. Each \
-         person fills one place. classes says who else than people may, as in eligible_classes.",
-    ),
-    Field::new("distinct_groups", FieldType::Bool, "Each vote has to come by another group."),
-    Field::new(
-        "forbid_reciprocal",
-        FieldType::DurationSecond,
-        "Nobody approves for who has approved for him within so many seconds, or this duration. 0: no such rule.",
-    ),
-    Field::new("deny_threshold", FieldType::Int, "So many votes against it end a request.").preset(Preset::Int(1)),
-    Field::new(
-        "owner_groups",
-        FieldType::CommaStringSlice,
-        "Identity groups whose members may revoke a grant, besides those who may approve it.",
-    ),
-    Field::new(
-        "pending_ttl",
-        FieldType::DurationSecond,
-        "How long a request waits for votes, in seconds or as a duration; at most 24h.",
-    )
-    .preset(Preset::Int(3600)),
-    Field::new(
-        "activate_within",
-        FieldType::DurationSecond,
-        "How long an approved request waits for its first use, in seconds or as a duration.",
-    )
-    .preset(Preset::Int(900)),
-    Field::new(
-        "grant_ttl",
-        FieldType::DurationSecond,
-        "How long a grant lasts from its approval, in seconds or as a duration. Credentials end with it.",
-    )
-    .preset(Preset::Int(3600)),
-    Field::new(
-        "cred_max_ttl",
-        FieldType::DurationSecond,
-        "The longest that one credential lasts, in seconds or as a duration; 0: as the role says.",
-    ),
-    Field::new("uses", FieldType::Int, "How many credentials may be read of one grant; 0: any number.")
-        .preset(Preset::Int(1)),
-    Field::new("max_active", FieldType::Int, "The most grants of a role that one person has at a time; 0: any number.")
-        .preset(Preset::Int(1)),
-    Field::new(
-        "cooldown",
-        FieldType::DurationSecond,
-        "How long after the end of a grant the same person may not ask again, in seconds or as a duration.",
-    ),
-    Field::new(
-        "max_requests_per_day",
-        FieldType::Int,
-        "The most requests of one person for a role in 24 hours; 0: any number.",
-    )
-    .preset(Preset::Int(20)),
-    Field::new(
-        "max_coverage",
-        FieldType::String,
-        "The largest share of a time that one person may have held the role when he asks again: 0.5/24h. Empty: any.",
-    ),
-    Field::new(
-        "require_proof",
-        FieldType::String,
-        "What a read has to bring besides its token, in identity_proof. none. workload: a JWT for proof_audience, signed by \
-         one of proof_keys, whose subject is an alias of the caller, and used once. step_up: one that tells of a login with \
-         a second factor (auth_time, and amr or acr) as well.",
-    )
-    .preset(Preset::Text("none")),
-    Field::new("proof_max_age", FieldType::DurationSecond, "How old a proof may be, in seconds or as a duration.")
-        .preset(Preset::Int(300)),
-    Field::new(
-        "end_idle",
-        FieldType::DurationSecond,
-        "A grant ends once nobody has used its credentials for so many seconds, or this duration: no statement, no session. \
-         0: never for that. At least 60s. Not for Redis.",
-    ),
-    Field::new("supersede", FieldType::Bool, "A newer credential of a grant ends the older ones of it, after overlap."),
-    Field::new("overlap", FieldType::DurationSecond, "With supersede: so many seconds, or this duration.")
-        .preset(Preset::Int(120)),
-    Field::new(
-        "break_glass_groups",
-        FieldType::CommaStringSlice,
-        "Identity groups whose members (people only) may have access without anybody's agreement. Empty: nobody.",
-    ),
-    Field::new(
-        "break_glass_after",
-        FieldType::DurationSecond,
-        "Only for who has an ordinary request for the role that has waited so many seconds, or this duration. 0: at once.",
-    ),
-    Field::new(
-        "break_glass_ttl",
-        FieldType::DurationSecond,
-        "How long that lasts, in seconds or as a duration; at most 1h.",
-    )
-    .preset(Preset::Int(900)),
-    Field::new(
-        "break_glass_review_within",
-        FieldType::DurationSecond,
-        "By when somebody else has to review it, in seconds or as a duration.",
-    )
-    .preset(Preset::Int(86_400)),
-    Field::new(
-        "break_glass_open_reviews",
-        FieldType::Int,
-        "How many reviews of one person may be open without his next use being refused.",
-    ),
-    Field::new(
-        "recording",
-        FieldType::String,
-        "Whether what a user does is in its target's log. off: as the target is set up. prefer: where it can be. require: \
-         else there is no credential. PostgreSQL: log_statement=all for the user, which it cannot turn off (the account of \
-         the connection needs GRANT SET ON PARAMETER log_statement, PostgreSQL 15). MySQL and MariaDB: general_log, or an \
-         audit plugin for everybody.",
-    )
-    .preset(Preset::Text("off")),
-    Field::new(
-        "max_ttl_unrecorded",
-        FieldType::DurationSecond,
-        "With recording=prefer: how long a credential lasts at most whose use is not recorded, in seconds or as a \
-         duration; 0: as any other.",
-    ),
-    Field::new(
-        "cedar",
-        FieldType::String,
-        "Rules in Cedar that narrow what the other fields allow; what they do not permit is denied. Actions: request, \
-         auto_approve, approve, issue, renew, break_glass. With approval=auto and steps, what they do not permit to \
-         auto_approve goes to the people of the steps.",
-    ),
-    Field::new(
-        "on_unapproved",
-        FieldType::String,
-        "What a read does that finds no grant: deny, or file, which files the request with service_reason and is refused \
-         until it is approved. Whoever reads again and again files one.",
-    )
-    .preset(Preset::Text("deny")),
-    Field::new(
-        "refile_after",
-        FieldType::DurationSecond,
-        "With on_unapproved=file: how long after a request came to nothing a read files the next, in seconds or as a \
-         duration.",
-    )
-    .preset(Preset::Int(900)),
-];
-
-/// Fields of `policies/:name/simulate`: those of the policy, and how far back.
-const POLICY_SIMULATED: &[Field] = &{
-    let mut fields = [Field::new("replay_last", FieldType::Int, "So many requests, the newest; at most 10000.")
-        .preset(Preset::Int(500)); POLICY.len() + 1];
-    let mut place = 0;
-    while place < POLICY.len() {
-        fields[place] = POLICY[place];
-        place += 1;
-    }
-    fields
-};
-
 /// A path at which somebody acts on a request.
 const fn verb(
     id: Path,
@@ -322,63 +111,13 @@ const fn verb(
     Route { id, pattern, operations: WRITE, fields, details: None, synopsis, description: text }
 }
 
-const COMMENT: Field = Field::new("comment", FieldType::String, "What to say about it. Kept in the record.");
-
 /// Every path.
 pub const ROUTES: &[Route<Path>] = &[
     Route {
         id: Path::Config,
         pattern: "config/jit",
         operations: &[Create, Update, Read],
-        fields: &[
-            Field::new(
-                "identity_map",
-                FieldType::KvPairs,
-                "The class (human, service, agent, third_party) of who logs in at an auth mount, by its accessor or its \
-                 type. Known without it: userpass, ldap, oidc and the like are human; approle, kubernetes, cert, jwt, aws \
-                 and the like are service.",
-            ),
-            Field::new(
-                "agent_patterns",
-                FieldType::CommaStringSlice,
-                "Names of aliases, with \"*\", whose class is agent.",
-            ),
-            Field::new(
-                "person_key",
-                FieldType::String,
-                "The entity metadata that is the same for all entities of one person.",
-            )
-            .preset(Preset::Text("employee_id")),
-            Field::new(
-                "proof_keys",
-                FieldType::Json,
-                "Public keys that sign proofs of workload identity, as a JWK set: those of a cluster, a SPIFFE trust domain or \
-                 an OpenID provider. RSA, P-256, P-384 and Ed25519.",
-            ),
-            Field::new(
-                "proof_audience",
-                FieldType::CommaStringSlice,
-                "What such a proof has to be made for (aud). Without it none is taken.",
-            ),
-            Field::new(
-                "proof_issuers",
-                FieldType::CommaStringSlice,
-                "Who may have made it (iss). Empty: whoever has one of the keys.",
-            ),
-            Field::new(
-                "offboarded",
-                FieldType::CommaStringSlice,
-                "Ids of entities that may do nothing here any more: see offboard/entity/:entity_id.",
-            ),
-            Field::new(
-                "policy_change",
-                FieldType::String,
-                "direct: who the ACL lets writes policies. two_person: a write of a policy, or of this, waits until somebody \
-                 else writes to its activate path; the jit_policy of a gated role stays as it is.",
-            )
-            .preset(Preset::Text("direct")),
-            Field::new("auditor_groups", FieldType::CommaStringSlice, "Identity groups whose members may see every request."),
-        ],
+        fields: fields::CONFIG,
         details: None,
         synopsis: "Configure how callers of gated roles are told apart.",
         description: "\
@@ -539,9 +278,19 @@ approved is all of it: role, parameters, time and number of uses. Lists show wha
                 "The freeze ends by itself after so many seconds, or this duration. 0: it does not.",
             ),
             Field::new("end", FieldType::Bool, "End the grants that there are, too."),
+            Field::new(
+                "incident",
+                FieldType::String,
+                "Id of the incident that it is for. See break_glass_incident of policies/:name.",
+            ),
+            Field::new(
+                "flag_only",
+                FieldType::Bool,
+                "Stop nothing: it only says that there is the incident. Not with end.",
+            ),
         ],
         details: None,
-        synopsis: "Stop issuing credentials of gated roles, whoever has agreed.",
+        synopsis: "Stop issuing credentials of gated roles, whoever has agreed, or say that there is an incident.",
         description: "For a change freeze or an incident. Leases are not prolonged either. Break-glass goes on.",
     },
     Route {
@@ -711,7 +460,10 @@ add theirs at preapprovals/:name/approve. Votes are counted anew at each use. Ev
     verb(
         Path::Preapprove,
         "preapprovals/{name}/approve",
-        &[Field::new("name", FieldType::String, "Name of the preapproval.")],
+        &[
+            Field::new("name", FieldType::String, "Name of the preapproval."),
+            Field::new("hash", FieldType::String, "The hash that was read. Needed: what was written since is refused."),
+        ],
         "Vote for a preapproval.",
         "Where a policy asks for more than one vote.",
     ),

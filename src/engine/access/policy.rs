@@ -188,6 +188,8 @@ pub struct Policy {
     pub break_glass_groups: Vec<String>,
     /// Only for who has waited so long for an ordinary approval; 0: at once.
     pub break_glass_after: u64,
+    /// Only while somebody else says that there is the incident: see [`super::freeze`].
+    pub break_glass_incident: bool,
     /// How long that lasts.
     pub break_glass_ttl: u64,
     /// By when somebody looks at it.
@@ -198,6 +200,12 @@ pub struct Policy {
     pub recording: Recording,
     /// The longest that a credential lasts of which nothing is recorded; 0: as any other.
     pub max_ttl_unrecorded: u64,
+    /// An end at a database that takes longer is slow.
+    pub slow_revoke: u64,
+    /// The longest that a credential lasts where ends are slow; 0: as any other.
+    pub max_ttl_slow_revoke: u64,
+    /// Roles of databases that name it have to say `verify=required`, and be able to.
+    pub verified_end: bool,
     /// Rules in Cedar: see [`super::cedar`]. Empty: none.
     pub cedar: String,
     /// What a read does that finds no grant.
@@ -244,11 +252,15 @@ impl Default for Policy {
             overlap: 120,
             break_glass_groups: Vec::new(),
             break_glass_after: 0,
+            break_glass_incident: false,
             break_glass_ttl: 900,
             break_glass_review_within: 86_400,
             break_glass_open_reviews: 0,
             recording: Recording::Off,
             max_ttl_unrecorded: 0,
+            slow_revoke: 5,
+            max_ttl_slow_revoke: 0,
+            verified_end: false,
             cedar: String::new(),
             on_unapproved: Unapproved::Deny,
             refile_after: 900,

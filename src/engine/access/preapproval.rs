@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use sha2::{Digest, Sha256};
 
 use super::config::{self, Settings};
 use super::file::Case;
@@ -16,7 +17,8 @@ use super::request::{AccessRequest, Mode};
 use super::{actor, rules, votes};
 use crate::engine::Mount;
 use crate::engine::error::Error;
-use crate::engine::evidence::{self, event::Draft};
+use crate::engine::evidence;
+use crate::engine::evidence::event::{Draft, canonical, hex};
 use crate::engine::field::Input;
 use crate::engine::intent::unix_seconds;
 use crate::engine::request::{Reply, Request, Response};
@@ -87,6 +89,12 @@ impl Preapproval {
             || (!self.group.is_empty() && who.groups.contains(&self.group))
     }
 
+    /// What names it as it is, whoever has agreed.
+    fn hash(&self) -> String {
+        let asked = Self { votes: Vec::new(), ..self.clone() };
+        hex(&Sha256::digest(canonical(&serde_json::to_value(asked).unwrap_or_default())))
+    }
+
     /// Those who agreed and still may, without whom it is for.
     async fn standing(&self, mount: &Mount, settings: &Settings) -> Result<Vec<Who>, Error> {
         let mut voters: Vec<Who> = Vec::new();
@@ -143,13 +151,14 @@ pub async fn write(mount: &Mount, name: &str, input: &Input, source: &Request) -
     may_agree(&policy, &new, &who)?;
     let value = serde_json::to_value(&new).unwrap_or_default();
     let draft = Draft::new("preapproval.written").with("preapproval", name).with("config", value);
+    let _lock = mount.access.locks.hold(&format!("{PREFIX}{name}")).await;
     evidence::append(mount, vec![draft.with("actor", actor(&who, source))]).await?;
     new.store(mount, name).await?;
     shown(mount, &settings, &policy, &new).await
 }
 
-/// POST `preapprovals/:name/approve`.
-pub async fn approve(mount: &Mount, name: &str, source: &Request) -> Reply {
+/// POST `preapprovals/:name/approve`: by somebody who names the hash of what he has seen, for it can be written anew.
+pub async fn approve(mount: &Mount, name: &str, input: &Input, source: &Request) -> Reply {
     mount.refuse_on_standby().await?;
     let settings = config::load(mount).await?;
     let who = identity::of_caller(mount, &settings, &source.caller).await?;
@@ -161,8 +170,16 @@ pub async fn approve(mount: &Mount, name: &str, source: &Request) -> Reply {
     if found.votes.iter().any(|vote| vote.is_same_person(&who)) {
         return Err(Error::Coded(403, "jit_policy: you have agreed already".into()));
     }
+    match input.text("hash").filter(|seen| !seen.is_empty()) {
+        Some(seen) if seen == found.hash() => {}
+        Some(_) => return Err(Error::Coded(409, "jit_state: it is not what you have seen: read it again".into())),
+        None => {
+            return Err(Error::Refused("hash: name what you agree to: the hash of a read of the preapproval".into()));
+        }
+    }
+    let draft = Draft::new("preapproval.approved").with("preapproval", name).with("hash", found.hash());
+    let draft = draft.with("actor", actor(&who, source));
     found.votes.push(who.clone());
-    let draft = Draft::new("preapproval.approved").with("preapproval", name).with("actor", actor(&who, source));
     evidence::append(mount, vec![draft]).await?;
     found.store(mount, name).await?;
     mount.access.stir();
@@ -184,6 +201,7 @@ async fn shown(mount: &Mount, settings: &Settings, policy: &Policy, found: &Prea
     let tally = votes::tally(&policy.steps, policy.distinct_groups, &standing);
     let now = unix_seconds(evidence::now(mount).await);
     Ok(Some(Response::data([
+        ("hash", json!(found.hash())),
         ("role", json!(found.role)),
         ("entity_id", json!(found.entity_id)),
         ("group", json!(found.group)),
@@ -219,7 +237,7 @@ pub async fn delete(mount: &Mount, name: &str, source: &Request) -> Reply {
 /// A day: uses are counted by it.
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// The preapproval that the caller may draw from now: its name, and itself.
+/// The preapproval that the caller may draw from now: its name, itself, and who stands by it.
 ///
 /// # Errors
 /// 403 or 429 if there is one, but not now; the reason is the last one's.
@@ -228,7 +246,7 @@ pub async fn find(
     case: &Case<'_>,
     params: &BTreeMap<String, String>,
     now: SystemTime,
-) -> Result<Option<(String, Preapproval)>, Error> {
+) -> Result<Option<(String, Preapproval, Vec<Who>)>, Error> {
     let mut refusal = None;
     for name in mount.ports.storage.list(PREFIX, "", -1).await? {
         let Some(found) = Preapproval::load(mount, &name).await? else { continue };
@@ -236,7 +254,7 @@ pub async fn find(
             continue;
         }
         match holds(mount, case, &name, &found, now).await {
-            Ok(()) => return Ok(Some((name, found))),
+            Ok(standing) => return Ok(Some((name, found, standing))),
             Err(Error::Coded(code, text)) => refusal = Some(Error::Coded(code, text)),
             Err(other) => return Err(other),
         }
@@ -244,7 +262,13 @@ pub async fn find(
     refusal.map_or(Ok(None), Err)
 }
 
-async fn holds(mount: &Mount, case: &Case<'_>, name: &str, found: &Preapproval, now: SystemTime) -> Result<(), Error> {
+async fn holds(
+    mount: &Mount,
+    case: &Case<'_>,
+    name: &str,
+    found: &Preapproval,
+    now: SystemTime,
+) -> Result<Vec<Who>, Error> {
     let seconds = unix_seconds(now);
     let refused = |why: String| Err(Error::Coded(403, format!("jit_policy: preapproval {name:?}: {why}")));
     if seconds >= found.until {
@@ -269,14 +293,19 @@ async fn holds(mount: &Mount, case: &Case<'_>, name: &str, found: &Preapproval, 
             format!("jit_limit: preapproval {name:?}: {count} in 24 hours, and per_day says {}", found.per_day),
         ));
     }
-    Ok(())
+    Ok(standing)
 }
 
-/// Whether a request that was drawn from a preapproval may be used still.
+/// Whether a request that was drawn from a preapproval may be used still: who stands by it.
 ///
 /// # Errors
 /// 403 if what it was drawn from is gone, over, or not agreed to any more.
-pub async fn still(mount: &Mount, case: &Case<'_>, request: &AccessRequest, now: SystemTime) -> Result<(), Error> {
+pub async fn still(
+    mount: &Mount,
+    case: &Case<'_>,
+    request: &AccessRequest,
+    now: SystemTime,
+) -> Result<Vec<Who>, Error> {
     let gone = || Error::Coded(403, "jit_policy: what it was drawn from is gone".into());
     let found = Preapproval::load(mount, &request.preapproval).await?.ok_or_else(gone)?;
     if request.mode != Mode::Preapproved || unix_seconds(now) >= found.until || !found.is_for(&case.who) {
@@ -284,7 +313,7 @@ pub async fn still(mount: &Mount, case: &Case<'_>, request: &AccessRequest, now:
     }
     let standing = found.standing(mount, &case.settings).await?;
     if votes::tally(&case.policy.steps, case.policy.distinct_groups, &standing).is_full() {
-        Ok(())
+        Ok(standing)
     } else {
         Err(gone())
     }

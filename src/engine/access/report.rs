@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::identity::Class;
+use super::identity::{Class, Who};
 use super::policy::{self, Approval, Policy, Recording};
 use super::request::{AccessRequest, DONE, Mode, OPEN, State};
-use super::{Gate, coverage, emergency, hook, preapproval, rules, standing};
+use super::rules::Act;
+use super::{Gate, approvers, coverage, emergency, hook, preapproval, rules, standing};
 use crate::engine::Mount;
 use crate::engine::error::Error;
 use crate::engine::evidence;
@@ -145,9 +146,23 @@ async fn unused(mount: &Mount) -> Result<Value, Error> {
     let approved = all.values().flatten().filter(|request| request.state == State::Unused);
     let approved: Vec<Value> =
         approved.map(|r| json!({ "request_id": r.id, "role": r.role, "requester": r.who.name })).collect();
-    Ok(
-        json!({ "roles_without_use_in_30_days": idle, "policies_of_no_role": loose, "approved_and_never_used": approved }),
-    )
+    let people = approvers::seen(mount, all.values().flatten()).await?;
+    let now = evidence::now(mount).await;
+    let mut never: Vec<Value> = Vec::new();
+    for (role, _, policy) in &gated {
+        let Some(policy) = policy else { continue };
+        let asked = |who: &Who| all.get(role).is_some_and(|all| all.iter().any(|r| r.who.is_same_person(who)));
+        let eligible = people.iter().filter(|who| rules::permit(policy, who, Act::Ask, now).is_ok() && !asked(who));
+        never.extend(eligible.map(|who| json!({ "role": role, "who": who.name })));
+    }
+    Ok(json!({
+        "roles_without_use_in_30_days": idle,
+        "policies_of_no_role": loose,
+        "approved_and_never_used": approved,
+        "issued_and_nothing_done_with": nothing_done(mount).await?,
+        // Of those who were here: the host does not tell who is in a group.
+        "eligible_and_asked_for_other_roles_only": never,
+    }))
 }
 
 async fn exceptions(mount: &Mount) -> Result<Value, Error> {
@@ -183,6 +198,20 @@ async fn exceptions(mount: &Mount) -> Result<Value, Error> {
     Ok(lines.into())
 }
 
+/// Credentials of which somebody counted what was done, and that was nothing; of the last 30 days.
+async fn nothing_done(mount: &Mount) -> Result<Vec<Value>, Error> {
+    let since = evidence::stamp(unix_seconds(evidence::now(mount).await).saturating_sub(MONTH.as_secs()) * 1000);
+    let (mut from, mut found) = (1, Vec::new());
+    loop {
+        let page = evidence::read(mount, from, 1000).await?;
+        let Some(last) = page.last().and_then(|event| event["seq"].as_u64()) else { return Ok(found) };
+        let idle = page.iter().filter(|event| event["execution"]["statements"] == 0);
+        let idle = idle.filter(|event| event["time"].as_str().is_some_and(|time| time >= since.as_str()));
+        found.extend(idle.map(|event| json!({ "request_id": event["request_id"], "role": event["role"], "credential": event["credential"]["name"] })));
+        from = last.max(from) + 1;
+    }
+}
+
 /// Ends without an execution summary, in the whole record.
 async fn uncounted(mount: &Mount) -> Result<usize, Error> {
     let (mut from, mut count) = (1, 0);
@@ -208,9 +237,12 @@ async fn third_party(mount: &Mount) -> Result<Value, Error> {
     Ok(lines.collect())
 }
 
-/// The host does not tell who is in a group, only in which groups somebody is: what can be seen is what is never enough.
+/// The host does not tell who is in a group, only in which groups somebody is: what can be seen is what is never enough, and
+/// whether those who were here lately would be.
 async fn unapprovable(mount: &Mount) -> Result<Value, Error> {
     let mut lines = Vec::new();
+    let all = requests(mount, MONTH).await?;
+    let people = approvers::seen(mount, all.values().flatten()).await?;
     for (role, gate, policy) in gated(mount).await? {
         match policy {
             None => {
@@ -219,6 +251,20 @@ async fn unapprovable(mount: &Mount) -> Result<Value, Error> {
             Some(policy) if policy.never => lines.push(json!({ "role": role, "why": "never=true" })),
             Some(policy) if policy.approval == Approval::Manual && policy.steps.is_empty() => {
                 lines.push(json!({ "role": role, "why": "no steps" }));
+            }
+            Some(policy) if !policy.steps.is_empty() => {
+                let able = approvers::able(&policy, &people);
+                if !able.is_full() {
+                    lines.push(json!({
+                        "role": role,
+                        "certain": false,
+                        "why": format!(
+                            "of {} people who asked or voted here in 30 days, not enough are in its groups now: {} of {} \
+                             votes; who was never here is not known",
+                            people.len(), able.given, able.needed
+                        ),
+                    }));
+                }
             }
             Some(_) => {}
         }

@@ -6,11 +6,12 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::json;
 
-use super::cedar::{Action, Moment, Rules};
+use super::cedar::{Action, Moment, Rules, Told};
+use super::freeze::{self, Freeze};
 use super::policy::{self, Approval, Policy};
 use super::request::{AccessRequest, DONE, Mode, OPEN};
 use super::rules::{self, Act, Said};
-use super::votes;
+use super::{coverage, votes};
 use crate::engine::Mount;
 use crate::engine::error::Error;
 use crate::engine::field::Input;
@@ -18,6 +19,8 @@ use crate::engine::request::{Reply, Response};
 
 /// The most requests that are judged.
 const MOST: usize = 10_000;
+/// The window of `coverage`, in seconds.
+const DAY: u64 = 86_400;
 
 /// POST `policies/:name/simulate`.
 pub async fn run(mount: &Mount, name: &str, input: &Input) -> Reply {
@@ -27,10 +30,11 @@ pub async fn run(mount: &Mount, name: &str, input: &Input) -> Reply {
     let warnings = policy::judge(&candidate).map_err(Error::Refused)?;
     let most = usize::try_from(input.int_or_preset("replay_last")).unwrap_or(0).clamp(1, MOST);
     let requests = past(mount, name, most).await?;
-    let (before, after) = (Judge::new(&stored)?, Judge::new(&candidate)?);
+    let history = History::read(mount, &requests, &[&stored, &candidate]).await?;
+    let (before, after) = (Judge::new(&stored, &history)?, Judge::new(&candidate, &history)?);
     let (mut differences, mut counts) = (Vec::new(), BTreeMap::<&str, u64>::new());
     for request in &requests {
-        // Only what is known of the request itself and of its time: limits depend on what else there would have been.
+        // By what there was when it was filed. Limits are left out: they depend on what else there would have been.
         let (was, is) = (before.judge(request), after.judge(request));
         *counts.entry(is.word()).or_default() += 1;
         if was != is {
@@ -48,6 +52,7 @@ pub async fn run(mount: &Mount, name: &str, input: &Input) -> Reply {
             ("judged", json!(requests.len())),
             ("candidate_decides", json!(counts)),
             ("differences", json!(differences)),
+            ("not_judged", json!("max_active, max_coverage, max_requests_per_day, cooldown, tickets, proofs, reviews")),
         ])
     }))
 }
@@ -103,19 +108,71 @@ impl Verdict {
     }
 }
 
+/// What there was beside each request.
+struct History {
+    /// By role, those of the time before the first that is judged and all later ones.
+    requests: BTreeMap<String, Vec<AccessRequest>>,
+    /// Each with when it was written, and when it was taken away, unix milliseconds.
+    freezes: Vec<(Freeze, u64, u64)>,
+}
+
+impl History {
+    /// Reads what rules of these policies speak of.
+    async fn read(mount: &Mount, judged: &[AccessRequest], policies: &[&Policy]) -> Result<Self, Error> {
+        let speaks_of = |word: &str| policies.iter().any(|policy| policy.cedar.contains(word));
+        let mut history = Self { requests: BTreeMap::new(), freezes: Vec::new() };
+        let first = judged.first().filter(|_| speaks_of("live") || speaks_of("coverage"));
+        if let Some(first) = first {
+            let first = SystemTime::UNIX_EPOCH + Duration::from_secs(first.filed);
+            for role in judged.iter().map(|request| &request.role) {
+                if !history.requests.contains_key(role) {
+                    let all = coverage::used(mount, role, first, DAY).await?;
+                    history.requests.insert(role.clone(), all);
+                }
+            }
+        }
+        if speaks_of("frozen") {
+            history.freezes = freeze::past(mount).await?;
+        }
+        Ok(history)
+    }
+
+    /// As [`super::cedar::judge`] would have counted it when the request was filed.
+    fn told(&self, request: &AccessRequest, ttl: u64) -> Told {
+        let now = request.filed;
+        let all = self.requests.get(&request.role).map(Vec::as_slice).unwrap_or_default();
+        let had = |other: &&AccessRequest| {
+            let held = other.approved > 0 && other.approved <= now && (other.closed == 0 || other.closed > now);
+            other.id < request.id && held && other.who.is_same_person(&request.who)
+        };
+        let there = |(freeze, from, to): &(Freeze, u64, u64)| {
+            let then = *from / 1000 <= now && now < *to / 1000;
+            then && !freeze.flag_only && freeze.covers(&request.role, now)
+        };
+        Told {
+            ttl,
+            live: all.iter().filter(had).count() as u64,
+            coverage: coverage::share(all, &request.who, now, DAY),
+            approvals: request.votes.iter().filter(|vote| vote.approve).count() as u64,
+            frozen: self.freezes.iter().any(there),
+        }
+    }
+}
+
 struct Judge<'a> {
     policy: &'a Policy,
+    history: &'a History,
     rules: Option<Rules>,
 }
 
 impl<'a> Judge<'a> {
-    fn new(policy: &'a Policy) -> Result<Self, Error> {
+    fn new(policy: &'a Policy, history: &'a History) -> Result<Self, Error> {
         let rules = if policy.cedar.is_empty() {
             None
         } else {
             Some(Rules::read(&policy.cedar).map_err(|e| Error::Refused(format!("cedar: {e}")))?)
         };
-        Ok(Self { policy, rules })
+        Ok(Self { policy, history, rules })
     }
 
     fn judge(&self, request: &AccessRequest) -> Verdict {
@@ -143,7 +200,7 @@ impl<'a> Judge<'a> {
         }
         let voters: Vec<_> = request.votes.iter().filter(|vote| vote.approve).map(|vote| vote.who.clone()).collect();
         let tally = votes::tally(&self.policy.steps, self.policy.distinct_groups, &voters);
-        if !votes::is_enough(self.policy, request, &voters) {
+        if !votes::is_enough(self.policy, &request.who, &voters) {
             return Verdict::Waits(tally.given, tally.needed);
         }
         match self.ask(Action::Approve, request, now) {
@@ -158,6 +215,8 @@ impl<'a> Judge<'a> {
 
     fn ask(&self, action: Action, request: &AccessRequest, now: SystemTime) -> Result<(), String> {
         let Some(rules) = &self.rules else { return Ok(()) };
+        let ttl = if request.ttl > 0 { request.ttl } else { self.policy.grant_ttl };
+        let told = self.history.told(request, ttl);
         let moment = Moment {
             who: &request.who,
             role: &request.role,
@@ -166,12 +225,12 @@ impl<'a> Judge<'a> {
             ticket: &request.ticket,
             purpose: &request.purpose,
             params: &request.params,
-            ttl: if request.ttl > 0 { request.ttl } else { self.policy.grant_ttl },
             now,
-            live: 0,
-            coverage: 0,
-            approvals: request.votes.iter().filter(|vote| vote.approve).count() as u64,
-            frozen: false,
+            ttl: told.ttl,
+            live: told.live,
+            coverage: told.coverage,
+            approvals: told.approvals,
+            frozen: told.frozen,
         };
         rules.decide(action, &moment).map(drop).map_err(|why| format!("cedar: {why}"))
     }

@@ -75,16 +75,23 @@ pub async fn stage(mount: &Mount, place: &str, value: Value, source: &Request) -
         return Ok(None);
     }
     let by = identity::of_caller(mount, &settings, &source.caller).await?;
+    // Not between somebody's look at what waits and his putting it into force.
+    let _lock = mount.access.locks.hold(place).await;
     let draft = Draft::new("policy.staged").with("place", place).with("text", value.clone());
     evidence::append(mount, vec![draft.with("actor", actor(&by, source))]).await?;
     let text =
         serde_json::to_string(&Staged { value, by }).map_err(|_| Error::Failed("cannot encode a change".into()))?;
     mount.ports.storage.put(&format!("{PREFIX}{place}"), &Secret::new(text), false).await?;
-    let warnings = vec!["nothing has changed yet: somebody else has to write to the activate path".to_owned()];
+    let warnings = vec![
+        "nothing has changed yet: somebody else has to read it, and write its \
+                         staged_hash, as hash, to the activate path"
+            .to_owned(),
+    ];
     Ok(Some(Response { warnings, ..Response::data([("staged", json!(true))]) }))
 }
 
-/// Takes what waits, for somebody else than who wrote it.
+/// Takes what waits, for somebody else than who wrote it, who names the hash of what he has seen: what was written in its
+/// place meanwhile is not what he agrees to.
 async fn take(mount: &Mount, place: &str, seen: Option<&str>, source: &Request) -> Result<Option<Staged>, Error> {
     let settings = config::load(mount).await?;
     let who = identity::of_caller(mount, &settings, &source.caller).await?;
@@ -92,7 +99,11 @@ async fn take(mount: &Mount, place: &str, seen: Option<&str>, source: &Request) 
     if staged.by.is_same_person(&who) {
         return Err(Error::Coded(403, "jit_policy: nobody activates a change of his own".into()));
     }
-    if seen.is_some_and(|seen| seen != staged.hash()) {
+    let Some(seen) = seen.filter(|seen| !seen.is_empty()) else {
+        let text = "hash: name what you agree to: the staged_hash of a read of what is to be changed";
+        return Err(Error::Refused(text.into()));
+    };
+    if seen != staged.hash() {
         return Err(Error::Coded(409, "jit_state: what waits is not what you have seen: read it again".into()));
     }
     let draft = Draft::new("policy.activated").with("place", place).with("text", staged.value.clone());

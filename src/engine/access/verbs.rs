@@ -9,7 +9,7 @@ use super::identity::{self, Who};
 use super::policy::{Approval, Policy};
 use super::request::{AccessRequest, DONE, Mode, OPEN, State, Vote};
 use super::rules::{self, Act};
-use super::{Gate, actor, cedar, ending, token, votes};
+use super::{Gate, actor, cedar, ending, repeat, token, votes};
 use crate::engine::Mount;
 use crate::engine::error::Error;
 use crate::engine::evidence;
@@ -264,14 +264,17 @@ async fn vote(
     state(request, request.state == State::Pending)?;
     votes::may_vote(policy, request, who).map_err(|why| Error::Coded(403, format!("jit_policy: {why}")))?;
     let now = evidence::now(mount).await;
-    if approve {
+    // Who asked must be allowed to still.
+    let requester = if approve {
         reciprocal(mount, policy, request, who).await?;
-        // Who asked must be allowed to still.
         let Some(requester) = identity::look(mount, settings, &request.who.entity_id).await? else {
             return Err(Error::Coded(403, "jit_identity: who asked is gone or disabled".into()));
         };
         rules::permit(policy, &requester, Act::Ask, now)?;
-    }
+        Some(requester)
+    } else {
+        None
+    };
     let mut next = request.clone();
     let seconds = unix_seconds(now);
     next.votes.push(Vote { who: who.clone(), approve, comment: comment.to_owned(), at: seconds });
@@ -281,15 +284,13 @@ async fn vote(
     let kind = if approve { "vote.approve" } else { "vote.deny" };
     let mut drafts =
         vec![next.event(kind).with("actor", actor(who, source)).with("comment", comment).with("ttl", next.ttl)];
-    if approve {
+    if let Some(requester) = &requester {
         let standing = votes::standing(mount, settings, &next).await?;
-        if votes::is_enough(policy, &next, &standing) {
-            let Some(requester) = identity::look(mount, settings, &next.who.entity_id).await? else {
-                return Err(Error::Coded(403, "jit_identity: who asked is gone or disabled".into()));
-            };
-            let rules = cedar::judge(mount, policy, (Action::Approve, &requester), &next, now).await?;
+        if votes::is_enough(policy, requester, &standing) {
+            let judged = cedar::judge(mount, policy, (Action::Approve, requester), &next, now).await?;
             next.approve(seconds, policy.activate_within, policy.grant_ttl);
-            drafts.push(file::decision(&next, "decision.approved", policy).with("rules", json!(rules)));
+            let facts = repeat::facts(requester, &standing, &judged, now);
+            drafts.push(file::decision(&next, "decision.approved", policy, (judged, facts)));
         }
     } else if next.votes.iter().filter(|vote| !vote.approve).count() >= policy.deny_threshold as usize {
         next.close(State::Denied, seconds);

@@ -68,10 +68,10 @@ fn fill<'a>(
     if best == most { best } else { best.max(fill(steps, distinct, others, free, spoken)) }
 }
 
-/// Whether these people are enough for a request: all places are filled, and of a third party its sponsor is among them.
-pub fn is_enough(policy: &Policy, request: &AccessRequest, voters: &[Who]) -> bool {
-    let sponsored = request.who.class != Class::ThirdParty || {
-        let sponsor = request.who.about.get("sponsor").map(String::as_str).unwrap_or_default();
+/// Whether these people are enough for who asks: all places are filled, and of a third party its sponsor is among them.
+pub fn is_enough(policy: &Policy, requester: &Who, voters: &[Who]) -> bool {
+    let sponsored = requester.class != Class::ThirdParty || {
+        let sponsor = requester.about.get("sponsor").map(String::as_str).unwrap_or_default();
         let is_sponsor = |who: &Who| {
             who.name == sponsor
                 || who.entity_id == sponsor

@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 
 use super::connection::{self, Config, Connection};
 use super::role::Role;
-use crate::engine::Mount;
 use crate::engine::end::wishes::Wishes;
 use crate::engine::error::Error;
 use crate::engine::request::{Reply, Response};
+use crate::engine::{Mount, access};
 use crate::target::{Capability, EndOptions, Need, TargetError};
 
 /// How long a write waits for the answer; then it does without.
@@ -188,6 +188,14 @@ impl Line<'_> {
 /// [`Error::Refused`] if it asks for what its database has said it cannot give, with what would grant it.
 pub async fn judge(mount: &Mount, name: &str, role: &Role) -> Result<Vec<String>, Error> {
     let wishes = role.wishes();
+    let strict = access::asks_for_verified_end(mount, &role.gate).await?;
+    if strict && !wishes.is_verified() {
+        let policy = &role.gate.jit_policy;
+        return Err(Error::Refused(format!(
+            "role {name:?} names the policy {policy:?}, which says verified_end: say verify=required, and nothing but \
+             sessions=terminate"
+        )));
+    }
     if wishes.is_silent() && role.group_roles.is_empty() {
         return Ok(Vec::new());
     }
@@ -203,6 +211,8 @@ pub async fn judge(mount: &Mount, name: &str, role: &Role) -> Result<Vec<String>
     let capabilities = match tokio::time::timeout(PATIENCE, asking).await {
         Ok(Ok(capabilities)) => capabilities,
         Ok(Err(e @ Error::Refused(_))) => return Err(e),
+        Ok(Err(e)) if strict => return Err(Error::Refused(untold(db_name, &e.to_string()))),
+        Err(_elapsed) if strict => return Err(Error::Refused(untold(db_name, "no answer in time"))),
         Ok(Err(e)) => return Ok(vec![untold(db_name, &e.to_string())]),
         Err(_elapsed) => return Ok(vec![untold(db_name, "no answer in time")]),
     };

@@ -46,6 +46,7 @@ pub async fn read(mount: &Mount, name: &str, request: &Request) -> Reply {
         let able = connection.target.records().await.map_err(|e| e.to_string());
         permit.record(able, mount.ports.clock.now())?;
     }
+    permit.pace(mount, &role.db_name).await?;
     let mut plan = plan(mount, name, &role, &connection, &Purpose::of(&permit))?;
     if connection.driver.keeps_marker() {
         plan.marker = marker::sealed(mount, &plan.username, plan.marker).await?;

@@ -76,6 +76,11 @@ impl Wishes {
         said.map(|(name, value)| format!("{name}={}", value.as_str().unwrap_or_default()))
     }
 
+    /// Whether an end has to be seen to be one, sessions and all.
+    pub fn is_verified(&self) -> bool {
+        self.verify == "required" && matches!(self.sessions.as_str(), "" | "terminate")
+    }
+
     /// True if nothing was said.
     pub fn is_silent(&self) -> bool {
         self.said().next().is_none()

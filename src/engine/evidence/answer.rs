@@ -138,6 +138,8 @@ pub async fn verify(mount: &Mount, input: &Input) -> Reply {
             ("events", json!(sound.last)),
             ("head", json!(sound.head)),
             ("checkpoints", json!(sound.checkpoints)),
+            ("decisions_hold", json!(sound.decisions.otherwise.is_empty())),
+            ("decisions", json!(sound.decisions)),
         ]),
         Err(flaw) => Response::data([("valid", json!(false)), ("flaw", json!(flaw.to_string()))]),
     }))

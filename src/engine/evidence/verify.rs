@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::checkpoint::Checkpoint;
 use super::event::{GENESIS, Hash, hash_of, hex, unhex};
 use super::tree::{self, Tree};
+use crate::engine::access::repeat::{Decisions, Repeater};
 
 /// What is wrong, and where: the first thing that does not fit.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -63,6 +64,8 @@ pub struct Sound {
     pub checkpoints: usize,
     /// The signatures of those were checked against a key.
     pub signed: bool,
+    /// What came of deciding again what was decided.
+    pub decisions: Decisions,
 }
 
 /// Looks at one event after the other.
@@ -74,6 +77,7 @@ pub struct Reader {
     tree: Tree,
     checkpoints: Vec<Checkpoint>,
     held: usize,
+    repeater: Repeater,
 }
 
 impl Reader {
@@ -115,6 +119,7 @@ impl Reader {
             }
             self.held += 1;
         }
+        self.repeater.event(event);
         Ok(())
     }
 
@@ -133,7 +138,8 @@ impl Reader {
             }
         }
         let signed = public.is_some() && self.held > 0;
-        Ok(Sound { first, last, head: hex(&self.prev), checkpoints: self.held, signed })
+        let decisions = self.repeater.end();
+        Ok(Sound { first, last, head: hex(&self.prev), checkpoints: self.held, signed, decisions })
     }
 }
 
@@ -175,7 +181,8 @@ impl Included {
         {
             return Err(Flaw::Replaced(other.size));
         }
-        Ok(Sound { first: seq, last: seq, head: hex(&hash), checkpoints: 1, signed: public.is_some() })
+        let decisions = Decisions::default();
+        Ok(Sound { first: seq, last: seq, head: hex(&hash), checkpoints: 1, signed: public.is_some(), decisions })
     }
 }
 

@@ -109,6 +109,8 @@ async fn record_is_sound(mount: &Mount) {
     let checkpoint = evidence::checkpoint::take(mount).await.unwrap();
     let sound = verify::file(&text, vec![checkpoint], None).unwrap();
     assert_eq!((sound.last as usize, sound.checkpoints), (events.len(), 1));
+    let decisions = sound.decisions;
+    assert!(decisions.otherwise.is_empty() && decisions.unrepeatable == 0, "{decisions:?}");
 }
 
 #[tokio::test]

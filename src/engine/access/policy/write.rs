@@ -97,6 +97,8 @@ pub fn lay_over(policy: &mut Policy, input: &Input) -> Result<(), String> {
         ("overlap", &mut policy.overlap),
         ("end_idle", &mut policy.end_idle),
         ("max_ttl_unrecorded", &mut policy.max_ttl_unrecorded),
+        ("slow_revoke", &mut policy.slow_revoke),
+        ("max_ttl_slow_revoke", &mut policy.max_ttl_slow_revoke),
         ("break_glass_after", &mut policy.break_glass_after),
         ("break_glass_ttl", &mut policy.break_glass_ttl),
         ("break_glass_review_within", &mut policy.break_glass_review_within),
@@ -132,6 +134,12 @@ pub fn lay_over(policy: &mut Policy, input: &Input) -> Result<(), String> {
     }
     if let Some(flag) = input.flag("supersede") {
         policy.supersede = flag;
+    }
+    if let Some(flag) = input.flag("break_glass_incident") {
+        policy.break_glass_incident = flag;
+    }
+    if let Some(flag) = input.flag("verified_end") {
+        policy.verified_end = flag;
     }
     if let Some(text) = input.text("require_proof") {
         policy.require_proof = word("require_proof", text, "none, workload, step_up")?;

@@ -284,7 +284,193 @@ async fn a_candidate_is_judged_by_what_was_asked() {
     let narrower = run(json!({ "cedar": cedar })).await.unwrap().unwrap();
     assert_eq!(plain(&narrower, "candidate_decides"), json!({ "approved": 1, "refused": 1 }));
     assert_eq!(refusal(run(json!({ "steps": [] })).await).0, 400, "a candidate that could not be written");
+    assert!(plain(&same, "not_judged").as_str().unwrap().contains("max_coverage"));
     assert_eq!(*world.entries.lock().unwrap(), before, "nothing was written");
+}
+
+/// R15: a candidate is told what there was beside each request: other grants, coverage, freezes.
+#[tokio::test]
+async fn a_candidate_is_told_what_there_was_then() {
+    let (world, mount) = gated(json!({ "max_active": 0, "uses": 0, "grant_ttl": "8h" })).await;
+    let run = async |rule: &str| {
+        let cedar =
+            format!("permit(principal, action, resource); forbid(principal, action, resource) when {{ {rule} }};");
+        let answer = ask(&mount, Operation::Update, "policies/p/simulate", json!({ "cedar": cedar })).await;
+        plain(&answer.unwrap().unwrap(), "candidate_decides")
+    };
+    granted(&mount, "ann").await;
+    read(&mount, "ann").await.unwrap();
+    later(&world, 3600 * 7);
+    ask(&mount, Operation::Create, "freezes/f", json!({ "reason": "year end", "ttl": 60 })).await.unwrap();
+    let id = file(&mount, "cid").await.unwrap();
+    act(&mount, "bob", &id, "approve").await.unwrap();
+    later(&world, 61);
+    assert_eq!(run("context.frozen").await, json!({ "approved": 1, "refused": 1 }));
+    assert_eq!(run("context.live > 0").await, json!({ "approved": 2 }), "of other people");
+    later(&world, 3600);
+    access::tick(&mount).await;
+    granted(&mount, "ann").await;
+    assert_eq!(run("context.coverage > 300").await, json!({ "approved": 2, "refused": 1 }));
+    assert_eq!(run("context.live > 0").await, json!({ "approved": 3 }), "it was over by then");
+}
+
+/// R16: what was decided is decided again, by the text and the facts that are in the record; what cannot be is named.
+#[tokio::test]
+async fn what_was_decided_is_decided_again() {
+    let cedar = "@id(\"all\") permit(principal, action, resource); \
+                 @id(\"busy\") forbid(principal, action, resource) when { context.coverage > 990 };";
+    let (_world, mount) = gated(json!({ "cedar": cedar, "break_glass_groups": "devs" })).await;
+    granted(&mount, "ann").await;
+    read(&mount, "ann").await.unwrap();
+    let glass = json!({ "reason": "the shop is down", "incident": "INC-1" });
+    by(&mount, "ann", Operation::Update, "break-glass/secret", glass).await.unwrap();
+    read(&mount, "ann").await.unwrap();
+    let verified = async || {
+        let answer = ask(&mount, Operation::Update, "evidence/verify", json!({})).await.unwrap().unwrap();
+        (plain(&answer, "valid"), plain(&answer, "decisions_hold"), plain(&answer, "decisions"))
+    };
+    let (valid, hold, decisions) = verified().await;
+    assert_eq!((valid, hold, &decisions["repeated"]), (json!(true), json!(true), &json!(4)), "{decisions}");
+    // The policy of then counts, not that of now.
+    policy(&mount, json!({ "never": true, "cedar": "" })).await.unwrap();
+    assert_eq!(verified().await.2["repeated"], json!(4));
+    // What neither votes nor rules bear, and what cannot be known.
+    let events = evidence::read(&mount, 1, 100).await.unwrap();
+    let decided = events.iter().find(|event| event["kind"] == "decision.approved").unwrap();
+    let again = |facts: Value, rules: Value| {
+        let draft = evidence::event::Draft::new("decision.approved").with("request_id", decided["request_id"].clone());
+        draft.with("decision", decided["decision"].clone()).with("rules", rules).with("facts", facts)
+    };
+    let mut alone = decided["facts"].clone();
+    alone["voters"] = json!([]);
+    let drafts = vec![
+        again(alone, decided["rules"].clone()),
+        again(decided["facts"].clone(), json!(["busy"])),
+        again(Value::Null, decided["rules"].clone()),
+    ];
+    evidence::append(&mount, drafts).await.unwrap();
+    let (valid, hold, decisions) = verified().await;
+    assert_eq!((valid, hold), (json!(true), json!(false)), "{decisions}");
+    assert!(decisions["otherwise"][0]["why"].as_str().unwrap().contains("0 of 1 votes"), "{decisions}");
+    assert!(decisions["otherwise"][1]["why"].as_str().unwrap().contains("permitted by all"), "{decisions}");
+    assert!(decisions["first_unrepeatable"][0]["why"].as_str().unwrap().contains("facts"), "{decisions}");
+    assert_eq!(decisions["unrepeatable"], json!(1));
+    // The same on another machine.
+    let text: String = evidence::read(&mount, 1, 100).await.unwrap().iter().map(|event| format!("{event}\n")).collect();
+    assert_eq!(json!(verify::file(&text, vec![], None).unwrap().decisions), decisions);
+}
+
+/// R10: where users are slow to go, nobody gets one for long; a new process knows it from the record.
+#[tokio::test]
+async fn where_ends_are_slow_less_is_given() {
+    let (world, mount) = gated(json!({ "uses": 0, "max_active": 0, "max_ttl_slow_revoke": 120 })).await;
+    let ttl = async |mount: &Mount| {
+        let id = granted(mount, "ann").await;
+        let ttl = read(mount, "ann").await.unwrap().unwrap().lease.unwrap().ttl.as_secs();
+        (id, ttl)
+    };
+    let (id, first) = ttl(&mount).await;
+    assert!(first > 120, "nothing is known");
+    act(&mount, "ann", &id, "complete").await.unwrap();
+    let (id, second) = ttl(&mount).await;
+    assert!(second > 120, "that one was quick");
+    world.down.store(true, Ordering::SeqCst);
+    drop(act(&mount, "ann", &id, "complete").await);
+    world.down.store(false, Ordering::SeqCst);
+    later(&world, 10);
+    access::tick(&mount).await;
+    let (id, third) = ttl(&mount).await;
+    assert_eq!(third, 120, "one of two could not be done at once");
+    act(&mount, "ann", &id, "complete").await.unwrap();
+    // What the record says: an end that took ten seconds, of another database and of this.
+    for (target, wanted) in [("other", false), ("pg", true)] {
+        let end = json!({ "verdict": "verified", "milliseconds": 10_000 });
+        let draft = evidence::event::Draft::new("revoke.verified").with("target", target).with("end", end);
+        let next = super::super::mount(&world);
+        evidence::append(&next, vec![draft]).await.unwrap();
+        let (id, ttl) = ttl(&next).await;
+        assert_eq!(ttl == 120, wanted, "{target} {ttl}");
+        act(&next, "ann", &id, "complete").await.unwrap();
+    }
+}
+
+/// R12, R36: what can be known of people from those who were here.
+#[tokio::test]
+async fn a_policy_that_nobody_known_could_approve_is_reported() {
+    let (world, mount) = gated(json!({ "steps": [{ "groups": ["leads"], "min": 2 }], "uses": 0 })).await;
+    let lines = async || plain(&report(&mount, "unapprovable").await, "lines");
+    assert!(lines().await[0]["why"].as_str().unwrap().contains("0 of 2"), "nobody was here");
+    let id = file(&mount, "ann").await.unwrap();
+    for who in ["bob", "cid"] {
+        act(&mount, who, &id, "approve").await.unwrap();
+    }
+    assert_eq!(lines().await, json!([]));
+    let role = json!({ "db_name": "pg", "creation_statements": "CREATE ROLE \"{{name}}\"", "jit_policy": "p" });
+    ask(&mount, Operation::Create, "roles/other", role).await.unwrap();
+    let never = plain(&report(&mount, "unused").await, "eligible_and_asked_for_other_roles_only");
+    let of_ann = never.as_array().unwrap().iter().filter(|line| line["who"] == "ann-name").collect::<Vec<_>>();
+    assert_eq!(of_ann, [&json!({ "role": "other", "who": "ann-name" })], "{never}");
+    change(&world, "cid", |entity, _| entity.disabled = true);
+    let found = lines().await;
+    assert_eq!(found[0]["certain"], json!(false));
+    assert!(found[0]["why"].as_str().unwrap().contains("1 of 2"), "{found}");
+    // R27: no user is handed out twice.
+    let mut names: Vec<Value> = Vec::new();
+    change(&world, "cid", |entity, _| entity.disabled = false);
+    for _ in 0..5 {
+        names.push(plain(&read(&mount, "ann").await.unwrap().unwrap(), "username"));
+    }
+    names.sort_by_key(Value::to_string);
+    names.dedup();
+    assert_eq!(names.len(), 5);
+}
+
+/// R37: only in an incident that somebody else has declared, where the policy says so.
+#[tokio::test]
+async fn the_glass_is_broken_in_an_incident_that_another_has_declared() {
+    let (world, mount) = gated(json!({ "break_glass_groups": "devs", "break_glass_incident": true, "uses": 0 })).await;
+    let glass = || {
+        let body = json!({ "reason": "the shop is down", "incident": "INC-1" });
+        by(&mount, "ann", Operation::Update, "break-glass/secret", body)
+    };
+    let declare = |who: &'static str, incident: &'static str, more: Value| {
+        let mut body = json!({ "reason": "the shop is down", "incident": incident, "flag_only": true, "ttl": 1000 });
+        body.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap());
+        by(&mount, who, Operation::Update, "freezes/shop", body)
+    };
+    refused(glass().await, 403, "jit_policy");
+    refused(declare("", "INC-1", json!({})).await, 403, "jit_identity");
+    assert_eq!(refusal(declare("bob", "", json!({})).await).0, 400);
+    for (who, incident, roles) in [("ann", "INC-1", "*"), ("bob", "INC-2", "*"), ("bob", "INC-1", "others-*")] {
+        declare(who, incident, json!({ "roles": roles })).await.unwrap();
+        refused(glass().await, 403, "jit_policy");
+    }
+    declare("bob", "INC-1", json!({})).await.unwrap();
+    // It stops nothing.
+    granted(&mount, "cid").await;
+    read(&mount, "cid").await.unwrap();
+    later(&world, 1001);
+    refused(glass().await, 403, "jit_policy");
+    declare("bob", "INC-1", json!({})).await.unwrap();
+    glass().await.unwrap();
+    read(&mount, "ann").await.unwrap();
+}
+
+/// R40: a policy that wants ends which were seen to be ends is for roles that can give them.
+#[tokio::test]
+async fn a_role_that_cannot_show_its_ends_is_refused_where_the_policy_asks_for_them() {
+    let (world, mount) = gated(json!({})).await;
+    policy(&mount, json!({ "verified_end": true })).await.unwrap();
+    let write = |fields: Value| ask(&mount, Operation::Update, "roles/secret", fields);
+    assert!(refusal(write(json!({ "default_ttl": 50 })).await).1.contains("say verify=required"));
+    assert!(refusal(write(json!({ "verify": "required", "sessions": "keep" })).await).1.contains("terminate"));
+    world.weak.store(true, Ordering::SeqCst);
+    assert!(refusal(write(json!({ "verify": "required" })).await).1.contains("GRANT SIGNALS"));
+    world.weak.store(false, Ordering::SeqCst);
+    world.down.store(true, Ordering::SeqCst);
+    assert!(refusal(write(json!({ "verify": "required" })).await).1.contains("could not be asked"));
+    world.down.store(false, Ordering::SeqCst);
+    write(json!({ "verify": "required" })).await.unwrap();
 }
 
 /// R42: one writes, another activates; neither the gate of a role nor the setting itself is a way around.
@@ -312,12 +498,43 @@ async fn rules_are_changed_by_two() {
     let seen = plain(&shown, "staged_hash");
     let stale = by(&mount, "cid", Operation::Update, "policies/p/activate", json!({ "hash": "00" })).await;
     refused(stale, 409, "jit_state");
-    by(&mount, "cid", Operation::Update, "policies/p/activate", json!({ "hash": seen })).await.unwrap();
+    assert!(refusal(activate("cid", "policies/p/activate").await).1.contains("staged_hash"), "not unseen");
+    // Swapped after it was looked at.
+    let swapped = json!({ "steps": [], "approval": "auto", "require_reason": 0, "uses": 0 });
+    by(&mount, "bob", Operation::Update, "policies/p", swapped).await.unwrap();
+    let agree = |path: &'static str, hash: Value| by(&mount, "cid", Operation::Update, path, json!({ "hash": hash }));
+    refused(agree("policies/p/activate", seen.clone()).await, 409, "jit_state");
+    let seen_of = async |path: &str| {
+        let shown = ask(&mount, Operation::Read, path, json!({})).await.unwrap().unwrap();
+        plain(&shown, "staged_hash")
+    };
+    agree("policies/p/activate", seen_of("policies/p").await).await.unwrap();
     read(&mount, "ann").await.unwrap();
-    activate("cid", "config/jit/activate").await.unwrap();
+    assert_eq!(refusal(activate("cid", "config/jit/activate").await).0, 400);
+    agree("config/jit/activate", seen_of("config/jit").await).await.unwrap();
     policy(&mount, json!({ "description": "x" })).await.unwrap();
     let chain = kinds(&mount).await;
     assert!(chain.contains(&"policy.staged".to_owned()) && chain.contains(&"policy.activated".to_owned()));
+}
+
+/// R42: a preapproval can be written anew, so a vote names what it is for.
+#[tokio::test]
+async fn a_vote_is_for_what_was_seen() {
+    let (_world, mount) =
+        gated(json!({ "eligible_classes": "service", "steps": [{ "groups": ["leads"], "min": 2 }] })).await;
+    let write = |per_day: u32| {
+        let wish = json!({ "role": "secret", "entity_id": "robot", "reason": "the nightly job", "per_day": per_day });
+        by(&mount, "bob", Operation::Update, "preapprovals/night", wish)
+    };
+    let vote =
+        |hash: Value| by(&mount, "cid", Operation::Update, "preapprovals/night/approve", json!({ "hash": hash }));
+    let seen = plain(&write(1).await.unwrap().unwrap(), "hash");
+    assert_eq!(refusal(vote(json!("")).await).0, 400);
+    let swapped = plain(&write(50).await.unwrap().unwrap(), "hash");
+    refused(vote(seen).await, 409, "jit_state");
+    refused(read(&mount, "robot").await, 403, "jit_policy");
+    assert_eq!(plain(&vote(swapped.clone()).await.unwrap().unwrap(), "hash"), swapped, "votes are no part of it");
+    read(&mount, "robot").await.unwrap();
 }
 
 /// One event can be shown to be in the record without the others.
