@@ -14,12 +14,19 @@ use leasehold::target::aws::arn::{self, Arn};
 use leasehold::target::dsn::{self, PgEndpoint};
 use leasehold::target::statement::Vars;
 use leasehold::target::{Dialect, Script, mysql, redis};
+#[cfg(fuzzing)]
 use leasehold::wire;
 
+/// What reads an input.
+pub type Target = fn(&[u8]);
+
 /// By name; `scripts/fuzz` runs them in this order.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+pub const TARGETS: &[(&str, Target)] = &[
+    #[cfg(fuzzing)]
     ("request", |data| wire::fuzzing::request(data)),
+    #[cfg(fuzzing)]
     ("environment", |data| text(data, wire::fuzzing::environment)),
+    #[cfg(fuzzing)]
     ("frames", |data| wire::fuzzing::frames(data)),
     ("dsn_postgres", |data| text(data, dsn_postgres)),
     ("dsn_mysql", |data| text(data, dsn_mysql)),

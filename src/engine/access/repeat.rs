@@ -213,7 +213,7 @@ impl Repeater {
             Mode::Preapproved => Action::Request,
         };
         let judged = known.judge(action, asked, &facts)?;
-        Ok(fields.and_then(|()| agreed()).and_then(|()| judged).and_then(|rules| same(event, &rules)))
+        Ok(fields.and_then(|()| agreed()).and(judged).and_then(|rules| same(event, &rules)))
     }
 
     fn issue(&self, event: &Value) -> Result<Result<(), String>, &'static str> {
@@ -234,7 +234,7 @@ impl Repeater {
         };
         let action = if mode == Mode::BreakGlass { Action::BreakGlass } else { Action::Issue };
         let judged = known.judge(action, asked, &facts)?;
-        Ok(fields.and_then(|()| agreed()).and_then(|()| judged).and_then(|rules| same(event, &rules)))
+        Ok(fields.and_then(|()| agreed()).and(judged).and_then(|rules| same(event, &rules)))
     }
 }
 
