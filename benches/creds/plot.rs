@@ -66,6 +66,9 @@ pub fn ratios(ratios: &[Ratio]) -> String {
     svg + "</svg>\n"
 }
 
+/// One line of the curve: what it shows of a level.
+type Value = fn(&Level) -> f64;
+
 /// CPU time of plugin and database for each mint and revocation, by the number of users.
 pub fn scale(curve: &[Level]) -> String {
     const HEIGHT: f64 = 340.0;
@@ -74,7 +77,7 @@ pub fn scale(curve: &[Level]) -> String {
     let users = |level: &Level| level.users.max(1) as f64;
     let first = curve.iter().map(users).fold(f64::MAX, f64::min);
     let last = curve.iter().map(users).fold(first * 10.0, f64::max);
-    let lines: [(&str, &str, fn(&Level) -> f64); 4] = [
+    let lines: [(&str, &str, Value); 4] = [
         ("mint: database", "#27b", |level| level.mint.cpu[2]),
         ("mint: plugin", "#8bd", |level| level.mint.cpu[1]),
         ("revoke: database", "#b52", |level| level.revoke.cpu[2]),
