@@ -150,6 +150,7 @@ pub struct Inner {
 struct Rotation {
     locks: rotation::Locks,
     vain: rotation::Vain,
+    future: rotation::Future,
     queue: rotation::queue::Queue,
 }
 

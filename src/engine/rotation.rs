@@ -149,6 +149,24 @@ impl Vain {
     }
 }
 
+/// Records that say they were written later than now, by a clock that was set back since: when each was first seen, by the
+/// steady clock, which is later than it was written.
+#[derive(Default)]
+pub struct Future(Mutex<HashMap<u64, Duration>>);
+
+impl Future {
+    /// For how long such a record has been known.
+    fn known_for(&self, record: &Record, steady: Duration) -> Duration {
+        /// More than there are accounts in trouble at a time; whoever is forgotten waits once more.
+        const MOST: usize = 256;
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() >= MOST {
+            all.clear();
+        }
+        steady.saturating_sub(*all.entry(record.started).or_insert(steady))
+    }
+}
+
 /// The locks of a mount's accounts, by key.
 #[derive(Default)]
 pub struct Locks(Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>);
@@ -333,7 +351,12 @@ async fn finish(
 }
 
 fn in_flight(mount: &Mount, record: &Record) -> bool {
-    mount.ports.clock.now().duration_since(record.started()).unwrap_or_default() < IN_FLIGHT
+    let clock = mount.ports.clock.as_ref();
+    let age = match clock.now().duration_since(record.started()) {
+        Ok(age) => age,
+        Err(_future) => mount.rotation.future.known_for(record, clock.steady()),
+    };
+    age < IN_FLIGHT
 }
 
 /// A record that stays says nothing new, and is found out and removed later.

@@ -208,7 +208,7 @@ impl World {
     pub fn revoke_all(&self, role: &str) {
         self.client()
             .post(&format!("sys/leases/revoke-prefix/database/creds/{role}"), json!({ "sync": false }))
-            .expect(204);
+            .expect(202);
     }
 
     /// Ends the database at once, without a checkpoint or a goodbye; it stays down for so long.
