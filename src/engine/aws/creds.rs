@@ -39,8 +39,9 @@ pub async fn mint(mount: &Mount, path: Path, name: &str, input: &Input, request:
     // Each question is a round trip to the host: they are asked together, and what was answered is judged in turn.
     let (role, active, bounds) =
         tokio::join!(Role::load(mount, name), mount.refuse_mint_on_standby(), MountTerms::ask(mount));
-    let role = role?.ok_or_else(|| Error::Refused(format!("Role {name:?} not found")))?;
+    // First: a standby may not know of the role yet.
     active?;
+    let role = role?.ok_or_else(|| Error::Refused(format!("Role {name:?} not found")))?;
     let kind = kind(&role, path)?;
     let wanted = Wanted { name, role, bounds: bounds?, input };
     match kind {

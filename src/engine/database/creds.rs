@@ -35,9 +35,10 @@ pub async fn read(mount: &Mount, name: &str, request: &Request) -> Reply {
     // What is not known is a round trip to the host: all is asked together, and what was answered is judged in turn.
     let (role, active, bounds) =
         tokio::join!(Role::current(mount, name), mount.refuse_mint_on_standby(), MountTerms::ask(mount));
-    let role = role?.ok_or_else(|| Error::Refused(format!("unknown role: {name}")))?;
-    // Before anything is touched: a standby has no business at a target, and the host forwards when told so.
+    // Before anything is touched or judged: a standby may not know of the role yet and has no business at a target, and the
+    // host forwards when told so.
     active?;
+    let role = role?.ok_or_else(|| Error::Refused(format!("unknown role: {name}")))?;
     let connection = allowed(mount, name, &role.db_name).await?;
     fits(&role, &connection)?;
     let terms = Terms::of(&role, bounds?);
