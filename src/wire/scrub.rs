@@ -299,9 +299,10 @@ mod tests {
         let mut stream = Scrubbed::from_server(socket);
         let mut piece = vec![0; 200_000];
         for (payload, expected) in [(HARMLESS, 0), (HARMLESS + 1, FRAMES), (0, 0), (300, FRAMES)] {
+            // Before the moment from which the delay counts, however long this test has to wait for its turn.
+            let begun = std::time::Instant::now();
             peer.write_all(&frame(0, 0, &vec![7; payload])).await.unwrap();
             assert_eq!(stream.read(&mut piece).await.unwrap(), HEADER + payload);
-            let begun = std::time::Instant::now();
             let fed = match tokio::time::timeout(3 * DELAY, stream.read(&mut piece)).await {
                 Ok(read) => known(&piece[..read.unwrap()], 0).1,
                 Err(_) => 0,
