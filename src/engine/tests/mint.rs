@@ -174,3 +174,38 @@ async fn a_mint_that_takes_long_is_left_alone() {
     tick(&mount).await;
     assert_eq!((users(&world), notes(&world).len()), (0, 0));
 }
+
+#[tokio::test]
+async fn nobody_reconciles_a_mint_away_that_is_under_way_whatever_the_clock_says() {
+    let (world, mount) = prepared().await;
+    creds(&mount).await.unwrap();
+    let (key, note) = notes(&world).remove(0);
+    Intent { made: false, ..note }.store(&At(world.clone()), &key).await.unwrap();
+    let working = mount.rotation.locks.hold(&key).await;
+    world.set.store(3 * 365 * 24 * 3600, Ordering::SeqCst);
+    let act = async || ask(&mount, Operation::Update, "reconcile/my", json!({})).await.unwrap().unwrap();
+    assert_eq!(plain(&act().await, "users")[0]["action"], "wait");
+    assert_eq!((users(&world), notes(&world).len()), (1, 1));
+    drop(working);
+    assert_eq!(plain(&act().await, "users")[0]["action"], "end");
+    assert_eq!((users(&world), notes(&world).len()), (0, 0));
+}
+
+#[tokio::test]
+async fn a_dead_mint_from_the_future_is_over_after_two_minutes() {
+    let (world, mount) = prepared().await;
+    creds(&mount).await.unwrap();
+    let (key, note) = notes(&world).remove(0);
+    let begun = note.begun + 3 * 365 * 24 * 3600;
+    Intent { made: false, begun, ..note }.store(&At(world.clone()), &key).await.unwrap();
+    let mount = super::mount(&world);
+    tick(&mount).await;
+    later(&world, 6);
+    tick(&mount).await;
+    assert_eq!((users(&world), notes(&world).len()), (0, 1), "its user may still be made");
+    for _ in 0..6 {
+        later(&world, 30);
+        tick(&mount).await;
+    }
+    assert_eq!(notes(&world).len(), 0);
+}
