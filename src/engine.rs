@@ -470,6 +470,12 @@ impl Mount {
     /// A credential was made, but the answer never reached the host: there is no lease that will ever end it, so it
     /// ends now.
     pub async fn undelivered(&self, _path: String, lease: LeaseGrant, underway: Option<&transit::Underway>) {
+        // It may have been taken for delivered until a moment ago, and its note removed.
+        let anew = underway.map(|underway| transit::again(self, underway));
+        let (underway, before) = (anew.as_ref(), underway);
+        if let Some(before) = before {
+            transit::arrived(self, before);
+        }
         let ended = match self.kind {
             Kind::Aws => aws::lease::unwanted(self, &lease.internal).await,
             Kind::Database => database::creds::unwanted(self, &lease.internal).await,

@@ -184,6 +184,7 @@ impl Queue {
     /// which somebody asked for, do not lengthen it.
     pub fn failed(&self, key: &str, connection: &str, now: SystemTime, error: &str) {
         let mut items = self.lock();
+        let now = self.since(now);
         let before = items.by_key.get(key);
         let running = before.is_some_and(|item| item.running);
         let (failures, due) = match before {
@@ -205,10 +206,16 @@ impl Queue {
         }
     }
 
+    /// From when a pause counts that began at `now`: the clock may have been set back since.
+    fn since(&self, now: SystemTime) -> SystemTime {
+        now.min(self.clock.now())
+    }
+
     /// An attempt failed because the database was away: the next one follows as soon as it answers. If it does answer, and
     /// only this keeps failing, after a pause that grows.
     pub fn away(&self, key: &str, connection: &str, now: SystemTime, error: &str) {
         let mut items = self.lock();
+        let now = self.since(now);
         let before = items.by_key.get(key);
         let (failures, running) = before.map_or((0, false), |item| (item.failures, item.running));
         let wanted = before.map_or(now, |item| item.wanted);

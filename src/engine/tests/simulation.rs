@@ -180,7 +180,8 @@ impl Story {
     async fn settle(&self) {
         {
             let mut state = self.sim.state();
-            state.weather = Weather { delay: state.weather.delay, ..Weather::default() };
+            // A look that takes long would be followed by a pause of many times that.
+            state.weather = Weather { delay: state.weather.delay.min(60), ..Weather::default() };
             (state.kill_at, state.fail_at) = (0, 0);
             state.off = 0;
             for server in &mut state.servers {
@@ -191,7 +192,9 @@ impl Story {
         let limit = if self.host.state().tally.switches > 0 { ELSEWHERE } else { SETTLED };
         self.until(limit, || self.orphans().is_empty() && self.host.state().busy == 0).await;
         let orphans = self.orphans();
-        if !orphans.is_empty() {
+        // Those of another machine end by their time, and clocks that were set may put that off: see `over`.
+        let put_off = self.host.state().tally.switches > 0 && self.sim.state().was_set;
+        if !orphans.is_empty() && !put_off {
             self.wrong(format!("no live lease {limit:?} after the last fault: {orphans:?}"));
         }
         let gone = self.host.state().gone.clone();
