@@ -80,7 +80,12 @@ fn a_database_that_restarts_loses_no_lease() {
             let stopped = Instant::now();
             world.restart_database(random.duration(Duration::from_millis(1500)));
             let back = Instant::now();
+            let said = world.cluster.nodes[0].log().len();
             let first = wait_for("a mint", LIMIT, || load.first_mint_after(back));
+            if first - back > Duration::from_secs(1) {
+                let log = world.cluster.nodes[0].log();
+                println!("a first mint after {:.2?}:\n{}", first - back, log.get(said..).unwrap_or_default());
+            }
             slowest = slowest.max(first - back);
             silence = silence.max(first - stopped);
         }
