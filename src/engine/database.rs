@@ -7,8 +7,8 @@ pub mod creds;
 pub mod paths;
 pub mod rehearsal;
 pub mod role;
-mod selftest;
 pub mod root;
+mod selftest;
 pub mod static_role;
 
 use std::time::{Duration, SystemTime};

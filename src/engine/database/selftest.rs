@@ -102,7 +102,8 @@ pub async fn run(mount: &Mount, name: &str, input: &Input, source: &Request) -> 
         .await?
         .ok_or_else(|| failed(Error::Failed("the request is not there any more".into())))?;
     let data = answer.data.get_or_insert_default();
-    let complete = data.iter().any(|(key, value)| key == "complete" && matches!(value, Datum::Plain(Value::Bool(true))));
+    let complete =
+        data.iter().any(|(key, value)| key == "complete" && matches!(value, Datum::Plain(Value::Bool(true))));
     let gone = left.is_empty() && after != Door::Open;
     for (key, value) in [
         ("passed", json!(complete && gone && door != Door::Shut)),

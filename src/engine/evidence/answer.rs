@@ -4,8 +4,8 @@ use serde_json::{Map, Value, json};
 
 use super::checkpoint::{self, Checkpoint};
 use super::event::{hex, unhex};
-use super::verify::{Flaw, Reader};
 use super::tree::{self, Tree};
+use super::verify::{Flaw, Reader};
 use super::{cut, export as form, head, read};
 use crate::engine::error::Error;
 use crate::engine::field::Input;

@@ -91,11 +91,7 @@ async fn batches(mount: &Mount) -> Result<Vec<(u64, String)>, Error> {
 ///
 /// # Errors
 /// If storage refuses, or the record is not sound.
-pub async fn part(
-    mount: &Mount,
-    most: u64,
-    mut must_stay: impl FnMut(&Value) -> bool,
-) -> Result<Option<Part>, Error> {
+pub async fn part(mount: &Mount, most: u64, mut must_stay: impl FnMut(&Value) -> bool) -> Result<Option<Part>, Error> {
     let unsound = |why: String| Error::Failed(format!("the record is not sound, and nothing is taken from it: {why}"));
     let before = load(mount).await?;
     let mut reader = Reader::default();

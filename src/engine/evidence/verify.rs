@@ -357,7 +357,8 @@ mod tests {
     fn one_event_is_shown_to_be_in_the_tree() {
         let (events, checkpoint, public) = record(9);
         let hashes: Vec<Hash> = events.iter().map(|event| unhex(event["hash"].as_str().unwrap()).unwrap()).collect();
-        let path: Vec<String> = tree::path(&Tree::default(), &hashes, 4).unwrap().iter().map(|hash| hex(hash)).collect();
+        let path: Vec<String> =
+            tree::path(&Tree::default(), &hashes, 4).unwrap().iter().map(|hash| hex(hash)).collect();
         let answer = |event: &Value| {
             serde_json::json!({ "data": { "event": event, "path": path, "checkpoint": checkpoint } }).to_string()
         };
