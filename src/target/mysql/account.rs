@@ -223,10 +223,10 @@ mod tests {
             expires: 9,
             seal: "not told".into(),
         };
-        assert_eq!(
-            attribute(&account("u", "%"), &marker),
-            "ALTER USER 'u'@'%' ATTRIBUTE '{\"leasehold\":{\"connection\":\"my\",\"core_request_id\":\"req\",\"entity_id\":\"e\",\
-             \"expires\":9,\"issued\":5,\"mount\":\"m\",\"request_id\":\"jr_1\",\"role\":\"r''\\\\\"\\\\\\\\\"}}'"
+        let wanted = concat!(
+            r#"ALTER USER 'u'@'%' ATTRIBUTE '{"leasehold":{"mount":"m","connection":"my","role":"r''\\"\\\\","#,
+            r#""request_id":"jr_1","core_request_id":"req","entity_id":"e","issued":5,"expires":9}}'"#,
         );
+        assert_eq!(attribute(&account("u", "%"), &marker), wanted);
     }
 }
