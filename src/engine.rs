@@ -146,7 +146,6 @@ pub struct Inner {
 }
 
 /// What changes passwords: see [`rotation`].
-#[derive(Default)]
 struct Rotation {
     locks: rotation::Locks,
     vain: rotation::Vain,
@@ -172,7 +171,13 @@ impl Mount {
     /// A mount with the host's stable id for it. Touches nothing yet: storage may not be writable.
     pub fn new(orders: impl Into<Orders>, id: String, ports: Ports) -> Self {
         let Orders { kind, revocation_mode } = orders.into();
-        let (connections, ahead, rotation) = (Connections::default(), Ahead::default(), Rotation::default());
+        let (connections, ahead) = (Connections::default(), Ahead::default());
+        let rotation = Rotation {
+            locks: rotation::Locks::default(),
+            vain: rotation::Vain::default(),
+            future: rotation::Future::default(),
+            queue: rotation::queue::Queue::new(ports.clock.clone()),
+        };
         let (ending, clocks) = (end::Ending::default(), clocks::Clocks::new(ports.clock.as_ref()));
         let transit = transit::Transit::default();
         let (incarnation, seals) = (format!("{:016x}", password::number()), tokio::sync::OnceCell::new());
@@ -465,6 +470,12 @@ impl Mount {
     /// A credential was made, but the answer never reached the host: there is no lease that will ever end it, so it
     /// ends now.
     pub async fn undelivered(&self, _path: String, lease: LeaseGrant, underway: Option<&transit::Underway>) {
+        // It may have been taken for delivered until a moment ago, and its note removed.
+        let anew = underway.map(|underway| transit::again(self, underway));
+        let (underway, before) = (anew.as_ref(), underway);
+        if let Some(before) = before {
+            transit::arrived(self, before);
+        }
         let ended = match self.kind {
             Kind::Aws => aws::lease::unwanted(self, &lease.internal).await,
             Kind::Database => database::creds::unwanted(self, &lease.internal).await,

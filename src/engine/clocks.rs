@@ -39,8 +39,8 @@ struct Seen {
     /// A wall clock that is believed, and what the steady one said then.
     wall: SystemTime,
     steady: Duration,
-    /// A database said the same.
-    agreed: bool,
+    /// How far it was ahead of a database that agreed with it, in milliseconds.
+    agreed: Option<i64>,
     /// When the wall clock was first seen to have been set forward since.
     set: Option<Duration>,
     /// The database says the same of it.
@@ -48,7 +48,7 @@ struct Seen {
 }
 
 impl Seen {
-    fn at(wall: SystemTime, steady: Duration, agreed: bool) -> Self {
+    fn at(wall: SystemTime, steady: Duration, agreed: Option<i64>) -> Self {
         Self { wall, steady, agreed, set: None, confirmed: false }
     }
 
@@ -62,7 +62,7 @@ impl Clocks {
     /// Of a process that begins now.
     pub fn new(clock: &dyn Clock) -> Self {
         let (wall, steady) = (clock.now(), clock.steady());
-        Self { born: steady, seen: Mutex::new(Seen::at(wall, steady, false)) }
+        Self { born: steady, seen: Mutex::new(Seen::at(wall, steady, None)) }
     }
 
     /// How long the mount has been here, by the steady clock.
@@ -85,7 +85,7 @@ impl Clocks {
         let mut seen = self.seen();
         let unset = seen.unset(steady);
         if wall <= unset + DRIFT {
-            let agreed = seen.agreed && wall + DRIFT >= unset;
+            let agreed = seen.agreed.filter(|_| wall + DRIFT >= unset);
             *seen = Seen::at(wall, steady, agreed);
             return wall;
         }
@@ -97,20 +97,26 @@ impl Clocks {
     pub fn certain(&self, clock: &dyn Clock, database: Option<SystemTime>, longest: Duration) -> SystemTime {
         let (wall, steady) = (clock.now(), clock.steady());
         let agrees = database.map(|database| apart(database, wall) <= TOLERANCE);
+        let ahead = database.filter(|_| agrees == Some(true)).map(|database| ahead(wall, database));
         let mut seen = self.seen();
         let unset = seen.unset(steady);
         let is_forward = wall > unset + DRIFT;
         if is_forward {
             let since = *seen.set.get_or_insert(steady);
             seen.confirmed = agrees.unwrap_or(seen.confirmed);
-            // A machine that slept, and with it its steady clock: what was written down before is right.
-            let slept = seen.agreed && agrees == Some(true);
+            // A machine that slept, and with it its steady clock: what was written down before is right. The database may
+            // be off by as much as it was, or it is the wall clock that has moved.
+            let slept =
+                seen.agreed.zip(ahead).is_some_and(|(before, now)| before.abs_diff(now) <= DRIFT.as_millis() as u64);
             if !slept && steady.saturating_sub(since) < longest.max(BELIEVED) {
                 return earlier(unset, database);
             }
         }
         // Slow corrections add up to no jump.
-        let agreed = agrees.unwrap_or(seen.agreed && apart(wall, unset) <= DRIFT);
+        let agreed = match database {
+            Some(_) => ahead,
+            None => seen.agreed.filter(|_| apart(wall, unset) <= DRIFT),
+        };
         *seen = Seen::at(wall, steady, agreed);
         earlier(wall, database)
     }
@@ -122,6 +128,12 @@ fn earlier(time: SystemTime, database: Option<SystemTime>) -> SystemTime {
         Some(database) if apart(database, time) > TOLERANCE => time.min(database),
         _ => time,
     }
+}
+
+/// By how many milliseconds.
+fn ahead(one: SystemTime, other: SystemTime) -> i64 {
+    let milliseconds = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+    one.duration_since(other).map_or_else(|e| -milliseconds(e.duration()), milliseconds)
 }
 
 fn apart(one: SystemTime, other: SystemTime) -> Duration {

@@ -36,7 +36,7 @@ const LOST: Duration = Duration::from_secs(5);
 /// How soon by a process that has just begun.
 const FIRST: Duration = Duration::from_secs(2);
 /// Looking takes at most this part of the time, and this one while an answer that did not arrive is looked for.
-const SHARE: u32 = 100;
+const SHARE: u32 = 50;
 const SHARE_OF_LOST: u32 = 10;
 /// The longest lease of a host that nobody has configured.
 const LONGEST: Duration = Duration::from_secs(32 * 24 * 3600);
@@ -213,6 +213,8 @@ pub async fn when_due(mount: &Mount, name: &str) {
         }
         Err(e) => tracing::debug!(connection = name, "cannot be looked at: {e}"),
     }
+    // It may have been set meanwhile.
+    let now = mount.ports.clock.now();
     queue.plan(&key(name), name, now + pause.max(took * share));
 }
 
@@ -236,13 +238,16 @@ pub async fn sight(mount: &Mount, name: &str) -> Result<Option<Sight>, Error> {
     Ok(mount.sights.last(name))
 }
 
-/// The time by which users of the connection end.
-pub async fn certain_time(mount: &Mount, connection: &Connection) -> SystemTime {
+/// The time by which users of the connection end; `None` is one that cannot be had.
+pub async fn certain_time(mount: &Mount, connection: Option<&Connection>) -> SystemTime {
     let clock = mount.ports.clock.as_ref();
-    let database = connection.target.clock().await.unwrap_or_else(|e| {
-        tracing::debug!("a database does not say what time it is: {e}");
-        None
-    });
+    let database = match connection {
+        Some(connection) => connection.target.clock().await.unwrap_or_else(|e| {
+            tracing::debug!("a database does not say what time it is: {e}");
+            None
+        }),
+        None => None,
+    };
     // Whoever cannot be asked allows what hosts allow by themselves.
     let longest = mount.ports.host.max_lease_ttl().await.unwrap_or(LONGEST);
     let certain = mount.clocks.certain(clock, database, longest);
@@ -263,7 +268,7 @@ fn overdue_since(certain: SystemTime) -> u64 {
 
 async fn look_at_markers(mount: &Mount, name: &str, connection: &Connection) -> Result<Look, Error> {
     let marked = connection.target.marked(&mount.id).await.map_err(|e| Error::Failed(e.to_string()))?;
-    let limit = overdue_since(certain_time(mount, connection).await);
+    let limit = overdue_since(certain_time(mount, Some(connection)).await);
     // After the users: a request that comes again is taken off before it makes one.
     let lost = transit::requests(mount, name);
     let mut look = Look { findings: Vec::new(), users: 0, next: None, oldest: None };
@@ -345,7 +350,7 @@ async fn of_lost_requests(mount: &Mount, name: &str) -> Result<Look, Error> {
 
 async fn look_at_notes(mount: &Mount, name: &str, connection: &Connection) -> Result<Look, Error> {
     let storage = mount.ports.storage.as_ref();
-    let limit = overdue_since(certain_time(mount, connection).await);
+    let limit = overdue_since(certain_time(mount, Some(connection)).await);
     let now = mount.ports.clock.now();
     let mut notes = Vec::new();
     for id in storage.list(intent::PREFIX, "", -1).await? {

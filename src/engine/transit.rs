@@ -70,9 +70,7 @@ pub fn begin(mount: &Mount, connection: &str, request: &str) -> Underway {
     let young = mount.clocks.is_young(mount.ports.clock.as_ref());
     let again = young && requests(mount, connection).contains(request);
     // First: there is always one of the two.
-    let note = Note { mount: mount.id.clone(), connection: connection.to_owned(), request: request.to_owned() };
-    let text = serde_json::to_string(&note).ok().filter(|_| !request.is_empty());
-    let note = text.and_then(|text| mount.ports.scratch.write(&text));
+    let note = write(mount, connection, request);
     if again {
         mount.transit.lock().retain(|place, lost| {
             let same = lost.connection == connection && lost.request == request;
@@ -84,6 +82,18 @@ pub fn begin(mount: &Mount, connection: &str, request: &str) -> Underway {
         });
     }
     Underway { note, connection: connection.to_owned(), request: request.to_owned(), again }
+}
+
+/// As long as the end of a user whose answer nobody has takes: what is to become of it is said of this one then.
+pub fn again(mount: &Mount, underway: &Underway) -> Underway {
+    let (connection, request) = (underway.connection.clone(), underway.request.clone());
+    Underway { note: write(mount, &connection, &request), connection, request, again: underway.again }
+}
+
+fn write(mount: &Mount, connection: &str, request: &str) -> Option<u64> {
+    let note = Note { mount: mount.id.clone(), connection: connection.to_owned(), request: request.to_owned() };
+    let text = serde_json::to_string(&note).ok().filter(|_| !request.is_empty());
+    text.and_then(|text| mount.ports.scratch.write(&text))
 }
 
 /// There is no user. But if a dead process was at the same request, nobody has looked for its user yet.

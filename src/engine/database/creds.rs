@@ -453,7 +453,7 @@ pub async fn when_due(mount: &Mount, key: &str) -> Result<(), Trouble> {
         return Ok(());
     }
     if note.made && !is_certain(mount, &note).await {
-        queue.postpone(key, now + intent::GRACE);
+        queue.postpone(key, mount.ports.clock.now() + intent::GRACE);
         return Ok(());
     }
     match (!note.made).then(|| note.unfinished(mount, now)) {
@@ -485,10 +485,8 @@ pub async fn when_due(mount: &Mount, key: &str) -> Result<(), Trouble> {
     ended.map(drop)
 }
 
-/// Whether the time of a user is over by every clock. A database that cannot be asked now cannot end anybody either.
+/// Whether the time of a user is over by every clock that can be asked.
 async fn is_certain(mount: &Mount, note: &Intent) -> bool {
-    match mount.connections.get(mount, &note.db_name).await {
-        Ok(connection) => reconcile::certain_time(mount, &connection).await >= note.due(),
-        Err(_) => true,
-    }
+    let connection = mount.connections.get(mount, &note.db_name).await.ok();
+    reconcile::certain_time(mount, connection.as_deref()).await >= note.due()
 }

@@ -107,6 +107,7 @@ pub struct Waiting {
 
 /// The queue of a mount.
 pub struct Queue {
+    clock: Arc<dyn Clock>,
     items: Mutex<Items>,
     permits: [Arc<Semaphore>; Lane::ALL],
     tasks: TaskTracker,
@@ -128,7 +129,7 @@ struct Items {
 impl Items {
     /// Somebody has set the wall clock since the last look: pauses that were counted by it are over. Ends and sweeps find
     /// out for themselves whether it is their time.
-    fn look_at(&mut self, clock: &dyn Clock) -> SystemTime {
+    fn look_at(&mut self, clock: &dyn Clock) {
         let (now, steady) = (clock.now(), clock.steady());
         if let Some((wall, before)) = self.seen.replace((now, steady)) {
             let wanted = wall + steady.saturating_sub(before);
@@ -143,7 +144,6 @@ impl Items {
                 }
             }
         }
-        now
     }
 }
 
@@ -154,20 +154,23 @@ struct Silence {
     until: SystemTime,
 }
 
-impl Default for Queue {
-    fn default() -> Self {
+impl Queue {
+    /// An empty one, whose times are told by `clock`.
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
         Self {
-            items: Mutex::default(),
+            items: Mutex::new(Items { seen: Some((clock.now(), clock.steady())), ..Items::default() }),
+            clock,
             permits: std::array::from_fn(|_| Arc::new(Semaphore::new(AT_ONCE))),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         }
     }
-}
 
-impl Queue {
+    /// The clocks are compared each time, so that nothing is planned by a wall clock that nobody has seen.
     fn lock(&self) -> MutexGuard<'_, Items> {
-        self.items.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut items = self.items.lock().unwrap_or_else(PoisonError::into_inner);
+        items.look_at(self.clock.as_ref());
+        items
     }
 
     /// The account is due at `due`, and all is well with it.
@@ -181,6 +184,7 @@ impl Queue {
     /// which somebody asked for, do not lengthen it.
     pub fn failed(&self, key: &str, connection: &str, now: SystemTime, error: &str) {
         let mut items = self.lock();
+        let now = self.since(now);
         let before = items.by_key.get(key);
         let running = before.is_some_and(|item| item.running);
         let (failures, due) = match before {
@@ -202,10 +206,16 @@ impl Queue {
         }
     }
 
+    /// From when a pause counts that began at `now`: the clock may have been set back since.
+    fn since(&self, now: SystemTime) -> SystemTime {
+        now.min(self.clock.now())
+    }
+
     /// An attempt failed because the database was away: the next one follows as soon as it answers. If it does answer, and
     /// only this keeps failing, after a pause that grows.
     pub fn away(&self, key: &str, connection: &str, now: SystemTime, error: &str) {
         let mut items = self.lock();
+        let now = self.since(now);
         let before = items.by_key.get(key);
         let (failures, running) = before.map_or((0, false), |item| (item.failures, item.running));
         let wanted = before.map_or(now, |item| item.wanted);
@@ -362,8 +372,8 @@ impl Drop for Group {
 pub async fn due(mount: &Mount) -> Result<Vec<Group>, Error> {
     let queue = &mount.rotation.queue;
     let (now, loaded, waiting) = {
-        let mut items = queue.lock();
-        let now = items.look_at(mount.ports.clock.as_ref());
+        let now = mount.ports.clock.now();
+        let items = queue.lock();
         (now, items.loaded, items.by_key.values().any(|item| !item.running && item.due <= now))
     };
     if loaded && !waiting {

@@ -180,7 +180,8 @@ impl Story {
     async fn settle(&self) {
         {
             let mut state = self.sim.state();
-            state.weather = Weather { delay: state.weather.delay, ..Weather::default() };
+            // A look that takes long would be followed by a pause of many times that.
+            state.weather = Weather { delay: state.weather.delay.min(60), ..Weather::default() };
             (state.kill_at, state.fail_at) = (0, 0);
             state.off = 0;
             for server in &mut state.servers {
@@ -191,7 +192,9 @@ impl Story {
         let limit = if self.host.state().tally.switches > 0 { ELSEWHERE } else { SETTLED };
         self.until(limit, || self.orphans().is_empty() && self.host.state().busy == 0).await;
         let orphans = self.orphans();
-        if !orphans.is_empty() {
+        // Those of another machine end by their time, and clocks that were set may put that off: see `over`.
+        let put_off = self.host.state().tally.switches > 0 && self.sim.state().was_set;
+        if !orphans.is_empty() && !put_off {
             self.wrong(format!("no live lease {limit:?} after the last fault: {orphans:?}"));
         }
         let gone = self.host.state().gone.clone();
@@ -261,9 +264,13 @@ impl Story {
         let soon = crate::engine::intent::unix_seconds(sim.wall()) + 200 * 24 * 3600;
         let ahead = |user: &str| {
             let marker = sim.servers.iter().find_map(|server| server.users.get(user)?.marker.as_ref());
+            let notes = sim.entries.iter().filter(|(key, _)| key.starts_with("mint/"));
+            let mut note =
+                notes.filter_map(|(_, text)| serde_json::from_str::<crate::engine::intent::Intent>(text).ok());
+            let note = note.find(|note| note.username == user);
+            let ends = marker.map(|marker| marker.expires).or(note.map(|note| note.expires));
             host.ahead.contains(user)
-                || (host.excused.contains(user) || host.tally.switches > 0)
-                    && marker.is_some_and(|end| end.expires > soon)
+                || (host.excused.contains(user) || host.tally.switches > 0) && ends.is_some_and(|end| end > soon)
         };
         left.retain(|what| !(ahead(what) || years && what.starts_with("mint/")));
         drop((host, sim));
@@ -366,14 +373,22 @@ fn seeds(part: u64) {
     let number = |variable: &str| std::env::var(variable).ok().map(|text| text.parse::<u64>().unwrap());
     if let Some(seed) = number("LEASEHOLD_SIMULATION_SEED") {
         if part == 0 {
-            check(seed);
+            check(seed).unwrap_or_else(|wrong| panic!("{wrong}"));
         }
         return;
     }
     let count = number("LEASEHOLD_SIMULATION_SEEDS").unwrap_or(10_000);
     let begin = std::time::Instant::now();
     let mut total = Tally::default();
-    (part..count).step_by(PARTS as usize).for_each(|seed| total.add(&check(seed)));
+    let mut failed = Vec::new();
+    for seed in (part..count).step_by(PARTS as usize) {
+        match check(seed) {
+            Ok(tally) => total.add(&tally),
+            Err(wrong) => failed.push(wrong),
+        }
+        assert!(failed.len() < 10, "{}", failed.join("\n"));
+    }
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
     println!("{} of {count} seeds in {:.1?}: {total:?}", count.div_ceil(PARTS), begin.elapsed());
     let all = [total.mints, total.renewals, total.ends, total.refused, total.again, total.deaths, total.crashes];
     let rare = [total.switches, total.left, total.excused];
@@ -382,14 +397,13 @@ fn seeds(part: u64) {
 }
 
 /// One seed, and what to say if it fails.
-fn check(seed: u64) -> Tally {
+fn check(seed: u64) -> Result<Tally, String> {
     let told = run(seed, |_| {}, random_story);
     let (points, wrong) = (told.points, &told.wrong[..told.wrong.len().min(5)]);
-    assert!(
-        wrong.is_empty(),
-        "seed {seed}, {points} points: {wrong:#?}\nonce more, and told: make simulate SEED={seed}"
-    );
-    told.tally
+    match wrong {
+        [] => Ok(told.tally),
+        _ => Err(format!("seed {seed}, {points} points: {wrong:#?}\nonce more, and told: make simulate SEED={seed}")),
+    }
 }
 
 #[test]

@@ -16,7 +16,7 @@ use super::{Postgres, quoted_name};
 use crate::target::pool::{Checkout, Lane, Session};
 use crate::target::statement::Vars;
 use crate::target::{EndPlan, Ended, Left, Owned, Sessions, TargetError, Verify};
-use contain::Found;
+use contain::{Found, Seen};
 
 /// Whom an end is about.
 struct User<'a> {
@@ -48,11 +48,18 @@ pub async fn end(target: &Postgres, plan: &EndPlan) -> Result<Ended, TargetError
 
     // The role may be gone in the meantime; or the account may not change it and has statements of its own (a function
     // that runs as somebody else): what came of it is looked at afterwards.
-    let barred = match contain::bar(target, &mut session, &user).await {
-        Ok(()) => true,
-        Err(problem) if problem.has_code("42704") => true,
-        Err(problem) if problem.has_code("42501") && !plan.revocation.is_empty() => false,
-        Err(problem) => return Err(not_barred(target, &user, problem)),
+    let mut told_to_go = None;
+    if plan.options.sessions == Sessions::Terminate {
+        told_to_go = contain::bar_and_signal(&mut session, &user).await?;
+    }
+    let barred = match told_to_go {
+        Some(_) => true,
+        None => match contain::bar(target, &mut session, &user).await {
+            Ok(()) => true,
+            Err(problem) if problem.has_code("42704") => true,
+            Err(problem) if problem.has_code("42501") && !plan.revocation.is_empty() => false,
+            Err(problem) => return Err(not_barred(target, &user, problem)),
+        },
     };
     let mut ended = Ended { existed: true, ..Ended::default() };
     match plan.options.sessions {
@@ -64,11 +71,19 @@ pub async fn end(target: &Postgres, plan: &EndPlan) -> Result<Ended, TargetError
                 return Ok(Ended { again: Some(grace), took: started.elapsed(), ..ended });
             }
         }
-        _ => ended.sessions = contain::terminate(target, &mut session, &user).await?,
+        _ if told_to_go == Some(0) => {}
+        _ => {
+            let more = contain::terminate(target, &mut session, &user).await?;
+            ended.sessions = more.max(told_to_go.unwrap_or_default());
+        }
     }
 
+    let mut seen = None;
     ended.left = match finish(target, &mut session, &user, &found, plan, barred).await {
-        Ok(left) => left,
+        Ok(finished) => {
+            seen = finished.seen;
+            finished.left
+        }
         Err(e) if !barred => return Err(e),
         Err(e) => {
             // Nothing is known of this session any more.
@@ -77,7 +92,11 @@ pub async fn end(target: &Postgres, plan: &EndPlan) -> Result<Ended, TargetError
             vec![user.left(format!("it could not be cleaned up: {e}"))]
         }
     };
-    settle(target, &mut session, &user, plan, &mut ended).await?;
+    let seen = match seen {
+        Some(seen) => seen,
+        None => contain::look_again(&mut session, &user).await?,
+    };
+    settle(target, &mut session, &user, plan, &seen, &mut ended).await?;
     session.give_back();
     ended.took = started.elapsed();
     Ok(ended)
@@ -97,6 +116,43 @@ fn not_barred(target: &Postgres, user: &User<'_>, problem: Problem) -> TargetErr
     }
 }
 
+/// What came of the clean-up.
+#[derive(Default)]
+struct Finished {
+    left: Vec<Left>,
+    /// The last look, if there was one already.
+    seen: Option<Seen>,
+}
+
+impl From<Vec<Left>> for Finished {
+    fn from(left: Vec<Left>) -> Self {
+        Self { left, seen: None }
+    }
+}
+
+/// What most ends come to: the user owns nothing, so it can go, and what it was granted with it. `None` if there is more
+/// to it; nothing has changed then.
+async fn drop_at_once(
+    target: &Postgres,
+    session: &mut PgSession,
+    user: &User<'_>,
+    found: &Found,
+) -> Result<Option<Finished>, Problem> {
+    if found.depended_on {
+        return match clean::drop_granted(target, session, user).await {
+            Ok(()) => Ok(Some(Finished::default())),
+            Err(Problem::Server { .. }) => Ok(None),
+            Err(broken) => Err(broken),
+        };
+    }
+    match contain::change_and_look(session, user, &dropping(user)).await {
+        Ok(seen) => Ok(Some(Finished { seen: Some(seen), left: Vec::new() })),
+        Err(problem @ Problem::Server { .. }) if !session.roll_back().await => Err(problem),
+        Err(Problem::Server { .. }) => Ok(None),
+        Err(broken) => Err(broken),
+    }
+}
+
 /// Cleans up after a user that is contained, and drops it if nothing is left.
 async fn finish(
     target: &Postgres,
@@ -105,7 +161,7 @@ async fn finish(
     found: &Found,
     plan: &EndPlan,
     barred: bool,
-) -> Result<Vec<Left>, TargetError> {
+) -> Result<Finished, TargetError> {
     let (own, owned) = (!plan.revocation.is_empty(), &plan.options.owned);
     let mut left = Vec::new();
     if found.makes_roles || found.superuser {
@@ -116,6 +172,9 @@ async fn finish(
     left.extend(clean::prepared(target, session, user, found, owned).await?);
 
     if left.is_empty() {
+        if !own && let Some(finished) = drop_at_once(target, session, user, found).await? {
+            return Ok(finished);
+        }
         let refusal = if own {
             // They say what becomes of everything, unless the operator said so apart from them.
             if *owned != Owned::Fail {
@@ -126,7 +185,7 @@ async fn finish(
             drop_role(target, session, user).await.err()
         };
         match refusal {
-            None if left.is_empty() => return Ok(left),
+            None if left.is_empty() => return Ok(left.into()),
             None => {}
             Some(problem) if problem.has_code("2BP01") => {
                 let owned = if own { &Owned::Fail } else { owned };
@@ -144,13 +203,13 @@ async fn finish(
     }
     if !own && left.is_empty() {
         match drop_role(target, session, user).await {
-            Ok(()) => return Ok(left),
+            Ok(()) => return Ok(left.into()),
             Err(problem) if problem.has_code("2BP01") => left.extend(clean::dependent(session, user).await?),
             Err(problem) => return Err(problem.into()),
         }
     }
     hold::hold(target, session, user, found.superuser && !has_doors).await?;
-    Ok(left)
+    Ok(left.into())
 }
 
 fn refused(problem: &Problem) -> String {
@@ -188,9 +247,9 @@ async fn settle(
     session: &mut Checkout<PgSession>,
     user: &User<'_>,
     plan: &EndPlan,
+    seen: &Seen,
     ended: &mut Ended,
 ) -> Result<(), TargetError> {
-    let seen = contain::look_again(session, user).await?;
     if seen.sessions && plan.options.sessions != Sessions::Keep {
         ended.sessions += contain::terminate(target, session, user).await?;
     }
@@ -231,7 +290,11 @@ async fn change(target: &Postgres, session: &mut PgSession, sql: &str) -> Result
 }
 
 async fn drop_role(target: &Postgres, session: &mut PgSession, user: &User<'_>) -> Result<(), Problem> {
-    change(target, session, &format!("DROP ROLE IF EXISTS {}", user.quoted())).await
+    change(target, session, &dropping(user)).await
+}
+
+fn dropping(user: &User<'_>) -> String {
+    format!("DROP ROLE IF EXISTS {}", user.quoted())
 }
 
 /// Does something in a session of its own in another database of the server.

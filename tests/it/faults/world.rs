@@ -64,10 +64,15 @@ impl World {
         self
     }
 
+    /// Of the database, or the proxy in front of it.
+    pub fn url(port: u16, sslmode: &str) -> String {
+        format!("postgresql://{{{{username}}}}:{{{{password}}}}@127.0.0.1:{port}/postgres?sslmode={sslmode}")
+    }
+
     pub fn connection(&self, name: &str, port: u16, more: Value) {
-        let url = format!("postgresql://{{{{username}}}}:{{{{password}}}}@127.0.0.1:{port}/postgres?sslmode=disable");
         let mut connection = json!({
-            "plugin_name": "postgresql-database-plugin", "connection_url": url, "allowed_roles": "*",
+            "plugin_name": "postgresql-database-plugin", "connection_url": Self::url(port, "disable"),
+            "allowed_roles": "*",
             "username": ADMIN, "password": ADMIN_PASSWORD, "max_open_connections": SESSIONS,
         });
         for (key, value) in more.as_object().unwrap() {

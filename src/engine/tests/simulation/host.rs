@@ -555,7 +555,12 @@ impl Wire {
 
     async fn undo(&self, lease: LeaseGrant, underway: &Underway) -> Option<Option<LeaseGrant>> {
         self.host.state().tally.left += 1;
+        let user = lease.internal["username"].as_str().unwrap().to_owned();
         self.running.mount.undelivered(self.path.into(), lease, Some(underway)).await;
+        if self.running.life.is_standby() {
+            // It can write nothing down any more: what it could not end ends by its time.
+            self.host.excuse(user);
+        }
         Some(None)
     }
 }

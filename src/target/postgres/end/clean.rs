@@ -257,9 +257,19 @@ fn hint(target: &Postgres, code: &str) -> String {
 }
 
 /// Removes the grants of a role that owns nothing here.
-///
-/// The division fails, and with it the transaction, if that has changed since it was looked at.
 async fn drop_grants(target: &Postgres, session: &mut PgSession, user: &User<'_>) -> Result<(), TargetError> {
+    change_as(target, session, user, &dropping_grants(user)).await.map_err(TargetError::from)
+}
+
+/// Removes the grants of a role, and the role. On an error nothing has changed: it owns something, or has grants in other
+/// databases or by others than the owners.
+pub async fn drop_granted(target: &Postgres, session: &mut PgSession, user: &User<'_>) -> Result<(), Problem> {
+    let sql = format!("{};\nDROP ROLE IF EXISTS {}", dropping_grants(user), user.quoted());
+    change_as(target, session, user, &sql).await
+}
+
+/// The division fails, and with it the transaction, if the user owns something here: that would go as well.
+fn dropping_grants(user: &User<'_>) -> String {
     let nothing_owned = format!(
         "SELECT 1 / (CASE WHEN EXISTS (SELECT FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass \
          AND refobjid = {} AND deptype = 'o' AND classid NOT IN ('pg_default_acl'::regclass, \
@@ -267,8 +277,7 @@ async fn drop_grants(target: &Postgres, session: &mut PgSession, user: &User<'_>
          THEN 0 ELSE 1 END)",
         user.oid
     );
-    let sql = format!("{SHARED_ROWS_LOCK};\n{nothing_owned};\nDROP OWNED BY {}", user.quoted());
-    change_as(target, session, user, &sql).await.map_err(TargetError::from)
+    format!("{SHARED_ROWS_LOCK};\n{nothing_owned};\nDROP OWNED BY {}", user.quoted())
 }
 
 /// What the user was granted here, as the statements that take it away, each with who granted it.

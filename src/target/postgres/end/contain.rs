@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use sqlx::Row;
+use sqlx::postgres::PgRow;
 use tokio::time::Instant;
 
 use super::{User, change};
@@ -29,6 +30,8 @@ pub struct Found {
     pub member: bool,
     /// It has transactions that wait for a COMMIT PREPARED.
     pub prepared: bool,
+    /// Something depends on it: it was granted something, or owns it.
+    pub depended_on: bool,
 }
 
 /// A session, and what it says of the role. The question shows whether a session that was idle still lives; another is
@@ -46,30 +49,64 @@ pub async fn look(target: &Postgres, username: &str) -> Result<(Checkout<PgSessi
 }
 
 async fn find(session: &mut PgSession, username: &str) -> Result<Option<Found>, TargetError> {
+    // One row in any case: an answer without one is not taken for "there is no such role".
     let ask = format!(
         "SELECT r.oid::bigint, r.rolsuper, r.rolcreaterole OR EXISTS (SELECT FROM pg_auth_members m \
          WHERE m.member = r.oid AND m.admin_option), EXISTS (SELECT FROM pg_auth_members m WHERE m.member = r.oid), \
-         EXISTS (SELECT FROM pg_prepared_xact() x WHERE x.ownerid = r.oid) FROM pg_roles r WHERE r.rolname = {}",
+         EXISTS (SELECT FROM pg_prepared_xact() x WHERE x.ownerid = r.oid), \
+         EXISTS (SELECT FROM pg_shdepend s WHERE s.refclassid = 'pg_authid'::regclass AND s.refobjid = r.oid) \
+         FROM (SELECT) AS one LEFT JOIN pg_roles r ON r.rolname = {}",
         quoted_text(username)
     );
-    let Some(row) = session.run(&ask).await? else { return Ok(None) };
+    let nonsense = || TargetError::Lost("the server's answer about a role made no sense".into());
+    let row = session.run(&ask).await?.ok_or_else(nonsense)?;
     let read = || {
-        Ok::<_, sqlx::Error>(Found {
-            oid: row.try_get(0)?,
+        let Some(oid) = row.try_get(0)? else { return Ok(None) };
+        Ok::<_, sqlx::Error>(Some(Found {
+            oid,
             superuser: row.try_get(1)?,
             makes_roles: row.try_get(2)?,
             member: row.try_get(3)?,
             prepared: row.try_get(4)?,
-        })
+            depended_on: row.try_get(5)?,
+        }))
     };
-    read().map(Some).map_err(|_| TargetError::Lost("the server's answer about a role made no sense".into()))
+    read().map_err(|_| nonsense())
 }
 
 /// Takes the login. Seen by every login that begins after it; made durable by the commit that follows.
 pub async fn bar(target: &Postgres, session: &mut PgSession, user: &User<'_>) -> Result<(), Problem> {
-    let sql =
-        format!("SET LOCAL synchronous_commit = off;\nALTER ROLE {} NOLOGIN VALID UNTIL '-infinity'", user.quoted());
-    change(target, session, &sql).await
+    change(target, session, &barring(user)).await
+}
+
+fn barring(user: &User<'_>) -> String {
+    format!("SET LOCAL synchronous_commit = off;\nALTER ROLE {} NOLOGIN VALID UNTIL '-infinity'", user.quoted())
+}
+
+/// [`bar`], and the first signal of [`terminate`] behind it, in one message: how many sessions were told to go. On an error
+/// both have to be done one after the other; what it was about shows then.
+pub async fn bar_and_signal(session: &mut PgSession, user: &User<'_>) -> Result<Option<u64>, Problem> {
+    let whole = format!("{};\n{};\nCOMMIT;\n{}", session.begin(), barring(user), signal(user));
+    match session.run(&whole).await {
+        Ok(row) => counted(row).map(Some).map_err(Problem::Broken),
+        // Should the transaction be over by then, this does nothing.
+        Err(problem @ Problem::Server { .. }) if !session.roll_back().await => Err(problem),
+        Err(Problem::Server { .. }) => Ok(None),
+        Err(broken) => Err(broken),
+    }
+}
+
+fn signal(user: &User<'_>) -> String {
+    format!(
+        "SELECT count(pg_terminate_backend(pid)) FROM {SESSIONS} WHERE usesysid = {} AND pid <> pg_backend_pid()",
+        user.oid
+    )
+}
+
+fn counted(row: Option<PgRow>) -> Result<u64, TargetError> {
+    row.and_then(|row| row.try_get::<i64, _>(0).ok())
+        .map(i64::unsigned_abs)
+        .ok_or_else(|| TargetError::Lost("the server's answer about sessions made no sense".into()))
 }
 
 /// The open sessions of the role.
@@ -91,19 +128,15 @@ pub async fn open_sessions(session: &mut PgSession, user: &User<'_>) -> Result<V
 
 /// Ends all sessions of the role and waits until they are gone.
 pub async fn terminate(target: &Postgres, session: &mut PgSession, user: &User<'_>) -> Result<u64, TargetError> {
-    let signal = format!(
-        "SELECT count(pg_terminate_backend(pid)) FROM {SESSIONS} WHERE usesysid = {} AND pid <> pg_backend_pid()",
-        user.oid
-    );
+    let signal = signal(user);
     let deadline = Instant::now() + target.settings.statement_timeout;
     let mut most = 0;
     let mut joined = false;
     loop {
         match session.run(&signal).await {
-            Ok(row) => match row.and_then(|row| row.try_get::<i64, _>(0).ok()) {
-                Some(0) => return Ok(most),
-                Some(open) => most = most.max(open.unsigned_abs()),
-                None => return Err(TargetError::Lost("the server's answer about sessions made no sense".into())),
+            Ok(row) => match counted(row)? {
+                0 => return Ok(most),
+                open => most = most.max(open),
             },
             // Who may do what the user may can also end its sessions; the maker of a role can make itself that.
             Err(problem) if problem.has_code("42501") && !joined => {
@@ -160,17 +193,31 @@ pub struct Seen {
 
 /// Looks at the user once more.
 pub async fn look_again(session: &mut PgSession, user: &User<'_>) -> Result<Seen, TargetError> {
+    let row = session.run(&looking_again(user)).await?;
+    seen(row.as_ref())
+}
+
+/// Makes a change of which nothing is left if it fails, and looks at the user once more, in one message.
+pub async fn change_and_look(session: &mut PgSession, user: &User<'_>, sql: &str) -> Result<Seen, Problem> {
+    let whole = format!("{};\n{sql};\nCOMMIT;\n{}", session.begin(), looking_again(user));
+    let row = session.run(&whole).await?;
+    seen(row.as_ref()).map_err(Problem::Broken)
+}
+
+fn looking_again(user: &User<'_>) -> String {
     let User { name, oid } = user;
     let named = format!("FROM pg_roles WHERE rolname = {}", quoted_text(name));
-    let ask = format!(
+    format!(
         "SELECT EXISTS (SELECT FROM {SESSIONS} WHERE usesysid = {oid} AND pid <> pg_backend_pid()), \
          EXISTS (SELECT {named}), EXISTS (SELECT {named} AND rolcanlogin), \
          EXISTS (SELECT FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass AND refobjid = {oid}) \
          OR EXISTS (SELECT FROM pg_auth_members WHERE member = {oid}) \
          OR EXISTS (SELECT FROM pg_auth_members WHERE roleid = {oid})"
-    );
-    let row = session.run(&ask).await?;
-    let read = |at: usize| row.as_ref().and_then(|row| row.try_get::<bool, _>(at).ok());
+    )
+}
+
+fn seen(row: Option<&PgRow>) -> Result<Seen, TargetError> {
+    let read = |at: usize| row.and_then(|row| row.try_get::<bool, _>(at).ok());
     match (read(0), read(1), read(2), read(3)) {
         (Some(sessions), Some(exists), Some(can_log_in), Some(named)) => {
             Ok(Seen { sessions, exists, can_log_in, traces: named && !exists })
