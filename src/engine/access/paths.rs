@@ -98,7 +98,7 @@ pub enum Path {
     Verify,
     /// `evidence/proof/:seq`
     Proof,
-    /// `evidence/prune`
+    /// `retention/prune`
     Prune,
 }
 
@@ -629,9 +629,10 @@ needs no other event for that.",
         "Look at every event in storage: whether it is what it was.",
         "Names the first one that is not.",
     ),
+    // Not beneath evidence/: auditors have `update` on evidence/+, to verify.
     verb(
         Path::Prune,
-        "evidence/prune",
+        "retention/prune",
         &[Field::new("dry_run", FieldType::Bool, "Only say what would go, and what keeps the rest.")
             .preset(Preset::Bool(true))],
         "Take away the oldest part of the record that nobody has to keep.",

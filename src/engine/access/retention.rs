@@ -1,5 +1,5 @@
 //! How long the record is kept, and what keeps it longer: `retention` and `legal_hold` in `config/jit`,
-//! `requests/:role/:request_id/hold`, and `evidence/prune`.
+//! `requests/:role/:request_id/hold`, and `retention/prune`.
 //!
 //! Only the oldest part goes, as a whole: up to the first event that has to be kept. Whatever cannot be read keeps
 //! everything.
@@ -165,7 +165,7 @@ async fn look(mount: &Mount, settings: &Settings) -> Result<Found, Error> {
     Ok(Found { part, old, kept_by })
 }
 
-/// POST `evidence/prune`: says what would go; with `dry_run=false` it goes.
+/// POST `retention/prune`: says what would go; with `dry_run=false` it goes.
 pub async fn prune(mount: &Mount, input: &Input, source: &Request) -> Reply {
     let dry = input.flag_or_preset("dry_run");
     once(mount, dry, token(source)).await.map(Some)

@@ -84,18 +84,18 @@ fn the_record_is_kept_as_long_as_it_has_to_be() {
     bob.act(&id, "approve");
     ann.client.get("db/creds/secret").expect(200);
     ann.act(&id, "complete");
-    let answer = site.root.post("db/evidence/prune", json!({})).data();
+    let answer = site.root.post("db/retention/prune", json!({})).data();
     assert!(answer["kept_by"].as_str().unwrap().contains("no retention") && answer["dry_run"] == true, "{answer}");
     let short = site.root.post("db/config/jit", json!({ "retention": "low=1d,medium=1d,high=1d,critical=1d" }));
     assert_eq!(short.status, 400, "{}", short.body);
     let spans = json!({ "low": "30d", "medium": "90d", "high": "90d", "critical": "90d" });
     site.root.post("db/config/jit", json!({ "retention": spans })).expect(204);
-    for (person, path) in [(&ann, format!("db/requests/secret/{id}/hold")), (&bob, "db/evidence/prune".to_owned())] {
+    for (person, path) in [(&ann, format!("db/requests/secret/{id}/hold")), (&bob, "db/retention/prune".to_owned())] {
         assert_eq!(person.refused("POST", &path).0, 403, "{path}");
     }
     let hold = |fields: Value| site.root.post(&format!("db/requests/secret/{id}/hold"), fields);
     hold(json!({ "reason": "a lawsuit" })).expect(204);
-    let answer = site.root.post("db/evidence/prune", json!({ "dry_run": false })).data();
+    let answer = site.root.post("db/retention/prune", json!({ "dry_run": false })).data();
     assert_eq!((&answer["events"], &answer["requests"]), (&json!(0), &json!(0)), "{answer}");
     hold(json!({ "reason": "settled", "hold": false })).expect(204);
     let export = bob.client.get("db/evidence/export").data();

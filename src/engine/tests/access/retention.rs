@@ -23,7 +23,7 @@ fn ninety_days() -> Value {
 }
 
 async fn prune(mount: &Mount, dry: bool) -> Result<Response, Error> {
-    Ok(ask(mount, Operation::Update, "evidence/prune", json!({ "dry_run": dry })).await?.unwrap())
+    Ok(ask(mount, Operation::Update, "retention/prune", json!({ "dry_run": dry })).await?.unwrap())
 }
 
 async fn verified(mount: &Mount, checkpoint: Value) -> Response {
