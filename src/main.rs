@@ -175,6 +175,13 @@ fn verify_evidence(file: &Path, key: Option<&str>, checkpoints: &[PathBuf]) -> E
     match judge(file, key, checkpoints) {
         Ok(sound) => {
             println!("ok: events {} to {}, head {}", sound.first, sound.last, sound.head);
+            if sound.cut > 0 {
+                let by = if key.is_some() { "signed by the given key" } else { "give --key to check who signed that" };
+                println!("the first {} events were taken away by a statement of the mount, {by}", sound.cut);
+            }
+            if sound.too_old > 0 {
+                println!("{} checkpoint(s) are of events that were taken away, and show nothing", sound.too_old);
+            }
             match (sound.checkpoints, sound.signed) {
                 (0, _) => println!("no checkpoint: it fits together, but may have been replaced as a whole"),
                 (n, true) => println!("{n} checkpoint(s) hold, signed by the given key"),

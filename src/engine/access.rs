@@ -12,6 +12,7 @@ pub mod campaign;
 pub mod cedar;
 pub mod config;
 pub mod coverage;
+pub mod drill;
 pub mod emergency;
 pub mod ending;
 mod file;
@@ -27,11 +28,12 @@ pub mod proof;
 pub mod repeat;
 mod report;
 pub mod request;
+pub mod retention;
 pub mod rules;
 mod simulate;
 pub mod staged;
 mod standing;
-mod verbs;
+pub mod verbs;
 pub mod votes;
 
 use std::collections::{BTreeMap, HashMap};
@@ -223,6 +225,8 @@ pub struct Access {
     pub proofs: proof::Used,
     /// How fast targets have let go of users.
     paces: pace::Paces,
+    /// Whoever takes something from the record holds this, and whoever says that nothing goes.
+    pruning: tokio::sync::Mutex<()>,
     /// Whoever passes events on holds this.
     telling: tokio::sync::Mutex<()>,
     seen: hook::Seen,
@@ -305,6 +309,21 @@ impl Access {
         }
         let (mount, stop) = (mount.weak(), self.stop.clone());
         let (teller, ended) = (mount.clone(), stop.clone());
+        let (pruner, closed) = (mount.clone(), stop.clone());
+        tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    () = tokio::time::sleep(retention::PAUSE) => {}
+                    () = closed.cancelled() => return,
+                }
+                let Some(mount) = pruner.upgrade() else { return };
+                if !mount.ports.host.is_standby().await.unwrap_or(true)
+                    && let Err(e) = retention::tick(&mount).await
+                {
+                    tracing::warn!("old evidence stays for now: {e}");
+                }
+            }
+        });
         tokio::spawn(async move {
             // Beside the agenda: a web server that hangs holds up no end.
             loop {
@@ -425,6 +444,8 @@ pub async fn handle(mount: &Mount, path: Path, input: &Input, request: &Request)
         (Path::Cancel, Create | Update) => verbs::act(mount, Verb::Cancel, (role, id), input, request).await,
         (Path::Complete, Create | Update) => verbs::act(mount, Verb::Complete, (role, id), input, request).await,
         (Path::Revoke, Create | Update) => verbs::act(mount, Verb::Revoke, (role, id), input, request).await,
+        (Path::Hold, Create | Update) => retention::hold(mount, role, id, input, request).await,
+        (Path::Prune, Create | Update) => retention::prune(mount, input, request).await,
         (Path::Freezes, List) => super::database::list(mount, freeze::PREFIX, input).await,
         (Path::Freeze, Create | Update) => freeze::write(mount, name, input, request).await,
         (Path::Freeze, Read) => freeze::read(mount, name).await,

@@ -8,6 +8,7 @@ pub mod paths;
 pub mod rehearsal;
 pub mod role;
 pub mod root;
+mod selftest;
 pub mod static_role;
 
 use std::time::{Duration, SystemTime};
@@ -68,6 +69,9 @@ pub async fn handle(mount: &Mount, path: Path, name: &str, input: &Input, reques
         (Path::RotateRole, Create | Update) => static_role::rotate(mount, name).await,
         (Path::RotateRoot, Create | Update) => root::rotate(mount, name).await,
         (Path::RoleTest, Create | Update) => rehearsal::test(mount, name).await,
+        (Path::Selftest, Create | Update) => {
+            selftest::run(mount, input.text("role").unwrap_or_default(), input, request).await
+        }
         (Path::Statuses, Read) => status::list(mount).await,
         (Path::Status, Read) => status::read(mount, name).await,
         (Path::Metrics, Read) => metrics::read(mount).await,

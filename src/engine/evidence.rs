@@ -8,6 +8,7 @@
 
 pub mod answer;
 pub mod checkpoint;
+pub mod cut;
 pub mod event;
 pub mod export;
 pub mod tree;
@@ -242,11 +243,11 @@ pub async fn now(mount: &Mount) -> SystemTime {
     mount.ports.clock.now().max(SystemTime::UNIX_EPOCH + Duration::from_millis(last))
 }
 
-/// At most `limit` events, from number `from` on.
+/// At most `limit` events, from number `from` on; of what was taken away (see [`cut`]), none.
 pub async fn read(mount: &Mount, from: u64, limit: usize) -> Result<Vec<Value>, Error> {
     let storage = mount.ports.storage.as_ref();
     let mut events = Vec::new();
-    let from = from.max(1);
+    let from = from.max(cut::size(mount).await?.saturating_add(1));
     let mut folders: Vec<String> = storage.list(PREFIX, "", -1).await?;
     // The batch with the event begins in the same folder or in an earlier one.
     let before = folders.iter().filter(|name| **name < folder(from)).max().cloned();

@@ -19,8 +19,8 @@ use super::transit::{self, Underway};
 use super::{Kind, Mount, end};
 use crate::target::{Driver, Login, MintPlan, Outcome, Target, TargetError};
 
-/// Leave to mint one credential for one caller until a certain time. Only [`authorize`] makes one, and nothing is
-/// minted without one.
+/// Leave to mint one credential for one caller until a certain time. Only [`authorize`] makes one, and [`drill`] one for
+/// nobody; nothing is minted without one.
 #[derive(Debug)]
 pub struct Permit {
     request_id: String,
@@ -137,6 +137,32 @@ pub async fn authorize(
         let why = "an AWS mount does not ask whether a trail records what its credentials do";
         grant.record(Err(why.into()), mount.ports.clock.now())?;
     }
+    permitted(mount, role, request, until, grant)
+}
+
+/// Leave to mint one credential of a gated role that nobody gets: whoever calls ends it before it answers anybody.
+///
+/// # Errors
+/// If the role is frozen, has no time left, or the drill cannot be written down.
+pub async fn drill(
+    mount: &Mount,
+    role: &str,
+    gate: &Gate,
+    request: &Request,
+    params: BTreeMap<String, String>,
+    until: SystemTime,
+) -> Result<Permit, Error> {
+    let grant = gate::drill(mount, role, gate, params, request).await?;
+    permitted(mount, role, request, until, Some(grant))
+}
+
+fn permitted(
+    mount: &Mount,
+    role: &str,
+    request: &Request,
+    until: SystemTime,
+    grant: Option<Use>,
+) -> Result<Permit, Error> {
     let until = grant.as_ref().map_or(until, |grant| until.min(grant.bound()));
     if until <= mount.stamp() {
         return Err(Error::Refused(format!("role {role:?} has no time left: its max_ttl or the mount's is too short")));

@@ -151,6 +151,7 @@ impl Target for MySql {
             statements,
             rollback,
             password: password.duplicate(),
+            marker: plan.marker.clone(),
             abandoned: abandoned.clone(),
         };
         // If this future is dropped, the task stops before its next statement; and if it was done already, what it made

@@ -4,6 +4,7 @@ mod agent;
 mod evidence;
 mod governance;
 mod proof;
+mod selftest;
 mod site;
 
 use std::time::Duration;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::identity::{self, Who};
 use super::policy::Policy;
-use super::request::{AccessRequest, OPEN};
+use super::request::{AccessRequest, Mode, OPEN};
 use super::{actor, config, coverage, ending, rules, token};
 use crate::engine::Mount;
 use crate::engine::error::Error;
@@ -139,6 +139,7 @@ pub async fn start(mount: &Mount, name: &str, input: &Input, source: &Request) -
         }
         let mut all = rules::recent(mount, &role, now, Duration::from_secs(days * DAY)).await?;
         all.extend(rules::open(mount, &role).await?);
+        all.retain(|request| request.mode != Mode::Drill);
         all.sort_by(|a, b| a.id.cmp(&b.id));
         let mut people: Vec<Vec<&AccessRequest>> = Vec::new();
         for request in &all {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::identity::Class;
-use super::{proof, staged};
+use super::{proof, retention, staged};
 use crate::engine::Mount;
 use crate::engine::error::Error;
 use crate::engine::evidence::{self, event::Draft};
@@ -40,6 +40,12 @@ pub struct Settings {
     pub proof_issuers: Vec<String>,
     /// Entities that may do nothing any more, whatever the identity store says.
     pub offboarded: Vec<String>,
+    /// How long the record is kept.
+    #[serde(skip_serializing_if = "retention::Retention::is_empty")]
+    pub retention: retention::Retention,
+    /// Nothing is taken from the record.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub legal_hold: bool,
 }
 
 impl Default for Settings {
@@ -54,6 +60,8 @@ impl Default for Settings {
             proof_audience: Vec::new(),
             proof_issuers: Vec::new(),
             offboarded: Vec::new(),
+            retention: retention::Retention::new(),
+            legal_hold: false,
         }
     }
 }
@@ -83,12 +91,14 @@ pub async fn read(mount: &Mount) -> Reply {
         ("agent_patterns", json!(settings.agent_patterns)),
         ("auditor_groups", json!(settings.auditor_groups)),
         ("identity_map", json!(settings.identity_map)),
+        ("legal_hold", json!(settings.legal_hold)),
         ("offboarded", json!(settings.offboarded)),
         ("person_key", json!(settings.person_key)),
         ("policy_change", json!(settings.policy_change)),
         ("proof_audience", json!(settings.proof_audience)),
         ("proof_issuers", json!(settings.proof_issuers)),
         ("proof_keys", settings.proof_keys.clone()),
+        ("retention", json!(settings.retention)),
     ]))))
 }
 
@@ -126,6 +136,12 @@ pub async fn write(mount: &Mount, input: &Input, request: &Request) -> Reply {
     if let Some(list) = input.list("offboarded") {
         settings.offboarded = list.to_vec();
     }
+    if let Some(spans) = input.pairs("retention") {
+        settings.retention = retention::parse(spans)?;
+    }
+    if let Some(legal_hold) = input.flag("legal_hold") {
+        settings.legal_hold = legal_hold;
+    }
     if let Some(word) = input.text("policy_change") {
         settings.policy_change = serde_json::from_value(json!(word))
             .map_err(|_| Error::Refused(format!("policy_change: {word:?} is none of direct, two_person")))?;
@@ -141,6 +157,8 @@ pub async fn write(mount: &Mount, input: &Input, request: &Request) -> Reply {
 /// Writes the settings, the record first.
 pub async fn store(mount: &Mount, settings: &Settings, request: &Request) -> Result<(), Error> {
     let value = serde_json::to_value(settings).map_err(|_| Error::Failed("cannot encode config/jit".into()))?;
+    // Once this has answered, what it keeps is kept.
+    let _still = mount.access.pruning.lock().await;
     let draft = Draft::new("config.written").with("path", "config/jit").with("config", value.clone());
     evidence::append(mount, vec![draft.with("actor", super::token(request))]).await?;
     mount.ports.storage.put(KEY, &Secret::new(value.to_string()), false).await?;

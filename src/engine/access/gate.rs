@@ -16,7 +16,7 @@ use super::preapproval;
 use super::proof::{self, Proven};
 use super::request::{AccessRequest, Credential, Mode, State};
 use super::rules::{self, Act};
-use super::{Gate, campaign, cedar, config, emergency, freeze, identity, pace, repeat, votes};
+use super::{Gate, campaign, cedar, config, drill, emergency, freeze, identity, pace, repeat, votes};
 use crate::engine::Mount;
 use crate::engine::error::Error;
 use crate::engine::evidence::{self, checkpoint};
@@ -277,6 +277,38 @@ async fn take(mount: &Mount, case: &Case<'_>, id: &str, wish: &Wish, source: &Re
     })
 }
 
+/// The one use of a drill, for a credential that nobody gets.
+///
+/// # Errors
+/// If the role is frozen or it cannot be written down.
+pub async fn drill(
+    mount: &Mount,
+    role: &str,
+    gate: &Gate,
+    params: BTreeMap<String, String>,
+    source: &Request,
+) -> Result<Use, Error> {
+    let (request, policy, lock) = drill::file(mount, role, gate, params, source).await?;
+    let bound = SystemTime::UNIX_EPOCH + Duration::from_secs(request.grant_until);
+    Ok(Use {
+        request,
+        issue_id: password::base62(16).map_err(|e| Error::Failed(e.to_string()))?,
+        core_request_id: source.id.clone(),
+        actor: super::token(source),
+        proven: None,
+        rules: Vec::new(),
+        facts: Value::Null,
+        policy_hash: policy.hash(),
+        recording: policy.recording,
+        max_ttl_unrecorded: policy.max_ttl_unrecorded,
+        slow: (policy.slow_revoke, policy.max_ttl_slow_revoke),
+        recorded: None,
+        overlap: None,
+        bound,
+        _lock: lock,
+    })
+}
+
 /// What was approved must be so by the policy of today and by those who voted, as they are today: who they are.
 async fn approved_still(
     mount: &Mount,
@@ -289,6 +321,7 @@ async fn approved_still(
         return refused("the policy allows fewer uses by now");
     }
     match (request.mode, case.policy.approval) {
+        (Mode::Drill, _) => refused("it is a drill, and gives nobody anything"),
         (Mode::BreakGlass, _) => emergency::permit(&case.policy, &case.who).map(|()| Vec::new()),
         (Mode::Preapproved, _) => preapproval::still(mount, case, request, now).await,
         (Mode::Auto, Approval::Auto) => {

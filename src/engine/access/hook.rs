@@ -186,7 +186,8 @@ pub async fn retry(mount: &Mount, name: &str) -> Reply {
     let Some(hook) = known(mount, name).await? else { return Ok(None) };
     let (mut taken, mut left) = (0, 0);
     for seq in mount.ports.storage.list(&format!("{DEAD}{name}/"), "", -1).await? {
-        let event = evidence::read(mount, seq.parse().unwrap_or(0), 1).await?.pop();
+        let number: u64 = seq.parse().unwrap_or(0);
+        let event = evidence::read(mount, number, 1).await?.pop().filter(|event| event["seq"] == number);
         match event {
             Some(event) if send(mount, name, &hook, &event).await.is_err() => left += 1,
             _ => {
@@ -196,6 +197,23 @@ pub async fn retry(mount: &Mount, name: &str) -> Reply {
         }
     }
     Ok(Some(Response::data([("taken", json!(taken)), ("left", json!(left))])))
+}
+
+/// Of each hook, the first event that it may not have taken.
+///
+/// # Errors
+/// If that cannot be read.
+pub async fn untold(mount: &Mount) -> Result<Vec<(String, u64)>, Error> {
+    let mut found = Vec::new();
+    for name in mount.ports.storage.list(PREFIX, "", -1).await? {
+        let stored: Told = get(mount, &format!("{TOLD}{name}")).await?.unwrap_or_default();
+        let mut first = mount.access.seen(&name, stored.after, &stored).after + 1;
+        for seq in mount.ports.storage.list(&format!("{DEAD}{name}/"), "", -1).await? {
+            first = first.min(seq.parse().unwrap_or(0));
+        }
+        found.push((name, first));
+    }
+    Ok(found)
 }
 
 /// One POST. The signature is over the time, a dot and the body.

@@ -38,6 +38,8 @@ pub enum Path {
     Complete,
     /// `requests/:role/:request_id/revoke`
     Revoke,
+    /// `requests/:role/:request_id/hold`
+    Hold,
     /// `freezes/`
     Freezes,
     /// `freezes/:name`
@@ -96,6 +98,8 @@ pub enum Path {
     Verify,
     /// `evidence/proof/:seq`
     Proof,
+    /// `retention/prune`
+    Prune,
 }
 
 const WRITE: &[Operation] = &[Create, Update];
@@ -254,6 +258,18 @@ approved is all of it: role, parameters, time and number of uses. Lists show wha
         &[ROLE, ID, Field::new("reason", FieldType::String, "Why. Needed, and kept in the record.")],
         "End a request, and everything that was issued of it, now.",
         "For one person of those who may approve it, or of owner_groups.",
+    ),
+    verb(
+        Path::Hold,
+        "requests/{role}/{request_id}/hold",
+        &[
+            ROLE,
+            ID,
+            Field::new("reason", FieldType::String, "Why. Needed, and kept in the record."),
+            Field::new("hold", FieldType::Bool, "false: the hold is lifted.").preset(Preset::Bool(true)),
+        ],
+        "Keep what is in the record of a request, whatever retention says.",
+        "A legal hold. What came into the record after the first event of the request is kept too. For administrators.",
     ),
     Route {
         id: Path::Freezes,
@@ -612,5 +628,17 @@ needs no other event for that.",
         &[Field::new("checkpoint", FieldType::Json, "A checkpoint that was kept.")],
         "Look at every event in storage: whether it is what it was.",
         "Names the first one that is not.",
+    ),
+    // Not beneath evidence/: auditors have `update` on evidence/+, to verify.
+    verb(
+        Path::Prune,
+        "retention/prune",
+        &[Field::new("dry_run", FieldType::Bool, "Only say what would go, and what keeps the rest.")
+            .preset(Preset::Bool(true))],
+        "Take away the oldest part of the record that nobody has to keep.",
+        "\
+By retention in config/jit; without it nothing ever goes. Stops at the first event that has to be kept: too young, of a
+request that is held or not over, or not taken by a notify/:name. A signed statement stands in its place. Once an hour a
+mount does the same by itself.",
     ),
 ];

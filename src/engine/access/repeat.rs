@@ -108,7 +108,7 @@ impl Repeater {
     pub fn event(&mut self, event: &Value) {
         let kind = event["kind"].as_str().unwrap_or_default();
         match kind {
-            "policy.written" => self.learn(event),
+            "policy.written" => self.learn(&event["text"]),
             "request.filed" | "breakglass.used" => self.filed(event),
             _ => {}
         }
@@ -117,6 +117,12 @@ impl Repeater {
             "decision.approved" => Mode::Manual,
             "decision.preapproved" => Mode::Preapproved,
             "breakglass.used" => Mode::BreakGlass,
+            // Nothing was decided, and nobody got anything.
+            "decision.drill" => {
+                self.drilled(event);
+                return;
+            }
+            "issue.intent" if self.is_drill(event) => return,
             "issue.intent" => return self.tell(event, kind, self.issue(event)),
             _ => return,
         };
@@ -125,6 +131,17 @@ impl Repeater {
             asked.mode = Some(mode);
         }
         self.tell(event, kind, self.decision(event, mode));
+    }
+
+    fn drilled(&mut self, event: &Value) {
+        if let Some(asked) = event["request_id"].as_str().and_then(|id| self.requests.get_mut(id)) {
+            asked.mode = Some(Mode::Drill);
+        }
+    }
+
+    fn is_drill(&self, event: &Value) -> bool {
+        let asked = event["request_id"].as_str().and_then(|id| self.requests.get(id));
+        asked.is_some_and(|asked| asked.mode == Some(Mode::Drill))
     }
 
     /// That was all.
@@ -151,9 +168,10 @@ impl Repeater {
         }
     }
 
-    fn learn(&mut self, event: &Value) {
-        let Ok(policy) = serde_json::from_value::<Policy>(event["text"].clone()) else { return };
-        let written = hex(&Sha256::digest(canonical(&event["text"])));
+    /// The text of a policy. It is known by its own hash.
+    pub fn learn(&mut self, text: &Value) {
+        let Ok(policy) = serde_json::from_value::<Policy>(text.clone()) else { return };
+        let written = hex(&Sha256::digest(canonical(text)));
         // A later version knows more fields, and names the same text by another hash.
         for hash in [written, policy.hash()] {
             let rules = (!policy.cedar.is_empty()).then(|| Rules::read(&policy.cedar));
@@ -201,7 +219,7 @@ impl Repeater {
             _ => rules::permit(policy, &facts.who, Act::Ask, now).map_err(|e| e.to_string()),
         };
         let agreed = || match mode {
-            Mode::BreakGlass => Ok(()),
+            Mode::BreakGlass | Mode::Drill => Ok(()),
             Mode::Auto => by_itself(policy, asked, &facts.who),
             Mode::Manual => enough_votes(policy, &facts),
             Mode::Preapproved => enough_beforehand(policy, &facts),
@@ -210,7 +228,7 @@ impl Repeater {
             Mode::BreakGlass => Action::BreakGlass,
             Mode::Auto => Action::AutoApprove,
             Mode::Manual => Action::Approve,
-            Mode::Preapproved => Action::Request,
+            Mode::Preapproved | Mode::Drill => Action::Request,
         };
         let judged = known.judge(action, asked, &facts)?;
         Ok(fields.and_then(|()| agreed()).and(judged).and_then(|rules| same(event, &rules)))
@@ -226,7 +244,7 @@ impl Repeater {
             _ => rules::permit(policy, &facts.who, Act::Issue, now).map_err(|e| e.to_string()),
         };
         let agreed = || match (mode, policy.approval) {
-            (Mode::BreakGlass, _) | (Mode::Auto, Approval::Auto) => Ok(()),
+            (Mode::BreakGlass | Mode::Drill, _) | (Mode::Auto, Approval::Auto) => Ok(()),
             (Mode::Auto, Approval::Manual) => Err("the policy asks for people who approve".to_owned()),
             (Mode::Preapproved, _) => enough_beforehand(policy, &facts),
             (Mode::Manual, Approval::Auto) if policy.steps.is_empty() => Ok(()),

@@ -73,6 +73,7 @@ async fn requests(mount: &Mount, span: Duration) -> Result<BTreeMap<String, Vec<
         let role = role.trim_end_matches('/').to_owned();
         let mut all = rules::open(mount, &role).await?;
         all.extend(rules::recent(mount, &role, now, span).await?);
+        all.retain(|request| request.mode != Mode::Drill);
         found.insert(role, all);
     }
     Ok(found)
@@ -294,7 +295,7 @@ async fn metrics(mount: &Mount) -> Result<Value, Error> {
     loop {
         let page = evidence::read(mount, from, 1000).await?;
         let Some(last) = page.last().and_then(|event| event["seq"].as_u64()) else { break };
-        for event in &page {
+        for event in page.iter().filter(|event| event["drill"] != true || event["kind"] == "breakglass.used") {
             *kinds.entry(event["kind"].as_str().unwrap_or_default().to_owned()).or_default() += 1;
             contained.extend(event["end"]["milliseconds"].as_u64());
         }

@@ -94,6 +94,8 @@ pub enum Mode {
     Preapproved,
     /// By nobody: see [`super::emergency`].
     BreakGlass,
+    /// By being a drill, of which nobody gets anything: see [`super::drill`].
+    Drill,
 }
 
 /// A vote.
@@ -316,6 +318,7 @@ impl AccessRequest {
             .with("tier", json!(self.tier))
             .with("requester", self.who.shown())
             .with("params", json!(self.params))
+            .with("drill", if self.mode == Mode::Drill { json!(true) } else { Value::Null })
     }
 
     /// As answers show it: no secret is in it.

@@ -75,7 +75,9 @@ async fn past(mount: &Mount, name: &str, most: usize) -> Result<Vec<AccessReques
             break;
         }
         let request = AccessRequest::at(mount, key).await?;
-        found.extend(request.filter(|request| request.policy == name && request.mode != Mode::BreakGlass));
+        found.extend(
+            request.filter(|request| request.policy == name && !matches!(request.mode, Mode::BreakGlass | Mode::Drill)),
+        );
     }
     found.reverse();
     Ok(found)

@@ -18,6 +18,7 @@ use crate::engine::lease::{MountTerms, Terms};
 use crate::engine::meter::{self, Work};
 use crate::engine::request::{Datum, Fields, LeaseGrant, LeaseRef, Reply, Request, Response};
 use crate::engine::template::{Names, OsEntropy};
+use crate::engine::transit::Underway;
 use crate::engine::{Mount, access, caps, end, marker, reconcile, remnant};
 use crate::secret::Secret;
 use crate::secret::password;
@@ -43,25 +44,7 @@ pub async fn read(mount: &Mount, name: &str, request: &Request) -> Reply {
     fits(&role, &connection)?;
     let terms = Terms::of(&role, bounds?);
     let mut permit = issue::authorize(mount, name, &role.gate, request, terms.at_issue(mount.stamp())).await?;
-    if permit.wants_record() {
-        let able = connection.target.records().await.map_err(|e| e.to_string());
-        permit.record(able, mount.ports.clock.now())?;
-    }
-    permit.pace(mount, &role.db_name).await?;
-    let mut plan = plan(mount, name, &role, &connection, &Purpose::of(&permit))?;
-    if connection.driver.keeps_marker() {
-        plan.marker = marker::sealed(mount, &plan.username, plan.marker).await?;
-    }
-    let place = caps::enter(mount, &role.limits, &connection, &plan).await?;
-    let made = make(mount, name, &role, &connection, permit.display_name(), &plan).await?;
-    let site = Site {
-        db_name: &role.db_name,
-        driver: connection.driver,
-        target: connection.target.as_ref(),
-        revocation: &role.statements.revocation,
-        wishes: role.wishes().or(&connection.wishes),
-    };
-    let (mut internal, underway) = issue::mint(mount, &permit, &site, &mut plan, made.login(), place).await?;
+    let Issued { plan, made, mut internal, underway } = issue(mount, name, &role, &connection, &mut permit).await?;
     caps::supersede::issued(mount, name, &role.db_name, &role.limits, permit.entity_id());
 
     let ends_for_good = made.ends_for_good();
@@ -78,6 +61,48 @@ pub async fn read(mount: &Mount, name: &str, request: &Request) -> Reply {
         underway: Some(underway),
         ..Response::default()
     }))
+}
+
+/// A user that was made.
+pub(super) struct Issued {
+    /// As what.
+    pub plan: MintPlan,
+    /// What opens it.
+    pub made: Made,
+    /// What ends it: a lease's internal data.
+    pub internal: Fields,
+    /// Until somebody has it.
+    pub underway: Underway,
+}
+
+/// Makes the user that the permit is for.
+pub(super) async fn issue(
+    mount: &Mount,
+    name: &str,
+    role: &Role,
+    connection: &Connection,
+    permit: &mut Permit,
+) -> Result<Issued, Error> {
+    if permit.wants_record() {
+        let able = connection.target.records().await.map_err(|e| e.to_string());
+        permit.record(able, mount.ports.clock.now())?;
+    }
+    permit.pace(mount, &role.db_name).await?;
+    let mut plan = plan(mount, name, role, connection, &Purpose::of(permit))?;
+    if connection.driver.keeps_marker() {
+        plan.marker = marker::sealed(mount, &plan.username, plan.marker).await?;
+    }
+    let place = caps::enter(mount, &role.limits, connection, &plan).await?;
+    let made = make(mount, name, role, connection, permit.display_name(), &plan).await?;
+    let site = Site {
+        db_name: &role.db_name,
+        driver: connection.driver,
+        target: connection.target.as_ref(),
+        revocation: &role.statements.revocation,
+        wishes: role.wishes().or(&connection.wishes),
+    };
+    let (internal, underway) = issue::mint(mount, permit, &site, &mut plan, made.login(), place).await?;
+    Ok(Issued { plan, made, internal, underway })
 }
 
 /// The connection of the role, if the role may use it.

@@ -39,6 +39,8 @@ pub enum Path {
     RotateRoot,
     /// `roles/:name/test`
     RoleTest,
+    /// `selftest/:role`
+    Selftest,
     /// `status`
     Statuses,
     /// `status/:name`
@@ -473,6 +475,22 @@ A write lays the given fields over those that are stored. Leases that are out ke
         description: "\
 PostgreSQL runs creation, renewal and revocation statements in one transaction that is rolled back: nobody else ever sees
 the user. Elsewhere the user is real, logs in once, and is ended at once; nobody gets its password.",
+    },
+    Route {
+        id: Path::Selftest,
+        pattern: "selftest/{role}",
+        operations: WRITE,
+        fields: &[
+            Field::new("role", FieldType::String, "Name of a role with jit_policy."),
+            Field::new("params", FieldType::KvPairs, "What narrows the role: see params_allowed in roles/:name."),
+        ],
+        details: None,
+        synopsis: "Show that a gated role works, from the request to the verified end.",
+        description: "\
+A credential that nobody gets goes the whole way: made as for a caller, used for one login, ended, and looked for at the
+target. Answers with its chain in the record, of which every event says drill, whether each of the five links is there, and
+how long each part took. No approval is needed, as nobody gets anything; a freeze and recording=require hold. For
+administrators, and for a job that runs it now and then.",
     },
     Route {
         id: Path::Creds,

@@ -4,8 +4,9 @@ use serde_json::{Map, Value, json};
 
 use super::checkpoint::{self, Checkpoint};
 use super::event::{hex, unhex};
-use super::verify::Reader;
-use super::{export as form, head, read, tree};
+use super::tree::{self, Tree};
+use super::verify::{Flaw, Reader};
+use super::{cut, export as form, head, read};
 use crate::engine::error::Error;
 use crate::engine::field::Input;
 use crate::engine::request::{Reply, Response};
@@ -18,7 +19,7 @@ const USUAL: usize = 1000;
 /// What a whole chain has of: each kind of event, and what shows it.
 const LINKS: &[(&str, &[&str])] = &[
     ("request", &["request.filed", "breakglass.used"]),
-    ("approval", &["decision.approved", "decision.auto", "decision.preapproved", "breakglass.used"]),
+    ("approval", &["decision.approved", "decision.auto", "decision.preapproved", "decision.drill", "breakglass.used"]),
     ("issuance", &["issue.done"]),
     ("execution", &["execution.summary"]),
     ("revocation", &["revoke.verified", "revoke.contained"]),
@@ -36,13 +37,17 @@ pub async fn chain(mount: &Mount, id: &str) -> Reply {
         events.extend(page.into_iter().filter(|event| event["request_id"] == id));
         from = last + 1;
     }
-    let has =
-        |kinds: &[&str]| events.iter().any(|event| event["kind"].as_str().is_some_and(|kind| kinds.contains(&kind)));
-    let missing: Vec<&str> = LINKS.iter().filter(|(_, kinds)| !has(kinds)).map(|(link, _)| *link).collect();
+    let of = |kinds: &[&str]| {
+        let found = events.iter().find(|event| event["kind"].as_str().is_some_and(|kind| kinds.contains(&kind)));
+        found.map_or(Value::Null, |event| json!({ "seq": event["seq"], "kind": event["kind"], "time": event["time"] }))
+    };
+    let links: Map<String, Value> = LINKS.iter().map(|(link, kinds)| ((*link).to_owned(), of(kinds))).collect();
+    let missing: Vec<&str> = LINKS.iter().map(|(link, _)| *link).filter(|link| links[*link].is_null()).collect();
     Ok(Some(Response::data([
         ("request_id", json!(id)),
         ("role", json!(request.role)),
         ("state", json!(request.state.name())),
+        ("links", links.into()),
         ("missing", json!(missing)),
         ("complete", json!(missing.is_empty())),
         ("events", json!(events)),
@@ -64,6 +69,10 @@ pub async fn export(mount: &Mount, input: &Input) -> Reply {
         "cef" => data.insert("lines".into(), events.iter().map(|event| json!(form::cef(event))).collect()),
         other => return Err(Error::Refused(format!("format: {other:?} is none of json, ocsf, cef"))),
     };
+    // It stands in the place of what was before the first event of the answer.
+    if let Some(cut) = cut::load(mount).await?.filter(|cut| after <= cut.checkpoint.size) {
+        data.insert("cut".into(), json!(cut));
+    }
     data.insert("after".into(), json!(next));
     data.insert("more".into(), json!(next < checkpoint.size));
     if next >= checkpoint.size {
@@ -90,22 +99,29 @@ pub async fn proof(mount: &Mount, seq: &str) -> Reply {
     if seq == 0 || seq > checkpoint.size {
         return Ok(None);
     }
-    let (mut hashes, mut found, mut from) = (Vec::new(), None, 1);
+    let cut = cut::load(mount).await?;
+    let gone = cut.as_ref().map_or(0, |cut| cut.checkpoint.size);
+    if seq <= gone {
+        return Err(Error::Refused(format!("the first {gone} events were taken away: see retention in config/jit")));
+    }
+    let before = cut.and_then(|cut| cut.end()).map_or_else(Tree::default, |(_, tree)| tree);
+    let (mut hashes, mut found, mut from) = (Vec::new(), None, gone + 1);
     while from <= checkpoint.size {
         let page = read(mount, from, USUAL).await?;
         let Some(last) = page.last().and_then(|event| event["seq"].as_u64()) else { break };
         for event in page {
             let hash = event["hash"].as_str().and_then(unhex);
-            hashes.push(hash.ok_or_else(|| Error::Failed(format!("event {} has no hash", hashes.len() + 1)))?);
+            hashes.push(hash.ok_or_else(|| Error::Failed(format!("event {} has no hash", event["seq"])))?);
             if event["seq"] == seq {
                 found = Some(event);
             }
         }
         from = last + 1;
     }
-    hashes.truncate(usize::try_from(checkpoint.size).unwrap_or(usize::MAX));
-    let place = usize::try_from(seq - 1).unwrap_or(usize::MAX);
-    let path: Vec<String> = tree::path(&hashes, place).iter().map(|hash| hex(hash)).collect();
+    hashes.truncate(usize::try_from(checkpoint.size.saturating_sub(gone)).unwrap_or(usize::MAX));
+    let path = tree::path(&before, &hashes, seq - 1)
+        .ok_or_else(|| Error::Failed(format!("event {seq} is missing: see evidence/verify")))?;
+    let path: Vec<String> = path.iter().map(|hash| hex(hash)).collect();
     Ok(Some(Response::data([
         ("event", json!(found)),
         ("path", json!(path)),
@@ -123,8 +139,13 @@ pub async fn verify(mount: &Mount, input: &Input) -> Reply {
             .map_err(|_| Error::Refused("checkpoint: expected what evidence/checkpoint answers".into()))?;
         reader.expect(kept);
     }
+    let cut = cut::load(mount).await?;
+    let begun = cut.as_ref().map_or(Ok(()), |cut| reader.begin(cut));
     let mut from = 1;
     let judged = loop {
+        if let Err(flaw) = begun {
+            break Err(flaw);
+        }
         let page = read(mount, from, USUAL).await?;
         let Some(last) = page.last().and_then(|event| event["seq"].as_u64()) else { break reader.end(Some(&public)) };
         if let Err(flaw) = page.iter().try_for_each(|event| reader.event(event)) {
@@ -132,12 +153,19 @@ pub async fn verify(mount: &Mount, input: &Input) -> Reply {
         }
         from = last.max(from) + 1;
     };
+    // What stands in the place of the first events is signed: nothing may be missing without it.
+    let judged = judged.and_then(|sound| match sound.first > sound.cut + 1 {
+        true => Err(Flaw::Beginning(sound.first)),
+        false => Ok(sound),
+    });
     Ok(Some(match judged {
         Ok(sound) => Response::data([
             ("valid", json!(true)),
             ("events", json!(sound.last)),
+            ("events_taken_away", json!(sound.cut)),
             ("head", json!(sound.head)),
             ("checkpoints", json!(sound.checkpoints)),
+            ("checkpoints_too_old", json!(sound.too_old)),
             ("decisions_hold", json!(sound.decisions.otherwise.is_empty())),
             ("decisions", json!(sound.decisions)),
         ]),

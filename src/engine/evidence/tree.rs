@@ -42,6 +42,20 @@ impl Tree {
         }
     }
 
+    /// The root of the complete subtree over exactly these events, if it is one of those that are known.
+    fn peak(&self, from: u64, to: u64) -> Option<Hash> {
+        let mut start = 0;
+        // One for each bit of the size, the highest first.
+        let widths = (0..u64::BITS).rev().map(|bit| 1 << bit).filter(|width| self.size & width != 0);
+        for (peak, width) in self.peaks.iter().zip(widths) {
+            if (start, start + width) == (from, to) {
+                return Some(*peak);
+            }
+            start += width;
+        }
+        None
+    }
+
     /// As texts.
     pub fn stored(&self) -> Vec<String> {
         self.peaks.iter().map(|peak| hex(peak)).collect()
@@ -55,29 +69,49 @@ impl Tree {
 }
 
 /// The largest power of two below `count`, of two or more leaves: where the RFC splits a tree.
-fn split(count: usize) -> usize {
+fn split(count: u64) -> u64 {
     (count.next_power_of_two() / 2).max(1)
 }
 
-/// The root of the tree over these hashes of events.
-fn root_of(events: &[Hash]) -> Hash {
-    let mut tree = Tree::default();
-    events.iter().for_each(|event| tree.push(event));
-    tree.root()
+/// The audit path (RFC 6962, 2.1.1) of the event at `place` (from 0) in the tree of `before` and then these events: the
+/// lowest hash first. `None` for one that is not among these.
+pub fn path(before: &Tree, events: &[Hash], place: u64) -> Option<Vec<Hash>> {
+    let size = before.size.checked_add(u64::try_from(events.len()).ok()?)?;
+    if !(before.size..size).contains(&place) {
+        return None;
+    }
+    let (mut from, mut to, mut hashes) = (0, size, Vec::new());
+    while to - from > 1 {
+        let middle = from + split(to - from);
+        if place < middle {
+            hashes.push(root_of(before, events, middle, to)?);
+            to = middle;
+        } else {
+            hashes.push(root_of(before, events, from, middle)?);
+            from = middle;
+        }
+    }
+    hashes.reverse();
+    Some(hashes)
 }
 
-/// The audit path (RFC 6962, 2.1.1) of the event at `place` (from 0) among these: the lowest hash first.
-pub fn path(events: &[Hash], place: usize) -> Vec<Hash> {
-    if events.len() < 2 || place >= events.len() {
-        return Vec::new();
+/// The root of the subtree over the events from `from` to before `to`; `None` if it is within one of which only the root is
+/// known.
+fn root_of(before: &Tree, events: &[Hash], from: u64, to: u64) -> Option<Hash> {
+    if let Some(start) = from.checked_sub(before.size) {
+        let (start, end) = (usize::try_from(start).ok()?, usize::try_from(to - before.size).ok()?);
+        let mut tree = Tree::default();
+        events.get(start..end)?.iter().for_each(|event| tree.push(event));
+        return Some(tree.root());
     }
-    let (left, right) = events.split_at(split(events.len()));
-    let (mut hashes, other) = match place.checked_sub(left.len()) {
-        None => (path(left, place), right),
-        Some(place) => (path(right, place), left),
-    };
-    hashes.push(root_of(other));
-    hashes
+    if let Some(peak) = before.peak(from, to) {
+        return Some(peak);
+    }
+    if to - from < 2 {
+        return None;
+    }
+    let middle = from + split(to - from);
+    Some(inner(&root_of(before, events, from, middle)?, &root_of(before, events, middle, to)?))
 }
 
 /// Whether `path` leads from the event at `place` (from 0) to this root of a tree of `size` events.
@@ -129,7 +163,7 @@ mod tests {
         for size in 1..=events.len() {
             let root = mth(&events[..size]);
             for place in 0..size {
-                let path = path(&events[..size], place);
+                let path = path(&Tree::default(), &events[..size], place as u64).unwrap();
                 let to = |event: &Hash, place: u64, path: &[Hash]| leads(event, place, size as u64, path, &root);
                 assert!(to(&events[place], place as u64, &path), "{place} of {size}");
                 assert!(!to(&events[(place + 1) % 33], place as u64, &path), "another event");
@@ -138,6 +172,22 @@ mod tests {
             }
         }
         assert!(!leads(&events[0], 0, 0, &[], &mth(&[])), "nothing is in an empty tree");
+    }
+
+    #[test]
+    fn a_path_is_the_same_when_the_first_events_are_known_by_their_roots_only() {
+        let events: Vec<Hash> = (0..33u8).map(|i| Sha256::digest([i]).into()).collect();
+        let mut before = Tree::default();
+        for cut in 0..events.len() {
+            for size in cut..=events.len() {
+                for place in 0..size {
+                    let whole = path(&Tree::default(), &events[..size], place as u64);
+                    let rest = path(&before, &events[cut..size], place as u64);
+                    assert_eq!(rest, whole.filter(|_| place >= cut), "{place} of {size} without {cut}");
+                }
+            }
+            before.push(&events[cut]);
+        }
     }
 
     #[test]

@@ -4,7 +4,9 @@
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::Head;
 use super::checkpoint::Checkpoint;
+use super::cut::Cut;
 use super::event::{GENESIS, Hash, hash_of, hex, unhex};
 use super::tree::{self, Tree};
 use crate::engine::access::repeat::{Decisions, Repeater};
@@ -46,6 +48,9 @@ pub enum Flaw {
     /// The event is not in the tree that was signed.
     #[error("event {0} is not in the tree that was signed")]
     NotIncluded(u64),
+    /// What stands in the place of the first events is not what it says.
+    #[error("what is said of the first {0} events, which were taken away, contradicts itself")]
+    Cut(u64),
     /// A checkpoint has another author.
     #[error("the checkpoint of {0} events is not signed by this key")]
     Signature(u64),
@@ -62,6 +67,10 @@ pub struct Sound {
     pub head: String,
     /// Checkpoints that were met and hold.
     pub checkpoints: usize,
+    /// How many of the first events were taken away, by a signed statement of the mount.
+    pub cut: u64,
+    /// Checkpoints of the time before that: nobody can say of them whether they hold.
+    pub too_old: usize,
     /// The signatures of those were checked against a key.
     pub signed: bool,
     /// What came of deciding again what was decided.
@@ -77,6 +86,9 @@ pub struct Reader {
     tree: Tree,
     checkpoints: Vec<Checkpoint>,
     held: usize,
+    /// All events from the first on are in the tree.
+    whole: bool,
+    cut: Option<Checkpoint>,
     repeater: Repeater,
 }
 
@@ -84,6 +96,25 @@ impl Reader {
     /// A checkpoint that the record must agree with.
     pub fn expect(&mut self, checkpoint: Checkpoint) {
         self.checkpoints.push(checkpoint);
+    }
+
+    /// The record begins here: what was before was taken away. Told before any event.
+    ///
+    /// # Errors
+    /// If it contradicts itself.
+    pub fn begin(&mut self, cut: &Cut) -> Result<(), Flaw> {
+        let size = cut.checkpoint.size;
+        let (head, tree) = cut.end().ok_or(Flaw::Cut(size))?;
+        (self.first, self.next, self.prev) = (Some(size + 1), size + 1, head);
+        (self.tree, self.whole) = (tree, true);
+        self.cut = Some(cut.checkpoint.clone());
+        cut.policies.iter().for_each(|text| self.repeater.learn(text));
+        Ok(())
+    }
+
+    /// The record as it was after the last event that was told, which came at `time`.
+    pub fn head(&self, time: u64) -> Head {
+        Head { next: self.next, hash: self.prev, time, tree: self.tree.clone() }
     }
 
     /// The next event.
@@ -94,7 +125,7 @@ impl Reader {
         let seq = event["seq"].as_u64().unwrap_or(0);
         if self.first.is_none() {
             self.first = Some(seq);
-            self.next = seq;
+            (self.next, self.whole) = (seq, seq <= 1);
             self.prev = match seq {
                 0 | 1 => GENESIS,
                 _ => event["prev"].as_str().and_then(unhex).ok_or(Flaw::Link(seq))?,
@@ -113,8 +144,7 @@ impl Reader {
         (self.prev, self.next) = (hash, seq + 1);
         self.tree.push(&hash);
         for checkpoint in self.checkpoints.iter().filter(|checkpoint| checkpoint.size == seq) {
-            let whole = self.first == Some(1);
-            if checkpoint.head != hex(&hash) || (whole && checkpoint.root != hex(&self.tree.root())) {
+            if checkpoint.head != hex(&hash) || (self.whole && checkpoint.root != hex(&self.tree.root())) {
                 return Err(Flaw::Replaced(seq));
             }
             self.held += 1;
@@ -129,17 +159,28 @@ impl Reader {
     /// A checkpoint that does not fit.
     pub fn end(self, public: Option<&str>) -> Result<Sound, Flaw> {
         let (first, last) = (self.first.unwrap_or(1), self.next.saturating_sub(1));
-        for checkpoint in &self.checkpoints {
+        let cut = self.cut.as_ref().map_or(0, |cut| cut.size);
+        let (mut held, mut too_old) = (self.held, 0);
+        for checkpoint in self.checkpoints.iter().chain(&self.cut) {
             if public.is_some_and(|public| !checkpoint.is_by(public)) {
                 return Err(Flaw::Signature(checkpoint.size));
             }
+        }
+        for checkpoint in &self.checkpoints {
+            if let Some(at) = self.cut.as_ref().filter(|at| at.size == checkpoint.size) {
+                if (&checkpoint.head, &checkpoint.root) != (&at.head, &at.root) {
+                    return Err(Flaw::Replaced(at.size));
+                }
+                held += 1;
+            }
+            too_old += usize::from(checkpoint.size < cut);
             if checkpoint.size > last {
                 return Err(Flaw::CutOff { end: last, size: checkpoint.size });
             }
         }
-        let signed = public.is_some() && self.held > 0;
+        let signed = public.is_some() && held > 0;
         let decisions = self.repeater.end();
-        Ok(Sound { first, last, head: hex(&self.prev), checkpoints: self.held, signed, decisions })
+        Ok(Sound { first, last, head: hex(&self.prev), checkpoints: held, cut, too_old, signed, decisions })
     }
 }
 
@@ -149,6 +190,8 @@ struct Export {
     events: Vec<Value>,
     #[serde(default)]
     checkpoint: Option<Checkpoint>,
+    #[serde(default)]
+    cut: Option<Cut>,
 }
 
 /// One event with the path to the root of a checkpoint, as `evidence/proof/:seq` answers it.
@@ -181,12 +224,12 @@ impl Included {
         {
             return Err(Flaw::Replaced(other.size));
         }
-        let decisions = Decisions::default();
-        Ok(Sound { first: seq, last: seq, head: hex(&hash), checkpoints: 1, signed: public.is_some(), decisions })
+        let (head, signed) = (hex(&hash), public.is_some());
+        Ok(Sound { first: seq, last: seq, head, checkpoints: 1, signed, ..Sound::default() })
     }
 }
 
-/// Judges an export: the answer of `evidence/export`, or events and checkpoints one a line. `kept` are checkpoints that
+/// Judges an export: the answer of `evidence/export`, or events, checkpoints and the cut one a line. `kept` are checkpoints that
 /// somebody kept, `public` the key that must have signed all of them.
 ///
 /// # Errors
@@ -202,12 +245,18 @@ pub fn file(text: &str, kept: Vec<Checkpoint>, public: Option<&str>) -> Result<S
     let mut events = Vec::new();
     if let Some(export) = whole::<Export>(text) {
         export.checkpoint.into_iter().for_each(|checkpoint| reader.expect(checkpoint));
+        if let Some(cut) = export.cut {
+            reader.begin(&cut)?;
+        }
         events = export.events;
     } else {
         for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
             let value: Value = serde_json::from_str(line).map_err(|_| Flaw::Unreadable(number + 1))?;
             if value.get("seq").is_some() {
                 events.push(value);
+            } else if value.get("peaks").is_some() {
+                let cut: Cut = serde_json::from_value(value).map_err(|_| Flaw::Unreadable(number + 1))?;
+                reader.begin(&cut)?;
             } else {
                 let checkpoint = serde_json::from_value(value).map_err(|_| Flaw::Unreadable(number + 1))?;
                 reader.expect(checkpoint);
@@ -218,7 +267,7 @@ pub fn file(text: &str, kept: Vec<Checkpoint>, public: Option<&str>) -> Result<S
         reader.event(event)?;
     }
     let sound = reader.end(public)?;
-    if sound.first > 1 && sound.checkpoints == 0 {
+    if sound.first > sound.cut + 1 && sound.checkpoints == 0 {
         return Err(Flaw::Beginning(sound.first));
     }
     Ok(sound)
@@ -308,7 +357,8 @@ mod tests {
     fn one_event_is_shown_to_be_in_the_tree() {
         let (events, checkpoint, public) = record(9);
         let hashes: Vec<Hash> = events.iter().map(|event| unhex(event["hash"].as_str().unwrap()).unwrap()).collect();
-        let path: Vec<String> = tree::path(&hashes, 4).iter().map(|hash| hex(hash)).collect();
+        let path: Vec<String> =
+            tree::path(&Tree::default(), &hashes, 4).unwrap().iter().map(|hash| hex(hash)).collect();
         let answer = |event: &Value| {
             serde_json::json!({ "data": { "event": event, "path": path, "checkpoint": checkpoint } }).to_string()
         };

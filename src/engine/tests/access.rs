@@ -2,6 +2,7 @@
 
 mod governance;
 mod model;
+mod retention;
 
 use super::rotation::{Fault, later};
 use super::*;

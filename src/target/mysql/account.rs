@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::session::{Fault, Session};
+use crate::target::Marker;
 
 /// How often sessions that were told to go are looked for again.
 const POLL: Duration = Duration::from_millis(10);
@@ -37,7 +38,33 @@ pub fn account(username: &str, host: &str) -> String {
     format!("{}@{}", literal(username), literal(host))
 }
 
+/// The statement that writes into an account whose it is (MySQL 8.0.21). What the account has of attributes otherwise stays.
+pub fn attribute(account: &str, marker: &Marker) -> String {
+    let note = serde_json::json!({ "leasehold": {
+        "mount": marker.mount,
+        "connection": marker.connection,
+        "role": marker.role,
+        "request_id": marker.grant,
+        "core_request_id": marker.request,
+        "entity_id": marker.entity,
+        "issued": marker.begun,
+        "expires": marker.expires,
+    } });
+    format!("ALTER USER {account} ATTRIBUTE {}", literal(&note.to_string()))
+}
+
 impl Session {
+    /// Writes into a user whose it is, where the server has a place for that and the user is one of a grant.
+    pub async fn attribute(&mut self, username: &str, accounts: &Accounts, marker: &Marker) -> Result<(), Fault> {
+        if marker.grant.is_empty() || !self.server.has_attributes() {
+            return Ok(());
+        }
+        for Account { host, .. } in &accounts.list {
+            self.run(&attribute(&account(username, host), marker)).await?;
+        }
+        Ok(())
+    }
+
     /// Looks up the accounts of a user; where that is not allowed, there is one at `assumed_host`.
     pub async fn accounts(&mut self, username: &str, assumed_host: &str) -> Result<Accounts, Fault> {
         let plugin = if self.server.lists_plugins() { "plugin" } else { "''" };
@@ -181,5 +208,25 @@ mod tests {
     #[test]
     fn quoting() {
         assert_eq!(account(r"a'b\", "%"), r"'a''b\\'@'%'");
+    }
+
+    #[test]
+    fn an_attribute_says_whose_a_user_is() {
+        let marker = Marker {
+            mount: "m".into(),
+            connection: "my".into(),
+            role: "r'\"\\".into(),
+            grant: "jr_1".into(),
+            request: "req".into(),
+            entity: "e".into(),
+            begun: 5,
+            expires: 9,
+            seal: "not told".into(),
+        };
+        let wanted = concat!(
+            r#"ALTER USER 'u'@'%' ATTRIBUTE '{"leasehold":{"mount":"m","connection":"my","role":"r''\\"\\\\","#,
+            r#""request_id":"jr_1","core_request_id":"req","entity_id":"e","issued":5,"expires":9}}'"#,
+        );
+        assert_eq!(attribute(&account("u", "%"), &marker), wanted);
     }
 }

@@ -11,8 +11,8 @@ use super::session::{Fault, Session};
 use super::settings::Hashing;
 use super::{Core, TargetError};
 use crate::secret::Secret;
-use crate::target::Outcome;
 use crate::target::pool::{Checkout, Lane};
+use crate::target::{Marker, Outcome};
 
 /// How often an undo is tried before it is given up.
 const UNDO_TRIES: u32 = 3;
@@ -29,6 +29,8 @@ pub struct Creation {
     pub rollback: Vec<Secret>,
     /// The user's password.
     pub password: Secret,
+    /// Whose the user is.
+    pub marker: Marker,
     /// Nobody waits for the user any more.
     pub abandoned: Arc<AtomicBool>,
 }
@@ -128,8 +130,17 @@ impl Creation {
             return if undo.run().await.is_ok() { Outcome::Failed(error) } else { Outcome::Unknown(error) };
         }
         // An answer that does not come changes nothing: every statement has been answered, so the user is there.
-        if found.is_ok() {
-            session.give_back();
+        let Ok(found) = found else { return Outcome::Done(Minted(Some(undo))) };
+        // Whose it is, is in the record already: a user is not refused for want of this.
+        match session.attribute(&self.username, &found, &self.marker).await {
+            Ok(()) => session.give_back(),
+            Err(fault) => {
+                let open = fault.is_open();
+                tracing::warn!(username = self.username, "the user carries no attribute: {}", TargetError::from(fault));
+                if !open {
+                    session.give_back();
+                }
+            }
         }
         Outcome::Done(Minted(Some(undo)))
     }

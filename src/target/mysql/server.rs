@@ -143,6 +143,11 @@ impl Server {
         !self.mariadb && self.version >= (8, 0, 14)
     }
 
+    /// `ALTER USER … ATTRIBUTE`: an account carries a JSON object. MariaDB knows none.
+    pub fn has_attributes(&self) -> bool {
+        !self.mariadb && self.version >= (8, 0, 21)
+    }
+
     /// Roles are rows of `mysql.user`, told apart by `is_role`.
     pub fn lists_roles_as_users(&self) -> bool {
         self.mariadb && self.version >= (10, 0, 5)
@@ -241,6 +246,9 @@ mod tests {
         );
         assert_eq!(eight.identified(Plugin::Native, &hash).expose(), "IDENTIFIED WITH mysql_native_password AS 'H'");
         let old = mysql("5.6.51", None, None);
+        assert!(eight.has_attributes() && mysql("8.0.21", None, None).has_attributes());
+        assert!(!mysql("8.0.20", None, None).has_attributes());
+        assert!(!Server::new("11.4.2-MariaDB", &[], None, None).has_attributes());
         assert!(!old.has_two_passwords() && !old.can_lock() && !old.has_if_exists() && !old.has_alter_user());
         assert_eq!(old.longest_username(), 16);
         assert_eq!(old.identified(Plugin::Native, &hash).expose(), "IDENTIFIED BY PASSWORD 'H'");

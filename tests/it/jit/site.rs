@@ -32,8 +32,13 @@ pub struct Person {
 impl Site {
     /// With the gated role `secret`, whose policy has these fields besides one vote of the group `leads`.
     pub fn start(policy: Value) -> Site {
+        Site::start_with(COUNTING, policy)
+    }
+
+    /// The same, at a database with these settings, which load `pg_stat_statements`.
+    pub fn start_with(settings: &'static [&'static str], policy: Value) -> Site {
         let (bao, postgres) = thread::scope(|scope| {
-            let postgres = scope.spawn(|| Postgres::start_with(COUNTING));
+            let postgres = scope.spawn(|| Postgres::start_with(settings));
             (Bao::start(), postgres.join().unwrap())
         });
         bao.register();

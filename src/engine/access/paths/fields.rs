@@ -42,6 +42,14 @@ pub const CONFIG: &[Field] = &[
          else writes to its activate path; the jit_policy of a gated role stays as it is.",
     )
     .preset(Preset::Text("direct")),
+    Field::new(
+        "retention",
+        FieldType::KvPairs,
+        "How long requests and their evidence are kept once they are over, by the tier of the policy: low=90d medium=365d \
+         high=2000d critical=0. All four or none; at least 30d; 0: for ever. What belongs to no request is kept as long as \
+         anything. Only the oldest part of the record goes, as a whole. Not set: everything is kept for ever.",
+    ),
+    Field::new("legal_hold", FieldType::Bool, "Nothing is taken from the record, whatever retention says."),
     Field::new("auditor_groups", FieldType::CommaStringSlice, "Identity groups whose members may see every request."),
 ];
 
