@@ -127,10 +127,11 @@ impl Intent {
         };
         let is_due = self.due() <= now;
         match (may_be_made, is_own) {
-            (true, false) if is_due || age >= CLEARED => {
+            // However old it says it is: its process may be the next one already, under another clock.
+            (true, false) if age >= CLEARED => {
                 Unfinished::MayBeMade((UNFINISHED / 4).min(UNFINISHED.saturating_sub(age)))
             }
-            (true, false) => Unfinished::Early(self.due().min(now + until_cleared(mount))),
+            (true, false) => Unfinished::Early(now + until_cleared(mount)),
             (true, true) if is_due => Unfinished::MayBeMade(UNFINISHED / 4),
             (false, false) => Unfinished::Over,
             (false, true) if is_due || self.begun > unix_seconds(now) => Unfinished::Over,

@@ -350,8 +350,6 @@ async fn of_lost_requests(mount: &Mount, name: &str) -> Result<Look, Error> {
 
 async fn look_at_notes(mount: &Mount, name: &str, connection: &Connection) -> Result<Look, Error> {
     let storage = mount.ports.storage.as_ref();
-    let limit = overdue_since(certain_time(mount, Some(connection)).await);
-    let now = mount.ports.clock.now();
     let mut notes = Vec::new();
     for id in storage.list(intent::PREFIX, "", -1).await? {
         let key = format!("{}{id}", intent::PREFIX);
@@ -361,6 +359,9 @@ async fn look_at_notes(mount: &Mount, name: &str, connection: &Connection) -> Re
             Err(e) => tracing::error!("{e}"),
         }
     }
+    // After the notes: one that was written once the clock was set back is not judged by what it said before.
+    let limit = overdue_since(certain_time(mount, Some(connection)).await);
+    let now = mount.ports.clock.now();
     let names: Vec<String> = notes.iter().map(|(_, note)| note.username.clone()).collect();
     let present = connection.target.present(&names).await.map_err(|e| Error::Failed(e.to_string()))?;
     let present: BTreeSet<String> = present.into_iter().collect();

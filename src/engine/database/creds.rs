@@ -464,6 +464,10 @@ pub async fn when_due(mount: &Mount, key: &str) -> Result<(), Trouble> {
         }
         Some(Unfinished::MayBeMade(again)) => {
             queue.plan(key, &note.db_name, now + again);
+            if mount.ports.host.is_standby().await.unwrap_or(true) {
+                // It is of whoever is active now.
+                return Ok(());
+            }
             tracing::warn!(
                 username = note.username,
                 role = note.role,

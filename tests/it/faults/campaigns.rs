@@ -160,6 +160,7 @@ fn a_network_that_fails_loses_no_lease_and_disturbs_nobody_else() {
     let end = Instant::now();
     let (ledger, neighbour) = (load.end(), neighbour.end());
     report(&ledger);
+    report(&neighbour);
     let alone = neighbour.mints_between(quiet, disturbed);
     let beside = neighbour.mints_between(disturbed, end);
     println!("another connection: {alone} beforehand; {beside} meanwhile");
