@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::Value;
 
@@ -26,8 +26,33 @@ const SECRET: &[&str] = &[
 /// Answers of paths with one of these in them hold no secret, and are searched.
 pub const NEVER: &[&str] = &["evidence", "reports", "requests", "inbox", "status", "audit", "metrics"];
 
-static SEEN: Mutex<BTreeSet<Known>> = Mutex::new(BTreeSet::new());
+static SEEN: Mutex<Seen> = Mutex::new(Seen { all: BTreeSet::new(), index: None, fresh: Vec::new() });
 static LEFT: AtomicBool = AtomicBool::new(false);
+
+/// What was noted. Under load each error is searched, so the search is not made anew each time.
+struct Seen {
+    all: BTreeSet<Known>,
+    /// Finds all but the fresh ones.
+    index: Option<Arc<Search>>,
+    fresh: Vec<Known>,
+}
+
+impl Seen {
+    fn lock() -> MutexGuard<'static, Seen> {
+        SEEN.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn searches(&mut self) -> [Arc<Search>; 2] {
+        let index = match &self.index {
+            Some(index) if self.fresh.len() <= self.all.len() / 8 => index.clone(),
+            _ => {
+                self.fresh.clear();
+                self.index.insert(Arc::new(Search::new(self.all.iter().cloned()))).clone()
+            }
+        };
+        [index, Arc::new(Search::new(self.fresh.iter().cloned()))]
+    }
+}
 
 /// From now on nothing is noted and nothing searched, in this process: the test runs the built-in engine too.
 pub fn leave() {
@@ -41,7 +66,12 @@ pub fn note(what: &str, text: &str) {
         false if text.len() < SHORTEST => return,
         false => vec![Known::new(what, text)],
     };
-    SEEN.lock().unwrap_or_else(PoisonError::into_inner).extend(known);
+    let mut seen = Seen::lock();
+    for known in known {
+        if seen.all.insert(known.clone()) {
+            seen.fresh.push(known);
+        }
+    }
 }
 
 /// Notes the signature of a proof that a path brings along. What comes before it says nothing that could be used.
@@ -55,7 +85,9 @@ pub fn note_proof(path: &str) {
 
 /// A secret that a server was shown on purpose may be in its log.
 pub fn forget(text: &str) {
-    SEEN.lock().unwrap_or_else(PoisonError::into_inner).retain(|known| known.bytes != text.as_bytes());
+    let mut seen = Seen::lock();
+    seen.all.retain(|known| known.bytes != text.as_bytes());
+    seen.index = None;
 }
 
 /// Notes the secrets among the fields of a request or an answer.
@@ -82,7 +114,7 @@ pub fn note_all(value: &Value) {
 
 /// What was noted so far.
 pub fn seen() -> Vec<Known> {
-    SEEN.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    Seen::lock().all.iter().cloned().collect()
 }
 
 /// The secrets that stand in `text`, with what surrounds them. Of a secret a part of twelve bytes counts.
@@ -102,6 +134,7 @@ pub fn check(whose: &str, text: &[u8]) {
     if LEFT.load(Ordering::Relaxed) || std::thread::panicking() {
         return;
     }
-    let found = found(&Search::new(seen()), text);
+    let searches = Seen::lock().searches();
+    let found: Vec<String> = searches.iter().flat_map(|search| found(search, text)).collect();
     assert!(found.is_empty(), "secrets in what {whose} wrote: {}", found.join("\n"));
 }
