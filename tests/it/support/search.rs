@@ -165,11 +165,16 @@ impl Search {
         let whole = length == pattern.len();
         let form = match form {
             _ if whole => *form,
-            Form::Plain if length >= PART => Form::Part(length),
+            Form::Plain if length >= PART && !is_a_number(&pattern[place..place + length]) => Form::Part(length),
             _ => return None,
         };
         Some(Hit { secret: *secret, form, at: 0, length })
     }
+}
+
+/// Tokens are long and many, and some have eight digits in a row that the date of a certificate has as well.
+fn is_a_number(part: &[u8]) -> bool {
+    part.len() < SHORTEST && part.iter().all(u8::is_ascii_digit)
 }
 
 /// The forms of a secret. Of base64 there are three, for the three places in a longer text that it can start at; each
@@ -238,6 +243,10 @@ mod tests {
     fn a_part_is_found_and_nothing_else() {
         assert_eq!(found(&SECRET.as_bytes()[3..]), [(Form::Part(17), 0)]);
         assert_eq!(found(&SECRET.as_bytes()[..8]), [(Form::Part(8), 0)]);
+        let token = Search::new([Known::new("token", "a-token-with-109221122020-in-it")]);
+        assert_eq!(token.find(b"\r110922112202Z0k").len(), 0, "a date");
+        assert_eq!(token.find(b"-10922112").len(), 1);
+        assert_eq!(token.find(b"109221122020").len(), 1);
         assert_eq!(found(&SECRET.as_bytes()[..7]), []);
         assert_eq!(found(&[0; 4096]), []);
         let two = [SECRET.as_bytes(), b"another-secret-text"].concat();
