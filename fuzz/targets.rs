@@ -62,6 +62,14 @@ fn without(password: &str, shown: impl std::fmt::Display) {
 
 const PASSWORD: &str = "the-password-of-the-fuzz-target";
 
+/// The password that stands for `{{password}}` is in no error about the text around it. A text that holds it itself, in
+/// the name of a parameter say, has not got it from there.
+fn withheld(text: &str, error: impl std::fmt::Display) {
+    if !text.contains(PASSWORD) {
+        without(PASSWORD, error);
+    }
+}
+
 fn dsn_postgres(text: &str) {
     let password = secret(PASSWORD);
     for disable_escaping in [false, true] {
@@ -73,7 +81,7 @@ fn dsn_postgres(text: &str) {
             ..Default::default()
         };
         if let Err(error) = PgEndpoint::parse(&source) {
-            without(PASSWORD, error);
+            withheld(text, error);
         }
     }
     let mut parts = text.split('\n');
@@ -95,7 +103,7 @@ fn dsn_mysql(text: &str) {
     let password = secret(PASSWORD);
     let source = mysql::Source { connection_url: text, username: "u", password: Some(&password), ..Default::default() };
     if let Err(error) = mysql::Settings::new(&source) {
-        without(PASSWORD, error);
+        withheld(text, error);
     }
     let mut parts = text.split('\n');
     let mut next = || parts.next().unwrap_or_default();
@@ -114,7 +122,7 @@ fn dsn_redis(text: &str) {
     let password = secret(PASSWORD);
     let source = redis::Source { connection_url: text, username: "u", password: Some(&password), ..Default::default() };
     if let Err(error) = redis::Settings::new(&source) {
-        without(PASSWORD, error);
+        withheld(text, error);
     }
 }
 

@@ -38,7 +38,7 @@ struct Arguments {
     /// Leases that are revoked in each turn of single revocations.
     #[arg(long, default_value_t = 200)]
     leases: usize,
-    /// Leases that are revoked by prefix in each turn; the role with direct grants takes part up to 2,000.
+    /// Leases that are revoked by prefix in each turn; above 2,000 only of the roles `member` and `maria`.
     #[arg(long, value_delimiter = ',', default_values_t = [1000, 5000])]
     prefix: Vec<usize>,
     /// Numbers of clients.
@@ -78,6 +78,7 @@ enum Part {
     Direct,
     Scale,
     Memory,
+    Width,
     Start,
 }
 
@@ -153,6 +154,9 @@ fn main() {
     if arguments.wants(Part::Memory) {
         println!("{}", scale::memory(&rig, arguments.live));
     }
+    if arguments.wants(Part::Width) {
+        println!("{}", scale::width(&rig, 100, 1000, 50));
+    }
     if arguments.wants(Part::Start) {
         println!("{}", scale::start(&rig, 10));
     }
@@ -198,7 +202,8 @@ fn one_round(arguments: &Arguments, turns: &mut Turns<'_>) {
     }
     if arguments.wants(Part::Prefix) {
         for role in arguments.roles(&Role::REVOKED) {
-            for &count in arguments.prefix.iter().filter(|&&count| role != Role::Direct || count <= 2000) {
+            let takes_part = |count: usize| count <= 2000 || matches!(role, Role::Member | Role::Maria);
+            for &count in arguments.prefix.iter().filter(|&&count| takes_part(count)) {
                 let what = format!("revocations of {count} by prefix (`sync`: one after another)");
                 turns.both(&what, role, 1, |engine| load::revoke_prefix(rig, engine, role, count));
             }

@@ -166,7 +166,7 @@ impl Rig {
     /// roles wants it.
     pub fn start(raft: bool, beside: Option<&Path>, roles: &[Role]) -> Rig {
         // The room for sessions is the only setting that is not the server's own.
-        let postgres = Postgres::start_with(&["max_connections=200"]);
+        let postgres = Postgres::start_with(&["max_connections=300"]);
         let with_maria = roles.iter().any(|role| role.database() == Database::MariaDb);
         // As it comes, not as tests want it: what is committed is on the disk, and nobody writes down what is said.
         let mariadb = with_maria.then(|| {
@@ -220,6 +220,22 @@ impl Rig {
         self.postgres.sql(&format!("CREATE ROLE {account} LOGIN PASSWORD 'before'"));
         let fixed = json!({ "db_name": "pg", "username": account, "rotation_period": 24 * TTL });
         client.post(&format!("{mount}/static-roles/fixed"), fixed).expect(204);
+    }
+
+    /// A further connection to PostgreSQL.
+    pub fn connect(&self, mount: &str, name: &str, most: usize) {
+        let connection = json!({
+            "plugin_name": "postgresql-database-plugin", "connection_url": self.postgres.url(), "username": ADMIN,
+            "password": ADMIN_PASSWORD, "allowed_roles": "*", "max_open_connections": most,
+        });
+        self.client().post(&format!("{mount}/config/{name}"), connection).expect(204);
+    }
+
+    /// A further role of ours, as `member-1`.
+    pub fn add_member(&self, mount: &str, name: &str, connection: &str) {
+        let mut settings = Role::Member1.settings(Engine::Ours);
+        settings["db_name"] = json!(connection);
+        self.client().post(&format!("{mount}/roles/{name}"), settings).expect(204);
     }
 
     /// The process of a database server.

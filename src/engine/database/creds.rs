@@ -94,15 +94,20 @@ pub(super) async fn issue(
     }
     let place = caps::enter(mount, &role.limits, connection, &plan).await?;
     let made = make(mount, name, role, connection, permit.display_name(), &plan).await?;
-    let site = Site {
+    let site = site(role, connection);
+    let (internal, underway) = issue::mint(mount, permit, &site, &mut plan, made.login(), place).await?;
+    Ok(Issued { plan, made, internal, underway })
+}
+
+/// Where users of the role are minted.
+pub(super) fn site<'a>(role: &'a Role, connection: &'a Connection) -> Site<'a> {
+    Site {
         db_name: &role.db_name,
         driver: connection.driver,
         target: connection.target.as_ref(),
         revocation: &role.statements.revocation,
         wishes: role.wishes().or(&connection.wishes),
-    };
-    let (internal, underway) = issue::mint(mount, permit, &site, &mut plan, made.login(), place).await?;
-    Ok(Issued { plan, made, internal, underway })
+    }
 }
 
 /// The connection of the role, if the role may use it.

@@ -79,13 +79,7 @@ pub async fn rehearse(mount: &Mount, name: &str, role: &Role) -> Result<Tried, E
     match connection.target.rehearse(&rehearsal, made.login()).await {
         Some(rehearsed) => rehearsed.map_err(|e| Error::Failed(e.to_string()))?,
         None => {
-            let site = Site {
-                db_name: &role.db_name,
-                driver: connection.driver,
-                target: connection.target.as_ref(),
-                revocation: &role.statements.revocation,
-                wishes: role.wishes().or(&connection.wishes),
-            };
+            let site = creds::site(role, &connection);
             tried.rolled_back = false;
             tried.logged_in = for_real(mount, &site, &rehearsal, made.login()).await?;
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::session::{Fault, Session};
+use super::session::{Fault, Session, Texts};
 use crate::target::Marker;
 
 /// How often sessions that were told to go are looked for again.
@@ -54,9 +54,14 @@ pub fn attribute(account: &str, marker: &Marker) -> String {
 }
 
 impl Session {
+    /// Whether [`Session::attribute`] has anything to write.
+    pub fn wants_attribute(&self, marker: &Marker) -> bool {
+        !marker.grant.is_empty() && self.server.has_attributes()
+    }
+
     /// Writes into a user whose it is, where the server has a place for that and the user is one of a grant.
     pub async fn attribute(&mut self, username: &str, accounts: &Accounts, marker: &Marker) -> Result<(), Fault> {
-        if marker.grant.is_empty() || !self.server.has_attributes() {
+        if !self.wants_attribute(marker) {
             return Ok(());
         }
         for Account { host, .. } in &accounts.list {
@@ -67,12 +72,7 @@ impl Session {
 
     /// Looks up the accounts of a user; where that is not allowed, there is one at `assumed_host`.
     pub async fn accounts(&mut self, username: &str, assumed_host: &str) -> Result<Accounts, Fault> {
-        let plugin = if self.server.lists_plugins() { "plugin" } else { "''" };
-        let no_roles = if self.server.lists_roles_as_users() { " AND is_role = 'N'" } else { "" };
-        let user = literal(username);
-        let rows =
-            self.rows(&format!("SELECT User, Host, {plugin} FROM mysql.user WHERE User = {user}{no_roles}")).await;
-        let rows = match rows {
+        let rows = match self.rows_of(username).await {
             Err(fault) if fault.is_denied() => {
                 let account = Account { host: assumed_host.to_owned(), plugin: String::new() };
                 return Ok(Accounts { list: vec![account], assumed: true });
@@ -87,6 +87,28 @@ impl Session {
         let exact =
             |(user, host, plugin): (String, String, String)| (user == username).then_some(Account { host, plugin });
         Ok(Accounts { list: rows.into_iter().map(texts).filter_map(exact).collect(), assumed: false })
+    }
+
+    /// Name, host and password plugin of the accounts of a user, and of names that only differ in blanks at their end.
+    async fn rows_of(&mut self, username: &str) -> Result<Vec<Texts>, Fault> {
+        let user = literal(username);
+        if self.server.has_global_privileges() && self.reads_privileges {
+            // The table behind the view is sorted by host first: found host by host, a user costs the same among any number.
+            let rows = self
+                .rows(&format!(
+                    "SELECT STRAIGHT_JOIN p.User, p.Host, JSON_VALUE(p.Priv, '$.plugin') \
+                     FROM (SELECT DISTINCT Host FROM mysql.global_priv) h JOIN mysql.global_priv p ON p.Host = h.Host \
+                     WHERE p.User = {user} AND NOT IFNULL(JSON_VALUE(p.Priv, '$.is_role'), 0)"
+                ))
+                .await;
+            match rows {
+                Err(fault) if fault.is_denied() => self.reads_privileges = false,
+                rows => return rows,
+            }
+        }
+        let plugin = if self.server.lists_plugins() { "plugin" } else { "''" };
+        let no_roles = if self.server.lists_roles_as_users() { " AND is_role = 'N'" } else { "" };
+        self.rows(&format!("SELECT User, Host, {plugin} FROM mysql.user WHERE User = {user}{no_roles}")).await
     }
 
     /// Forbids new logins where the server can. Accounts that are gone are no error.

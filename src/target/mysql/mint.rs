@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::account::Accounts;
+use super::account::{Accounts, literal};
 use super::hash::{Hashed, hashed};
 use super::session::{Fault, Session};
 use super::settings::Hashing;
@@ -111,6 +111,11 @@ impl Creation {
                 () => Outcome::Unknown(error),
             };
         }
+        let wants_attribute = session.wants_attribute(&self.marker);
+        if !assumed && !wants_attribute && statements.iter().any(|it| creates(it.text.expose(), &self.username)) {
+            session.give_back();
+            return Outcome::Done(Minted(Some(undo)));
+        }
         let host = self.core.settings.user_host.as_str();
         let found = session.accounts(&self.username, host).await;
         let missing = match &found {
@@ -193,9 +198,25 @@ impl Creation {
 
 /// True for a statement whose success proves that its user is new.
 fn creates_user(statement: &str) -> bool {
-    let mut words = statement.split_ascii_whitespace().map(str::to_ascii_lowercase);
-    let mut next = || words.next().unwrap_or_default();
-    next() == "create" && next() == "user" && next() != "if"
+    behind(statement, &["create", "user"]).is_some_and(|rest| behind(rest, &["if"]).is_none())
+}
+
+/// True for a statement whose success proves that there is a user of this name.
+fn creates(statement: &str, username: &str) -> bool {
+    let Some(rest) = behind(statement, &["create", "user"]) else { return false };
+    let rest = behind(rest, &["if", "not", "exists"]).unwrap_or(rest);
+    // As it is filled in.
+    let name = rest.strip_prefix(&literal(username));
+    name.is_some_and(|rest| rest.is_empty() || rest.starts_with(['@', ' ', '\n']))
+}
+
+/// What follows these words at the beginning of a statement.
+fn behind<'a>(statement: &'a str, words: &[&str]) -> Option<&'a str> {
+    words.iter().try_fold(statement.trim_ascii_start(), |rest, word| {
+        let (first, rest) = rest.split_at_checked(word.len())?;
+        let ends = rest.is_empty() || rest.starts_with(|c: char| c.is_ascii_whitespace());
+        (first.eq_ignore_ascii_case(word) && ends).then(|| rest.trim_ascii_start())
+    })
 }
 
 /// Hashes in the place of passwords, by the settings and the server; `own` is the plugin that the user has already.
@@ -295,5 +316,32 @@ impl Undo {
             return Ok(());
         }
         Err(TargetError::Plan(format!("{} accounts of the user are still there", list.len())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_shows_that_a_user_was_made() {
+        assert!(creates_user("CREATE  user 'u'@'%'") && creates_user(" create\nUSER u"));
+        assert!(!creates_user("CREATE USER IF NOT EXISTS 'u'") && !creates_user("CREATE USERS"));
+        for made in ["CREATE USER 'u'@'%' IDENTIFIED BY 'x'", "create user if not exists 'u'@'%'", "CREATE USER 'u'"] {
+            assert!(creates(made, "u"), "{made}");
+        }
+        for other in [
+            "CREATE USER 'other'@'%', 'u'@'%'",
+            "CREATE USER 'u''v'@'%'",
+            "CREATE USER 'uv'@'%'",
+            "CREATE USER u",
+            "CREATE USER `u`",
+            "CREATE USER",
+            "CREATE OR REPLACE USER 'u'",
+            "GRANT ALL ON *.* TO 'u'@'%'",
+        ] {
+            assert!(!creates(other, "u"), "{other}");
+        }
+        assert!(creates(r"CREATE USER 'a\\''b'@'%'", r"a\'b") && !creates(r"CREATE USER 'a\'", r"a\"));
     }
 }

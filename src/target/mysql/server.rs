@@ -153,6 +153,11 @@ impl Server {
         self.mariadb && self.version >= (10, 0, 5)
     }
 
+    /// `mysql.user` is a view of the table `mysql.global_priv`.
+    pub fn has_global_privileges(&self) -> bool {
+        self.mariadb && self.version >= (10, 4, 0)
+    }
+
     /// `mysql.user` has the column `plugin`.
     pub fn lists_plugins(&self) -> bool {
         self.mariadb || self.version >= (5, 5, 7)

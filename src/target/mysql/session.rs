@@ -120,6 +120,8 @@ pub struct Session {
     pub server: Arc<Server>,
     /// The admin user may see the sessions of others, as far as can be told.
     pub sees_sessions: bool,
+    /// The admin user may read `mysql.global_priv`, as far as is known.
+    pub reads_privileges: bool,
     limit: Duration,
     read_only: bool,
     /// How much of the driver's buffer the last secret text takes: the buffer is written from its beginning again for
@@ -167,6 +169,7 @@ impl Session {
                 address: address.clone(),
                 server: Arc::new(Server::new("", &[], None, None)),
                 sees_sessions: true,
+                reads_privileges: true,
                 limit: settings.statement_timeout,
                 read_only: false,
                 secret: 0,

@@ -1,5 +1,6 @@
 //! What the account of the connection can do.
 
+use super::end::SEEING;
 use super::{Postgres, quoted_name, quoted_text};
 use crate::target::pool::Lane;
 use crate::target::{Capability, EndOptions, Need, Owned, Sessions, TargetError, Verify};
@@ -34,10 +35,11 @@ pub async fn check(target: &Postgres, options: &EndOptions) -> Result<Vec<Capabi
             )
         },
     );
+    let functions = SEEING.map(quoted_text).join(", ");
     let ask = format!(
         "SELECT json_build_object('superuser', rolsuper, 'makes_roles', rolcreaterole, \
            'signals', pg_has_role('pg_signal_backend', 'USAGE'), \
-           'sees_sessions', has_function_privilege('pg_stat_get_activity(integer)', 'EXECUTE'), \
+           'sees_sessions', (SELECT bool_and(has_function_privilege(f, 'EXECUTE')) FROM unnest(ARRAY[{functions}]) f), \
            'unreachable', (SELECT coalesce(json_agg(datname ORDER BY datname), '[]') FROM pg_database \
              WHERE datallowconn AND NOT has_database_privilege(oid, 'CONNECT')), \
            'heir', {of_heir})::text FROM pg_roles WHERE rolname = current_user"
@@ -61,7 +63,7 @@ fn capabilities(can: &Account, account: &str, options: &EndOptions) -> Vec<Capab
             Need::SeeSessions,
             can.sees_sessions,
             ends,
-            format!("GRANT EXECUTE ON FUNCTION pg_stat_get_activity(integer) TO {account}"),
+            format!("GRANT EXECUTE ON FUNCTION {} TO {account}", SEEING.join(", ")),
         ),
         // Who makes a role can let itself act as it, and then end its sessions.
         capability(

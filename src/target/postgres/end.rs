@@ -16,6 +16,7 @@ use super::{Postgres, quoted_name};
 use crate::target::pool::{Checkout, Lane, Session};
 use crate::target::statement::Vars;
 use crate::target::{EndPlan, Ended, Left, Owned, Sessions, TargetError, Verify};
+pub use contain::SEEING;
 use contain::{Found, Seen};
 
 /// Whom an end is about.

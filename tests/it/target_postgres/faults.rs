@@ -241,3 +241,85 @@ async fn the_fate_of_a_lost_commit_is_learned() {
         assert_eq!(rig.role_exists(&user), pass_on);
     }
 }
+
+/// Passes on what clients send until so many messages came in one connection after its login, then cuts that connection:
+/// before the last of them is passed on, or after the server has answered it, whose answer is lost. Later connections are
+/// left alone.
+async fn cutting_proxy(server: (String, u16), messages: usize, before: bool) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let mut cut = false;
+        while let Ok((mut client, _)) = listener.accept().await {
+            let mut upstream = TcpStream::connect((server.0.as_str(), server.1)).await.unwrap();
+            if cut {
+                tokio::spawn(async move { tokio::io::copy_bidirectional(&mut client, &mut upstream).await.map(drop) });
+                continue;
+            }
+            let (mut question, mut answer) = (vec![0; 65536], vec![0; 65536]);
+            let mut seen = 0;
+            while !cut {
+                tokio::select! {
+                    Ok(length @ 1..) = client.read(&mut question) => {
+                        // A simple query; ours come in one piece.
+                        seen += usize::from(question[0] == b'Q');
+                        cut = seen > messages;
+                        if !(cut && before) {
+                            upstream.write_all(&question[..length]).await.unwrap();
+                        }
+                        if cut && !before {
+                            // `ReadyForQuery` ends it: all of it has happened.
+                            while answer[..6] != *b"Z\0\0\0\x05I" {
+                                let length = upstream.read(&mut answer).await.unwrap();
+                                let end = length.saturating_sub(6);
+                                answer.copy_within(end..length, 0);
+                            }
+                        }
+                    }
+                    Ok(length @ 1..) = upstream.read(&mut answer) => client.write_all(&answer[..length]).await.unwrap(),
+                    else => break,
+                }
+            }
+        }
+    });
+    port
+}
+
+/// The process dies, or its connection, between any two messages of an end, or while one is answered: what the server has
+/// got of it by then bars the user, and the next end does the rest.
+#[tokio::test]
+async fn an_end_that_is_cut_anywhere_is_finished_by_the_next() {
+    let rig = Rig::new();
+    rig.pg.sql("CREATE ROLE readers; CREATE TABLE t (x int)");
+    let granted = "GRANT SELECT ON t TO \"{{name}}\"";
+    let kinds: [(&str, &[&str]); 3] = [
+        ("plain", &[CREATE]),
+        ("member", &[CREATE, "GRANT readers TO \"{{name}}\""]),
+        ("granted", &[CREATE, granted]),
+    ];
+    for (kind, creation) in kinds {
+        let mut whole = 0;
+        for (after, before) in (0..8).flat_map(|after| [(after, true), (after, false)]) {
+            let user = format!("{kind}_{after}_{before}");
+            rig.minted(&user, creation).await;
+            let mut session = rig.session(&user);
+            let server = endpoint(&rig.pg).hosts[0].clone();
+            // The first message prepares the session.
+            let hosts = vec![("127.0.0.1".into(), cutting_proxy(server, after + 1, before).await)];
+            let cut = Postgres::new(settings(PgEndpoint { hosts, ..endpoint(&rig.pg) }));
+            // Where it was cut it says so, or does it again by itself.
+            let first = cut.end(&end_plan(&user, &[])).await;
+            if first.is_err() && !(after == 0 || after == 1 && before) {
+                assert!(!rig.can_log_in(&user), "{user}: the login is taken first");
+            }
+            whole += usize::from(first.is_err());
+            let ended = rig.end(&user, &[]).await.unwrap();
+            assert_eq!(ended.left, [], "{user}");
+            assert!(!rig.role_exists(&user) && session.one("SELECT 1").is_none(), "{user} is gone, and its session");
+            let traces = "SELECT count(*) FROM pg_shdepend s LEFT JOIN pg_authid r ON r.oid = s.refobjid \
+                          WHERE s.refclassid = 'pg_authid'::regclass AND r.oid IS NULL";
+            assert_eq!(rig.pg.sql(traces), "0", "{user}");
+        }
+        assert!(whole >= 2, "{kind}: the cuts met {whole} ends");
+    }
+}

@@ -15,8 +15,18 @@ use crate::target::{Left, TargetError};
 /// How often a session that was told to go is looked for again.
 const POLL: Duration = Duration::from_millis(10);
 
-/// All sessions: what `pg_stat_activity` is made of, without its look at every role.
-const SESSIONS: &str = "pg_stat_get_activity(NULL)";
+/// All sessions, of `pg_stat_activity` only what is asked for: the server makes the whole of a row, texts and all, or each
+/// value alone.
+const SESSIONS: &str = "(SELECT pg_stat_get_backend_pid(s) AS pid, pg_stat_get_backend_userid(s) AS usesysid, \
+                        pg_stat_get_backend_dbid(s) AS datid FROM pg_stat_get_backend_idset() s) a";
+
+/// What an account must be allowed to call for [`SESSIONS`]; everybody is, unless somebody took it away.
+pub const SEEING: [&str; 4] = [
+    "pg_stat_get_backend_idset()",
+    "pg_stat_get_backend_pid(integer)",
+    "pg_stat_get_backend_userid(integer)",
+    "pg_stat_get_backend_dbid(integer)",
+];
 
 /// What the server says of a role before its end.
 pub struct Found {
@@ -113,7 +123,7 @@ fn counted(row: Option<PgRow>) -> Result<u64, TargetError> {
 pub async fn open_sessions(session: &mut PgSession, user: &User<'_>) -> Result<Vec<Left>, TargetError> {
     let ask = format!(
         "SELECT coalesce(json_agg(json_build_array(a.pid, coalesce(d.datname, '')) ORDER BY a.pid)::text, '[]') \
-         FROM {SESSIONS} a LEFT JOIN pg_database d ON d.oid = a.datid \
+         FROM {SESSIONS} LEFT JOIN pg_database d ON d.oid = a.datid \
          WHERE a.usesysid = {} AND a.pid <> pg_backend_pid()",
         user.oid
     );
@@ -206,22 +216,27 @@ pub async fn change_and_look(session: &mut PgSession, user: &User<'_>, sql: &str
 
 fn looking_again(user: &User<'_>) -> String {
     let User { name, oid } = user;
-    let named = format!("FROM pg_roles WHERE rolname = {}", quoted_text(name));
     format!(
         "SELECT EXISTS (SELECT FROM {SESSIONS} WHERE usesysid = {oid} AND pid <> pg_backend_pid()), \
-         EXISTS (SELECT {named}), EXISTS (SELECT {named} AND rolcanlogin), \
+         (SELECT rolcanlogin FROM pg_roles WHERE rolname = {}), \
          EXISTS (SELECT FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass AND refobjid = {oid}) \
          OR EXISTS (SELECT FROM pg_auth_members WHERE member = {oid}) \
-         OR EXISTS (SELECT FROM pg_auth_members WHERE roleid = {oid})"
+         OR EXISTS (SELECT FROM pg_auth_members WHERE roleid = {oid})",
+        quoted_text(name)
     )
 }
 
 fn seen(row: Option<&PgRow>) -> Result<Seen, TargetError> {
     let read = |at: usize| row.and_then(|row| row.try_get::<bool, _>(at).ok());
-    match (read(0), read(1), read(2), read(3)) {
-        (Some(sessions), Some(exists), Some(can_log_in), Some(named)) => {
-            Ok(Seen { sessions, exists, can_log_in, traces: named && !exists })
-        }
+    // Whether it can log in; of no role, nothing.
+    let role = row.and_then(|row| row.try_get::<Option<bool>, _>(1).ok());
+    match (read(0), role, read(2)) {
+        (Some(sessions), Some(role), Some(named)) => Ok(Seen {
+            sessions,
+            exists: role.is_some(),
+            can_log_in: role == Some(true),
+            traces: named && role.is_none(),
+        }),
         _ => Err(TargetError::Lost("the server's answer about a role made no sense".into())),
     }
 }

@@ -55,11 +55,12 @@ pub async fn look(
     Ok(left)
 }
 
-/// The roles that the user can act as.
+/// The roles that the user can act as. Each is looked up by itself: joined as they are, the server may read the members
+/// of all groups, however many there are.
 fn reach(user: &User<'_>) -> String {
     format!(
-        "WITH RECURSIVE reach(oid) AS (SELECT {}::oid UNION \
-         SELECT m.roleid FROM pg_auth_members m JOIN reach ON m.member = reach.oid)",
+        "WITH RECURSIVE reach(oid) AS (SELECT {}::oid UNION SELECT m.roleid FROM reach \
+         CROSS JOIN LATERAL (SELECT roleid FROM pg_auth_members WHERE member = reach.oid OFFSET 0) m)",
         user.oid
     )
 }
