@@ -98,7 +98,14 @@ struct Nowhere;
 
 impl Connector for Nowhere {
     fn open(&self, _: Settings) -> Arc<dyn Target> {
-        let source = redis::Source { host: "127.0.0.1", port: "1", username: "u", ..Default::default() };
+        let password = Secret::new("p".into());
+        let source = redis::Source {
+            host: "127.0.0.1",
+            port: "1",
+            username: "u",
+            password: Some(&password),
+            ..Default::default()
+        };
         match redis::Settings::new(&source) {
             Ok(settings) => Drivers.open(Settings::Redis(settings)),
             Err(error) => panic!("{error}"),

@@ -19,14 +19,16 @@ use crate::secret::{Secret, push_base64};
 /// RFC 7677 allows. Some client libraries refuse fewer.
 pub const SCRAM_ITERATIONS: u32 = 4096;
 
+/// More would keep a server busy with logins.
+const MOST_ITERATIONS: u32 = 100_000;
+
 /// Reads a number of rounds that somebody wrote.
 ///
 /// # Errors
 /// If it is none, or so high that logins would keep a server busy.
 pub fn scram_iterations(given: i64) -> Result<u32, String> {
-    let most = 100_000;
-    let rounds = u32::try_from(given).ok().filter(|rounds| (1..=most).contains(rounds));
-    rounds.ok_or_else(|| format!("scram_iterations is {given}: it takes 1 to {most}, and 0 for the default"))
+    let rounds = u32::try_from(given).ok().filter(|rounds| (1..=MOST_ITERATIONS).contains(rounds));
+    rounds.ok_or_else(|| format!("scram_iterations is {given}: it takes 1 to {MOST_ITERATIONS}, and 0 for the default"))
 }
 
 /// The SCRAM-SHA-256 verifier of `password` with a fresh 16-byte salt, in the form of PostgreSQL's `pg_authid`:
@@ -62,7 +64,9 @@ pub fn is_of(verifier: &str, password: &Secret) -> bool {
     let salted = || {
         let (iterations, rest) = verifier.strip_prefix("SCRAM-SHA-256$")?.split_once(':')?;
         let (salt, _) = rest.split_once('$')?;
-        Some((iterations.parse().ok()?, STANDARD.decode(salt).ok()?))
+        // One of more rounds was not made here, and would take as long as it says.
+        let iterations = iterations.parse().ok().filter(|rounds| *rounds <= MOST_ITERATIONS)?;
+        Some((iterations, STANDARD.decode(salt).ok()?))
     };
     let Some((iterations, salt)) = salted() else { return false };
     scram_sha_256_with_salt(password, &salt, iterations) == Secret::new(verifier.to_owned())
@@ -146,6 +150,7 @@ mod tests {
         let verifier = scram_sha_256(&secret("pw"), 2).unwrap();
         assert!(is_of(verifier.expose(), &secret("pw")));
         assert!(!is_of(verifier.expose(), &secret("pW")));
+        assert!(!is_of("SCRAM-SHA-256$899000000:W23ZaJ0s$", &secret("pw")));
         assert!(!is_of("pw", &secret("pw")) && !is_of("SCRAM-SHA-256$x:y$z", &secret("pw")));
     }
 

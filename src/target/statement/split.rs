@@ -32,6 +32,11 @@ pub(super) fn split(text: &str, dialect: Dialect) -> Vec<String> {
         return vec![text.to_owned()];
     }
     let mut statements = Vec::new();
+    // To a server some blanks of other scripts are words. To who writes them they are blanks, as to the built-in engine.
+    let mut keep = |statement: &str| match statement.trim() {
+        "" => {}
+        statement => statements.push(statement.to_owned()),
+    };
     let mut start = 0;
     let mut runs_something = false;
     let mut nesting = Nesting::new(dialect);
@@ -43,14 +48,14 @@ pub(super) fn split(text: &str, dialect: Dialect) -> Vec<String> {
             continue;
         }
         if runs_something {
-            statements.push(text[start..lexeme.span.start].trim().to_owned());
+            keep(&text[start..lexeme.span.start]);
         }
         start = lexeme.span.end;
         runs_something = false;
         nesting = Nesting::new(dialect);
     }
     if runs_something {
-        statements.push(text[start..].trim().to_owned());
+        keep(&text[start..]);
     }
     statements
 }
@@ -151,7 +156,7 @@ mod tests {
 
     #[test]
     fn nothing_to_run() {
-        for text in ["", " ; ;; ", "-- a; b", "/* a; */ ;\n--x"] {
+        for text in ["", " ; ;; ", ";\u{3000};\u{3000}", "-- a; b", "/* a; */ ;\n--x"] {
             assert!(pg(text).is_empty(), "{text}");
         }
         assert_eq!(pg("-- who;\nSELECT 1 -- why;\n;"), ["-- who;\nSELECT 1 -- why;"]);

@@ -292,11 +292,8 @@ async fn an_end_that_is_cut_anywhere_is_finished_by_the_next() {
     let rig = Rig::new();
     rig.pg.sql("CREATE ROLE readers; CREATE TABLE t (x int)");
     let granted = "GRANT SELECT ON t TO \"{{name}}\"";
-    let kinds: [(&str, &[&str]); 3] = [
-        ("plain", &[CREATE]),
-        ("member", &[CREATE, "GRANT readers TO \"{{name}}\""]),
-        ("granted", &[CREATE, granted]),
-    ];
+    let kinds: [(&str, &[&str]); 3] =
+        [("plain", &[CREATE]), ("member", &[CREATE, "GRANT readers TO \"{{name}}\""]), ("granted", &[CREATE, granted])];
     for (kind, creation) in kinds {
         let mut whole = 0;
         for (after, before) in (0..8).flat_map(|after| [(after, true), (after, false)]) {
