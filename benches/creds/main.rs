@@ -47,7 +47,7 @@ struct Arguments {
     /// Users in the database for the curve.
     #[arg(long, value_delimiter = ',', default_values_t = [10, 100, 1000, 10_000, 100_000])]
     users: Vec<usize>,
-    /// Live users for the memory.
+    /// Live users for the memory, and those that expire in an outage.
     #[arg(long, default_value_t = 10_000)]
     live: usize,
     /// Only these parts.
@@ -79,6 +79,7 @@ enum Part {
     Scale,
     Memory,
     Width,
+    Drain,
     Start,
 }
 
@@ -127,7 +128,7 @@ fn main() {
     // Those that the parts about the plugin alone work with are always there.
     let mut roles = arguments.roles(&Role::ALL);
     roles.extend((!roles.contains(&Role::Member1)).then_some(Role::Member1));
-    let rig = Rig::start(arguments.raft, arguments.beside.as_deref(), &roles);
+    let mut rig = Rig::start(arguments.raft, arguments.beside.as_deref(), &roles);
     println!("{}", rig.description());
     match &arguments.beside {
         None => println!("The other engine is the built-in one.\n"),
@@ -156,6 +157,9 @@ fn main() {
     }
     if arguments.wants(Part::Width) {
         println!("{}", scale::width(&rig, 100, 1000, 50));
+    }
+    if arguments.wants(Part::Drain) {
+        println!("{}", scale::drain(&mut rig, arguments.live));
     }
     if arguments.wants(Part::Start) {
         println!("{}", scale::start(&rig, 10));

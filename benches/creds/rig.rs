@@ -231,10 +231,12 @@ impl Rig {
         self.client().post(&format!("{mount}/config/{name}"), connection).expect(204);
     }
 
-    /// A further role of ours, as `member-1`.
-    pub fn add_member(&self, mount: &str, name: &str, connection: &str) {
+    /// A further role of ours, as `member-1`; its leases live so many seconds.
+    pub fn add_member(&self, mount: &str, name: &str, connection: &str, ttl: u64) {
         let mut settings = Role::Member1.settings(Engine::Ours);
         settings["db_name"] = json!(connection);
+        settings["default_ttl"] = json!(ttl);
+        settings["max_ttl"] = json!(ttl);
         self.client().post(&format!("{mount}/roles/{name}"), settings).expect(204);
     }
 

@@ -1,6 +1,7 @@
 //! What does not come in turns: how costs grow with the number of users, what the plugin keeps in memory, how soon it answers.
 
 use std::fmt::Write as _;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, kill_process};
@@ -8,7 +9,7 @@ use rustix::process::{Signal, kill_process};
 use crate::cpu;
 use crate::direct;
 use crate::load::{self, Measured};
-use crate::rig::{Engine, Rig, Role};
+use crate::rig::{Engine, Rig, Role, TTL};
 use crate::support::bao::PLUGIN;
 use crate::table::median;
 
@@ -83,7 +84,7 @@ pub fn width(rig: &Rig, connections: usize, roles: usize, mounts: usize) -> Stri
         rig.connect(ours, &format!("wide-{n}"), 1);
     }
     for (n, role) in names.iter().enumerate() {
-        rig.add_member(ours, role, &format!("wide-{}", n % connections));
+        rig.add_member(ours, role, &format!("wide-{}", n % connections), TTL);
     }
     let mint = |mount: &str, role: &str| drop(client.get(&format!("{mount}/creds/{role}")).expect(200));
     let begin = Instant::now();
@@ -95,7 +96,7 @@ pub fn width(rig: &Rig, connections: usize, roles: usize, mounts: usize) -> Stri
     for path in &paths {
         rig.bao.mount(path, PLUGIN);
         rig.connect(path, "pg", 1);
-        rig.add_member(path, "one", "pg");
+        rig.add_member(path, "one", "pg", TTL);
         mint(path, "one");
     }
     let [many, _] = cpu::resident(rig);
@@ -110,6 +111,46 @@ pub fn width(rig: &Rig, connections: usize, roles: usize, mounts: usize) -> Stri
          {:.0} KiB more for each.\n",
         each(wide - rest, connections),
         each(many - wide, mounts),
+    )
+}
+
+/// Lets so many leases expire while the database is away, and takes the time until their users are gone once it is back.
+pub fn drain(rig: &mut Rig, users: usize) -> String {
+    const LIFE: Duration = Duration::from_secs(40);
+    rig.add_member(Engine::Ours.mount(), "drain", "pg", LIFE.as_secs());
+    let path = format!("{}/creds/drain", Engine::Ours.mount());
+    let (before, begun) = (rig.users(ROLE.database()), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..32 {
+            scope.spawn(|| {
+                let client = rig.client();
+                while begun.fetch_add(1, Ordering::Relaxed) < users {
+                    client.get(&path).expect(200);
+                }
+            });
+        }
+    });
+    let expired = Instant::now() + LIFE;
+    assert_eq!(rig.users(ROLE.database()), before + users, "some expired before the database was away");
+    rig.postgres.stop();
+    std::thread::sleep(expired.saturating_duration_since(Instant::now()) + Duration::from_secs(1));
+    rig.postgres.start_again();
+    let start = Instant::now();
+    let used = cpu::spent(rig, ROLE.database());
+    while rig.users(ROLE.database()) > before {
+        assert!(start.elapsed() < Duration::from_secs(300), "{} are left", rig.users(ROLE.database()) - before);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let took = start.elapsed().as_secs_f64();
+    let now = cpu::spent(rig, ROLE.database());
+    let each = |n: usize| now[n].saturating_sub(used[n]).as_secs_f64() * 1000.0 / users as f64;
+    format!(
+        "{users} users whose leases expired while the database was away: gone {took:.1} s after it answered again, {:.0} a second; \
+         CPU ms each: {:.2} / {:.2} / {:.2} (host, plugin, database).\n",
+        users as f64 / took,
+        each(0),
+        each(1),
+        each(2)
     )
 }
 
