@@ -89,7 +89,11 @@ pub fn run(invitation: &Invitation, orders: Orders) -> Result<(), RunError> {
     let identity = Identity::generate()?;
     let socket = invitation.bind().map_err(RunError::Listen)?;
     let listener = socket.listener().map_err(RunError::Listen)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(RunError::Start)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .on_thread_park(memory::wipe_stack)
+        .build()
+        .map_err(RunError::Start)?;
     let make: Make = Box::new(move |id, ports| Arc::new(Mount::new(orders, id, ports)));
     let ended = runtime.block_on(async {
         let stop = CancellationToken::new();

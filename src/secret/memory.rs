@@ -54,6 +54,22 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for Wiping<A> {
 /// such a block by writing would bring in all of it.
 const LARGE: usize = 64 << 20;
 
+/// As deep as work on a request goes: a signer of AWS requests, inlined as a whole, left eight bytes of its key there.
+const DEEP: usize = 128 * 1024;
+
+/// Clears the stack below the caller: what functions that have returned left there, of values that they held in registers.
+///
+/// For a thread that has nothing to do. Takes some microseconds.
+#[inline(never)]
+pub fn wipe_stack() {
+    if WIPE_KEPT {
+        #[allow(clippy::large_stack_arrays, reason = "that it lies on the stack is what it is for")]
+        let below = [0_u8; DEEP];
+        // Without it nobody would need the zeros.
+        std::hint::black_box(&below);
+    }
+}
+
 /// # Safety
 /// The caller owns so many bytes from `block` on.
 unsafe fn clear(block: *mut u8, size: usize) {

@@ -115,7 +115,7 @@ impl Site {
     fn in_force(&self) -> Value {
         let mounts = self.client.get("sys/mounts").data();
         let mount = mounts["aws/"]["uuid"].as_str().unwrap();
-        let raw = self.client.get(&format!("sys/raw/logical/{mount}/config/root")).data();
+        let raw = self.client.get(&format!("sys/raw/logical/{mount}/config/root?compressed=false")).data();
         let stored: Value = serde_json::from_str(raw["value"].as_str().unwrap()).unwrap();
         stored["secret_key"].clone()
     }

@@ -244,7 +244,8 @@ impl World {
     fn stored(&self, key: &str) -> String {
         let mounts = self.client.get("sys/mounts").data();
         let mount = mounts["database/"]["uuid"].as_str().unwrap();
-        let raw = self.client.get(&format!("sys/raw/logical/{mount}/{key}")).data();
+        // A text that begins with one of certain letters would be taken for something compressed.
+        let raw = self.client.get(&format!("sys/raw/logical/{mount}/{key}?compressed=false")).data();
         raw["value"].as_str().unwrap().to_owned()
     }
 
