@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::support::bao::{Bao, PLUGIN};
 use crate::support::client::Client;
+use crate::support::free_port;
 use crate::support::mariadb::{self, MariaDb};
 use crate::support::postgres::{ADMIN, ADMIN_PASSWORD, Postgres};
 
@@ -176,7 +177,10 @@ impl Rig {
             let data = dir.join("raft");
             std::fs::create_dir(&data).unwrap();
             match raft {
-                true => format!("storage \"raft\" {{\n  path = {data:?}\n  node_id = \"one\"\n}}"),
+                true => format!(
+                    "cluster_addr = \"https://127.0.0.1:{}\"\nstorage \"raft\" {{\n  path = {data:?}\n  node_id = \"one\"\n}}",
+                    free_port()
+                ),
                 false => String::new(),
             }
         });
