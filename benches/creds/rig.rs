@@ -125,10 +125,11 @@ impl Role {
         }
     }
 
-    fn settings(self, engine: Engine) -> Value {
+    /// `native`: for our engine, whichever build of it.
+    fn settings(self, native: bool) -> Value {
         let connection = if self.database() == Database::MariaDb { "maria" } else { "pg" };
         let mut settings = json!({ "db_name": connection, "default_ttl": TTL, "max_ttl": 2 * TTL });
-        if self.is_member() && engine == Engine::Ours {
+        if self.is_member() && native {
             settings["group_roles"] = json!(["readers"]);
             settings["scram_iterations"] = json!(self.rounds());
         } else {
@@ -197,12 +198,12 @@ impl Rig {
         rig.bao.mount(Engine::Other.mount(), other);
         rig.bao.mount(Engine::Ours.mount(), PLUGIN);
         for engine in Engine::BOTH {
-            rig.configure(engine, roles);
+            rig.configure(engine, engine == Engine::Ours || beside.is_some(), roles);
         }
         rig
     }
 
-    fn configure(&self, engine: Engine, roles: &[Role]) {
+    fn configure(&self, engine: Engine, native: bool, roles: &[Role]) {
         let (client, mount) = (self.client(), engine.mount());
         let connect = |name: &str, plugin: &str, url: String, user: &str, password: &str| {
             let connection = json!({
@@ -218,7 +219,7 @@ impl Rig {
             connect("maria", "mysql-database-plugin", mariadb.url(), user, password);
         }
         for role in roles {
-            client.post(&format!("{mount}/roles/{}", role.name()), role.settings(engine)).expect(204);
+            client.post(&format!("{mount}/roles/{}", role.name()), role.settings(native)).expect(204);
         }
         let account = format!("static_{mount}");
         self.postgres.sql(&format!("CREATE ROLE {account} LOGIN PASSWORD 'before'"));
@@ -237,7 +238,7 @@ impl Rig {
 
     /// A further role of ours, as `member-1`; its leases live so many seconds.
     pub fn add_member(&self, mount: &str, name: &str, connection: &str, ttl: u64) {
-        let mut settings = Role::Member1.settings(Engine::Ours);
+        let mut settings = Role::Member1.settings(true);
         settings["db_name"] = json!(connection);
         settings["default_ttl"] = json!(ttl);
         settings["max_ttl"] = json!(ttl);
