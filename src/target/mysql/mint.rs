@@ -111,8 +111,7 @@ impl Creation {
                 () => Outcome::Unknown(error),
             };
         }
-        let wants_attribute = session.wants_attribute(&self.marker);
-        if !assumed && !wants_attribute && statements.iter().any(|it| creates(it.text.expose(), &self.username)) {
+        if !assumed && !session.wants_attribute(&self.marker) && shows_the_user(&statements, &self.username) {
             session.give_back();
             return Outcome::Done(Minted(Some(undo)));
         }
@@ -199,6 +198,14 @@ impl Creation {
 /// True for a statement whose success proves that its user is new.
 fn creates_user(statement: &str) -> bool {
     behind(statement, &["create", "user"]).is_some_and(|rest| behind(rest, &["if"]).is_none())
+}
+
+/// True if the success of these statements proves that there is a user of this name: one makes it, and the others grant.
+/// Anything else may have taken it away again.
+fn shows_the_user(statements: &[Hashed], username: &str) -> bool {
+    let makes = |statement: &Hashed| creates(statement.text.expose(), username);
+    let grants = |statement: &Hashed| behind(statement.text.expose(), &["grant"]).is_some();
+    statements.iter().any(makes) && statements.iter().all(|statement| makes(statement) || grants(statement))
 }
 
 /// True for a statement whose success proves that there is a user of this name.
@@ -342,6 +349,13 @@ mod tests {
         ] {
             assert!(!creates(other, "u"), "{other}");
         }
+        let shown = |texts: &[&str]| {
+            let statement =
+                |text: &&str| Hashed { text: Secret::new((*text).to_owned()), plain: false, sensitive: false };
+            shows_the_user(&texts.iter().map(statement).collect::<Vec<_>>(), "u")
+        };
+        assert!(shown(&["CREATE USER 'u'@'%'", "GRANT SELECT ON app.* TO 'u'@'%'"]));
+        assert!(!shown(&["CREATE USER 'u'@'%'", "DROP USER 'u'@'%'"]) && !shown(&["GRANT a TO 'u'"]) && !shown(&[]));
         assert!(creates(r"CREATE USER 'a\\''b'@'%'", r"a\'b") && !creates(r"CREATE USER 'a\'", r"a\"));
     }
 }
